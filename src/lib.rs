@@ -9,5 +9,8 @@ pub mod types;
 /// How many votes are enough.
 pub mod quorum;
 
+/// Frames ↔ messages; what makes them believable.
+pub mod wire;
+
 #[cfg(test)]
 mod quorum_tests;
