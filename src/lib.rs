@@ -12,5 +12,8 @@ pub mod quorum;
 /// Frames ↔ messages; what makes them believable.
 pub mod wire;
 
+/// Requests → one decided sequence of batches.
+pub mod order;
+
 #[cfg(test)]
 mod quorum_tests;

@@ -75,6 +75,12 @@ impl AuthenticGroup {
         self.digest
     }
 
+    /// The groups of a batch whose verdict was [`Verdict::Valid`]: a no-op may take their place.
+    pub(crate) fn of_vouched_batch(batch: &Batch) -> impl Iterator<Item = Self> {
+        let groups = batch.groups.iter().cloned().zip(batch.group_digests.iter().copied());
+        groups.map(|(group, digest)| Self { group, digest })
+    }
+
     /// Both.
     pub fn into_parts(self) -> (Group, Digest) {
         (self.group, self.digest)

@@ -1,0 +1,256 @@
+//! [core] Marks move the window; a replica behind a mark learns digests from it, and batches by digest from anybody.
+
+use super::interface::*;
+use super::orderer::*;
+use super::record::OrderRecord;
+use crate::quorum::VoteSet;
+use crate::types::*;
+use crate::wire::messages::*;
+use std::collections::VecDeque;
+
+impl Orderer {
+    pub(super) fn on_status(
+        &mut self,
+        from: ReplicaId,
+        status: Status,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        peer.status = Some(status);
+        let normal = status.mode == Mode::Normal;
+        if status.view == self.view() && normal {
+            if from == self.leader() {
+                self.last_leader_sign = self.now.tick;
+            }
+            // A place nobody showed us yet exists all the same; an absurd one says nothing.
+            if status.highest.0 <= self.low.0 + self.config.window {
+                self.highest = self.highest.max(status.highest);
+            }
+        }
+        self.hear_wish(from, status.wish.max(status.view), out);
+        let behind = status.view < self.view() || status.view == self.view() && status.mode == Mode::Changing;
+        if behind {
+            self.send_sync(from, out);
+        }
+        self.fetch_from(from, &status, out);
+        Ok(())
+    }
+
+    pub(super) fn on_executed(
+        &mut self,
+        seq: Seq,
+        replies: Digest,
+        progress: &[(SessionId, RequestNumber)],
+        out: &mut Vec<Output>,
+    ) {
+        assert_eq!(seq, self.executed.next(), "batches execute in sequence");
+        self.executed = seq;
+        if let Some(d) = self.slots.get(&seq).and_then(|s| s.decision.as_ref()) {
+            self.requests.executed_batch(&d.batch.group_digests, progress);
+        }
+        if let Some(batches) = self.chain_at.get(&seq).copied()
+            && seq > self.low
+        {
+            let statement = MarkStatement { seq, batches, replies };
+            let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
+            self.own_marks.insert(seq, statement);
+            self.marks.entry(seq).or_default().insert(self.me, mark);
+            out.push(Output::Broadcast(Message::Mark(mark)));
+        }
+        self.finish_catch_up(replies, out);
+        self.try_mark(out);
+    }
+
+    /// The end of a digest list is executed: its mark is ours now, if execution agrees.
+    fn finish_catch_up(&mut self, replies: Digest, out: &mut Vec<Output>) {
+        let Some(catch_up) = &self.catch_up else { return };
+        let end = match &catch_up.mark {
+            Some(mark) => mark.statement,
+            None => self.durable.mark.statement,
+        };
+        if self.executed != end.seq || !catch_up.digests.is_empty() {
+            return;
+        }
+        let mark = self.catch_up.take().and_then(|c| c.mark);
+        if end.replies != replies {
+            let why = format!(
+                "execution up to place {} gave reply history {replies}, but a quorum has {}",
+                end.seq, end.replies
+            );
+            return self.halt(why, out);
+        }
+        if let Some(mark) = mark
+            && mark.statement.seq > self.mark_appended
+        {
+            self.append_mark(mark, out);
+        }
+    }
+
+    pub(super) fn on_mark(
+        &mut self,
+        from: ReplicaId,
+        mark: Mark,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        let seq = mark.statement.seq;
+        if seq <= self.low {
+            return Err(Discard::Duplicate);
+        }
+        let near = seq.0 - self.low.0 <= 2 * self.config.window;
+        if !near || !seq.0.is_multiple_of(self.config.mark_interval) {
+            return Err(Discard::OutsideWindow);
+        }
+        let by = self.marks.entry(seq).or_default();
+        match by.get(&from) {
+            Some(earlier) if earlier.statement == mark.statement => return Err(Discard::Duplicate),
+            Some(_) => return Err(Discard::Equivocation),
+            None => by.insert(from, mark),
+        };
+        self.try_mark(out);
+        Ok(())
+    }
+
+    /// A quorum of marks equal to ours becomes a record; f+1 others that agree on something else silence us.
+    fn try_mark(&mut self, out: &mut Vec<Output>) {
+        let first = self.mark_appended.next();
+        let stated: Vec<MarkStatement> = self.own_marks.range(first..).map(|(_, s)| *s).collect();
+        for own in stated {
+            let by = &self.marks[&own.seq];
+            let equal: VoteSet = by.iter().filter(|(_, m)| m.statement == own).map(|(r, _)| *r).collect();
+            if self.members.quorum().reached_by(equal) {
+                let signed = self.members.byzantine();
+                let signatures = by
+                    .iter()
+                    .filter(|(_, m)| signed && m.statement == own)
+                    .map(|(r, m)| (*r, m.signature))
+                    .collect();
+                self.append_mark(MarkCertificate { statement: own, signatures }, out);
+                continue;
+            }
+            let contradicted = by.values().map(|m| m.statement).filter(|s| *s != own).find(|other| {
+                let set: VoteSet =
+                    by.iter().filter(|(_, m)| m.statement == *other).map(|(r, _)| *r).collect();
+                self.members.one_correct().reached_by(set)
+            });
+            if let Some(other) = contradicted {
+                let why = format!(
+                    "audit: at place {} this replica has batches {} replies {}, but f+1 others have batches {} replies {}",
+                    own.seq, own.batches, own.replies, other.batches, other.replies
+                );
+                return self.halt(why, out);
+            }
+        }
+    }
+
+    fn append_mark(&mut self, mark: MarkCertificate, out: &mut Vec<Output>) {
+        let (from, to) = (self.durable.mark.statement.seq, mark.statement.seq);
+        let digests: Vec<Digest> = (from.0 + 1..=to.0)
+            .map(|s| {
+                let decision = self.slots.get(&Seq(s)).and_then(|slot| slot.decision.as_ref());
+                decision.expect("executed places above the mark are kept").certificate.digest
+            })
+            .collect();
+        self.mark_appended = to;
+        let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
+        self.held.push_back((lsn, Held::Mark(to)));
+    }
+
+    /// The mark is durable: the window it opens may be used (RULES 4).
+    pub(super) fn window_moves(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        self.low = self.low.max(seq);
+        let above = self.low.next();
+        self.slots = self.slots.split_off(&above);
+        self.chain_at = self.chain_at.split_off(&above);
+        self.own_marks = self.own_marks.split_off(&above);
+        self.marks = self.marks.split_off(&above);
+        let open: Vec<Seq> = self.slots.keys().copied().collect();
+        open.into_iter().for_each(|seq| self.go_on(seq, out));
+        self.replay_early(out);
+    }
+
+    /// Answers a replica behind our mark with digests that lead to it.
+    pub(super) fn send_chain(&mut self, to: ReplicaId, from: Seq, out: &mut Vec<Output>) {
+        let most = (self.config.window as usize).min(CHAIN_DIGESTS_MAX);
+        if let Some((mark, digests)) = self.durable.chain_from(from, most) {
+            out.push(Output::Send(to, Message::Chain(Chain { from, digests, mark })));
+        }
+    }
+
+    pub(super) fn on_chain(&mut self, chain: Chain, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if self.catch_up.is_some() || chain.from != self.decided || chain.digests.is_empty() {
+            return Err(Discard::Unasked);
+        }
+        if chain.digests.len() as u64 > self.config.window {
+            return Err(Discard::TooMuch);
+        }
+        let end = chain.digests.iter().fold(self.chain, |c, d| self.auth.hasher.chain(&c, d));
+        if end != chain.mark.statement.batches {
+            return Err(Discard::BadChain);
+        }
+        let digests: VecDeque<Digest> = chain.digests.into();
+        self.highest = self.highest.max(chain.mark.statement.seq);
+        self.catch_up = Some(CatchUp { mark: Some(chain.mark), digests });
+        self.last_progress = self.now.tick;
+        self.advance(out);
+        Ok(())
+    }
+
+    /// Asks for the next few batches of the digest list.
+    pub(super) fn fetch_known(&mut self, out: &mut Vec<Output>) {
+        let Some(catch_up) = &self.catch_up else { return };
+        let missing: Vec<(Seq, Digest)> = (self.decided.0 + 1..)
+            .map(Seq)
+            .zip(catch_up.digests.iter().copied())
+            .take(FETCH_BATCHES)
+            .filter(|(seq, digest)| {
+                self.slots.get(seq).is_none_or(|s| {
+                    s.decision.is_none() && s.batch(digest).is_none() && !s.wanted.contains_key(digest)
+                })
+            })
+            .collect();
+        for (seq, digest) in missing {
+            self.slots.entry(seq).or_default().wanted.insert(digest, self.now.tick);
+            self.ask(seq, digest, out);
+        }
+    }
+
+    fn ask(&mut self, seq: Seq, digest: Digest, out: &mut Vec<Output>) {
+        let n = self.members.n();
+        // In turn, and never ourselves; whoever says it is that far first.
+        for _ in 0..n {
+            self.ask_turn = (self.ask_turn + 1) % n;
+            let candidate = ReplicaId(self.ask_turn);
+            let able = self.peers.get(&candidate).and_then(|p| p.status).is_some_and(|s| s.decided >= seq);
+            if able {
+                break;
+            }
+        }
+        let mut target = ReplicaId(self.ask_turn);
+        if target == self.me {
+            self.ask_turn = (self.ask_turn + 1) % n;
+            target = ReplicaId(self.ask_turn);
+        }
+        if target != self.me {
+            out.push(Output::Send(target, Message::FetchBatch(FetchBatch { seq, digest })));
+        }
+    }
+
+    /// Batches that were asked for, or waited for, longer than `after_ns`: ask the next replica.
+    pub(super) fn ask_again(&mut self, after_ns: u64, out: &mut Vec<Output>) {
+        let now = self.now.tick;
+        let late: Vec<(Seq, Digest)> = self
+            .slots
+            .iter()
+            .flat_map(|(seq, s)| s.wanted.iter().map(move |(d, t)| (*seq, *d, *t)))
+            .filter(|(_, _, t)| now.since(*t) >= after_ns)
+            .map(|(seq, digest, _)| (seq, digest))
+            .take(4 * FETCH_BATCHES)
+            .collect();
+        for (seq, digest) in late {
+            if let Some(slot) = self.slots.get_mut(&seq) {
+                slot.wanted.insert(digest, now);
+            }
+            self.ask(seq, digest, out);
+        }
+    }
+}

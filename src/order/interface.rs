@@ -1,0 +1,153 @@
+//! Configuration, inputs, outputs and discards of the [`Orderer`](super::Orderer).
+
+use super::record::OrderRecord;
+use crate::types::*;
+use crate::wire::auth::{AuthenticGroup, Authenticated, Checked};
+use crate::wire::batch::Batch;
+use crate::wire::messages::{Message, NoticeCode};
+use std::sync::Arc;
+
+/// Bounds and times of the agreement.
+#[derive(Clone, Debug)]
+pub struct OrderConfig {
+    /// W: places above the mark that may be voted on.
+    pub window: u64,
+    /// A: undecided places the leader keeps open at once.
+    pub open: u64,
+    /// K: places between marks.
+    pub mark_interval: u64,
+    /// A batch closes at so many bytes of groups.
+    pub batch_bytes: usize,
+    /// A batch closes at so many requests.
+    pub batch_requests: usize,
+    /// Base and floor of the adaptive timeout.
+    pub view_timeout_ms: u64,
+    /// How far a proposed time may be from ours.
+    pub clock_skew_ms: u64,
+    /// Bytes of waiting groups kept per client.
+    pub client_bytes_max: usize,
+    /// Bytes of waiting groups kept in all.
+    pub pool_bytes_max: usize,
+    /// Seeds the agreed random seeds of this replica's proposals.
+    pub seed: u64,
+}
+
+/// Both clocks at one moment, read by the stage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Monotonic.
+    pub tick: Tick,
+    /// Wall clock, for proposed times only.
+    pub wall: WallTime,
+}
+
+/// What happens to a replica's ordering.
+#[derive(Debug)]
+pub enum Input {
+    /// A replica's message.
+    Message(Authenticated<Checked>),
+    /// A group from a client of ours; `origin` names its connection in a [`Output::Notice`].
+    Group {
+        /// Comes back in notices.
+        origin: u64,
+        /// The group.
+        group: AuthenticGroup,
+    },
+    /// The log holds every record up to here for good.
+    Persisted {
+        /// The longest durable prefix.
+        upto: Lsn,
+    },
+    /// A batch handed out by [`Output::Execute`] was executed.
+    Executed {
+        /// Which.
+        seq: Seq,
+        /// The chain of reply digests up to it.
+        replies: Digest,
+        /// The highest number executed of each session touched.
+        progress: Vec<(SessionId, RequestNumber)>,
+    },
+    /// Whether the log takes new work (control records always fit).
+    LogRoom(bool),
+    /// The log failed: no vote may leave any more.
+    LogFailed(String),
+    /// Order a no-op of our own with this nonce (RULES 9).
+    OrderNoop(u64),
+    /// Crash mode: may a read with this token be answered from the executed state? (RULES 9)
+    ReadIndex(u64),
+    /// A deadline passed.
+    Tick,
+}
+
+/// What a step asks for.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// To one replica.
+    Send(ReplicaId, Message),
+    /// To all others.
+    Broadcast(Message),
+    /// Append to the log; records are numbered 1, 2, … in this order.
+    Append(Lsn, OrderRecord),
+    /// Execute next.
+    Execute(Arc<Batch>),
+    /// All of this group was executed before: answer again from the client table.
+    Resend(AuthenticGroup),
+    /// Tell a client why its group was not taken, or who leads.
+    Notice {
+        /// From the input.
+        origin: u64,
+        /// Why.
+        code: NoticeCode,
+        /// Which group.
+        group: Digest,
+    },
+    /// Read a batch of our log and send it as `BatchIs`.
+    ServeBatch {
+        /// To whom.
+        to: ReplicaId,
+        /// Which place.
+        seq: Seq,
+        /// Which record holds it.
+        lsn: Lsn,
+    },
+    /// These reads may be answered now.
+    ReadReady(Vec<u64>),
+    /// These may not: this replica does not lead.
+    ReadRefused(Vec<u64>),
+    /// A view began here.
+    ViewStarted(View),
+    /// This replica is mute from now on.
+    Halt(String),
+}
+
+/// Why a replica's message had no effect; counted by sender.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Discard {
+    #[error("of an older view")]
+    OldView,
+    #[error("too far ahead to keep")]
+    TooEarly,
+    #[error("not from the leader")]
+    NotLeader,
+    #[error("outside the window")]
+    OutsideWindow,
+    #[error("known already")]
+    Duplicate,
+    #[error("contradicts what the sender said before")]
+    Equivocation,
+    #[error("not asked for")]
+    Unasked,
+    #[error("invalid batch")]
+    InvalidBatch,
+    #[error("digest list does not lead to its mark")]
+    BadChain,
+    #[error("view change choice not possible")]
+    BadSync,
+    #[error("asks for too much")]
+    TooMuch,
+    #[error("not between replicas")]
+    WrongPlace,
+    #[error("this replica is halted")]
+    Halted,
+}

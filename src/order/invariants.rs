@@ -1,0 +1,41 @@
+//! [core] What must hold of an [`Orderer`] after every step; run by the simulator.
+
+use super::orderer::{Orderer, Phase};
+use crate::types::*;
+
+/// Panics with the reason when the state is one that no schedule may reach.
+pub fn check(o: &Orderer) {
+    assert!(o.executed <= o.decided, "executed {} ahead of decided {}", o.executed, o.decided);
+    assert!(o.low <= o.mark_appended, "the window moved before its mark was appended");
+    assert!(o.wish >= View(1), "a wish for no view");
+    assert!(
+        o.slots.keys().next().is_none_or(|s| *s > o.low.min(o.decided)),
+        "a place below the window is kept"
+    );
+    assert!(o.held.iter().zip(o.held.iter().skip(1)).all(|(a, b)| a.0 < b.0), "held records out of order");
+    assert!(o.held.iter().all(|(lsn, _)| *lsn < o.next_lsn), "held for a record never appended");
+    if let Phase::Normal = o.phase {
+        assert!(o.view() == View::FIRST || o.sync.is_some(), "voting in a view without its SYNC (RULES 1)");
+    }
+    for (seq, slot) in &o.slots {
+        if slot.wrote {
+            assert!(o.members.byzantine(), "crash mode has no WRITE");
+            assert!(*seq <= o.reserve_durable, "WRITE above the durable reserve");
+        }
+        if let Some(d) = &slot.decision {
+            assert_eq!(d.batch.digest, d.certificate.digest);
+            assert_eq!(d.batch.seq, *seq);
+        }
+    }
+}
+
+/// Panics when a step took back what must only grow.
+pub fn check_step(before: (View, Seq, Seq, Seq), o: &Orderer) -> (View, Seq, Seq, Seq) {
+    let after = (o.view(), o.low, o.decided, o.executed);
+    assert!(after.0 >= before.0 && after.1 >= before.1, "view or mark went back: {before:?} {after:?}");
+    assert!(
+        after.2 >= before.2 && after.3 >= before.3,
+        "decided or executed went back: {before:?} {after:?}"
+    );
+    after
+}

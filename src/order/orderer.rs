@@ -1,0 +1,1203 @@
+//! [core] One replica's ordering: state, dispatch, the normal case.
+
+use super::durable::DurableState;
+use super::interface::*;
+use super::record::OrderRecord;
+use super::requests::{Offered, Requests};
+use super::slot::{Decision, Proposal, Slot};
+use crate::quorum::{Group as Members, VoteSet};
+use crate::types::*;
+use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
+use crate::wire::batch::{Batch, Request, RequestKind};
+use crate::wire::messages::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// First reserve of a view, and step of later ones.
+pub(super) const RESERVE_STEP: u64 = 1024;
+/// A new reserve is appended when fewer places than this are left in the last.
+const RESERVE_AHEAD: u64 = 256;
+/// Early messages kept per peer.
+const EARLY_MAX: usize = 512;
+/// Places answered per FETCH.
+const FETCH_MAX: u64 = 64;
+/// Bytes of batches served to one peer per heartbeat.
+const SERVE_BYTES_MAX: usize = 64 << 20;
+/// Batches fetched by digest at once.
+pub(super) const FETCH_BATCHES: usize = 16;
+
+/// Where the replica stands in its view.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// Votes.
+    Normal,
+    /// Between views.
+    Changing {
+        /// "View entered" is durable.
+        entered: bool,
+        /// A SYNC for this view waits for that.
+        sync: Option<Arc<Sync>>,
+        /// When a quorum of STOP-DATA for this view or later was seen: the timer starts here (RULES 11).
+        quorum_since: Option<Tick>,
+    },
+    /// Mute.
+    Halted(String),
+}
+
+/// What may happen once a record is durable.
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    Accept { view: View, seq: Seq, digest: Digest },
+    ViewEntered(View),
+    Reserve(View, Seq),
+    Mark(Seq),
+}
+
+/// What we know of another replica.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer {
+    pub status: Option<Status>,
+    pub wish: View,
+    pub stop_data: Option<Arc<StopData>>,
+    pub sync_sent: Tick,
+    pub served_bytes: usize,
+    pub early: VecDeque<Checked>,
+    pub early_bytes: usize,
+}
+
+/// A digest list that leads to a certified mark ahead of us.
+#[derive(Clone, Debug)]
+pub(super) struct CatchUp {
+    /// `None` if the mark is in our log already.
+    pub mark: Option<MarkCertificate>,
+    /// Digests of the places after the last decided one.
+    pub digests: VecDeque<Digest>,
+}
+
+/// A crash-mode leadership check under way.
+#[derive(Clone, Debug, Default)]
+struct ReadRound {
+    nonce: u64,
+    tokens: Vec<u64>,
+    voters: VoteSet,
+    waiting: Vec<u64>,
+}
+
+/// One replica's ordering, as a function of its inputs. See the [module](super) for the contract.
+pub struct Orderer {
+    pub(super) auth: Authenticator,
+    pub(super) members: Members,
+    pub(super) me: ReplicaId,
+    pub(super) config: OrderConfig,
+    pub(super) now: Now,
+    pub(super) durable: DurableState,
+    pub(super) next_lsn: Lsn,
+    pub(super) held: VecDeque<(Lsn, Held)>,
+    pub(super) phase: Phase,
+    pub(super) wish: View,
+    /// False in a view this replica restarted in: it must not lead it again.
+    pub(super) may_lead: bool,
+    /// Byzantine: WRITEs at or below may have left before the restart, in this view.
+    pub(super) restart_bar: Option<(View, Seq)>,
+    pub(super) reserve_durable: Seq,
+    pub(super) sync: Option<Arc<Sync>>,
+    /// The highest place the current view's SYNC fixed.
+    pub(super) sync_high: Seq,
+    pub(super) peers: BTreeMap<ReplicaId, Peer>,
+    pub(super) slots: BTreeMap<Seq, Slot>,
+    /// The durable mark: the window is (low, low + W].
+    pub(super) low: Seq,
+    pub(super) decided: Seq,
+    pub(super) chain: Digest,
+    pub(super) chain_at: BTreeMap<Seq, Digest>,
+    pub(super) executed: Seq,
+    pub(super) own_marks: BTreeMap<Seq, MarkStatement>,
+    pub(super) marks: BTreeMap<Seq, BTreeMap<ReplicaId, Mark>>,
+    pub(super) mark_appended: Seq,
+    pub(super) catch_up: Option<CatchUp>,
+    next_seq: Seq,
+    pub(super) highest: Seq,
+    pub(super) requests: Requests,
+    log_room: bool,
+    last_time: WallTime,
+    random: u64,
+    pub(super) last_leader_sign: Tick,
+    pub(super) last_progress: Tick,
+    pub(super) failed_views: u32,
+    decide_ns: u64,
+    next_heartbeat: Tick,
+    last_fetch: Tick,
+    last_forward: Tick,
+    pub(super) last_stop_data: Tick,
+    pub(super) ask_turn: u32,
+    reads: ReadRound,
+    /// Most places in flight at once so far.
+    pub in_flight_max: u64,
+}
+
+impl Orderer {
+    /// A replica as its log left it: everything up to `executed` is executed, with that reply chain.
+    /// `batches` are those the log holds above the mark, and below it but not yet executed.
+    pub(super) fn new(
+        auth: Authenticator,
+        config: OrderConfig,
+        durable: DurableState,
+        next_lsn: Lsn,
+        executed: Seq,
+        batches: Vec<Arc<Batch>>,
+        now: Now,
+    ) -> Self {
+        let (members, me, view) = (auth.members, auth.me, durable.view);
+        let mut chain = Digest::ZERO;
+        for seq in (1..=executed.0).map(Seq) {
+            let digest = durable.digest(seq).expect("only what a mark covers is executed in recovery");
+            chain = auth.hasher.chain(&chain, &digest);
+        }
+        let low = durable.mark.statement.seq;
+        let rest: VecDeque<Digest> =
+            (executed.0 + 1..=low.0).filter_map(|s| durable.digest(Seq(s))).collect();
+        let mut slots: BTreeMap<Seq, Slot> = BTreeMap::new();
+        for batch in batches {
+            slots.entry(batch.seq).or_default().batches.insert(batch.digest, batch);
+        }
+        let restored_view_is_first = view == View::FIRST;
+        let phase = if restored_view_is_first {
+            Phase::Normal
+        } else {
+            Phase::Changing { entered: true, sync: None, quorum_since: None }
+        };
+        // `init` leaves "view 1 entered" with reserve 0, and nothing is proposed or voted above the durable reserve: so
+        // with reserve 0 nothing was ever sent.
+        let fresh = restored_view_is_first && durable.reserve == Seq(0);
+        let peers = members.members().filter(|r| *r != me).map(|r| (r, Peer::default())).collect();
+        let requests = Requests::new(config.client_bytes_max, config.pool_bytes_max);
+        let random = config.seed;
+        let highest = durable.prepared().map(|(s, _)| *s).max().unwrap_or(low).max(low);
+        let mut this = Self {
+            restart_bar: (members.byzantine() && !fresh).then_some((view, durable.reserve)),
+            reserve_durable: durable.reserve,
+            wish: if fresh { view } else { view.next() },
+            may_lead: fresh,
+            auth,
+            members,
+            me,
+            config,
+            now,
+            next_lsn,
+            held: VecDeque::new(),
+            phase,
+            sync: None,
+            sync_high: Seq(0),
+            peers,
+            slots,
+            low,
+            decided: executed,
+            chain,
+            chain_at: BTreeMap::new(),
+            executed,
+            own_marks: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            mark_appended: low,
+            catch_up: (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest }),
+            next_seq: low.next(),
+            highest,
+            requests,
+            log_room: true,
+            last_time: WallTime(0),
+            random,
+            last_leader_sign: now.tick,
+            last_progress: now.tick,
+            failed_views: 0,
+            decide_ns: 0,
+            next_heartbeat: now.tick,
+            last_fetch: Tick(0),
+            last_forward: now.tick,
+            last_stop_data: Tick(0),
+            ask_turn: 0,
+            reads: ReadRound::default(),
+            durable,
+            in_flight_max: 0,
+        };
+        // In view 1 a restarted follower votes above its reserve at once; only its leader has to leave.
+        if restored_view_is_first && !fresh && this.leader() != me {
+            this.wish = view;
+        }
+        if restored_view_is_first {
+            this.restore_votes();
+        }
+        this
+    }
+
+    /// What the log says we prepared in this view we still accept: it is durable. A live view has nothing here.
+    pub(super) fn restore_votes(&mut self) {
+        let prepared: Vec<_> = self.durable.prepared().map(|(_, p)| p.certificate.clone()).collect();
+        let view = self.view();
+        for c in prepared.into_iter().filter(|c| c.view == view) {
+            let slot = self.slots.entry(c.seq).or_default();
+            slot.proposal =
+                Some(Proposal { digest: c.digest, since: self.now.tick, clock_ok: true, vouched: true });
+            slot.prepared = true;
+            let signature = self.auth.sign_vote(VoteKind::Accept, c.view, c.seq, &c.digest);
+            let vote = Vote { view: c.view, seq: c.seq, digest: c.digest, signature };
+            let _ = slot.accepts.add(self.me, &vote);
+        }
+    }
+
+    // ---- what others may ask -------------------------------------------------------------------------------------
+
+    /// The view entered last.
+    pub fn view(&self) -> View {
+        self.durable.view
+    }
+
+    /// Its leader.
+    pub fn leader(&self) -> ReplicaId {
+        self.view().leader(self.members.n())
+    }
+
+    /// Whether this replica leads and may propose.
+    pub fn leads(&self) -> bool {
+        matches!(self.phase, Phase::Normal) && self.leader() == self.me && self.may_lead
+    }
+
+    /// What this replica does.
+    pub fn mode(&self) -> Mode {
+        match self.phase {
+            Phase::Normal => Mode::Normal,
+            Phase::Changing { .. } => Mode::Changing,
+            Phase::Halted(_) => Mode::Halted,
+        }
+    }
+
+    /// Why it is mute, if it is.
+    pub fn halted(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Halted(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// All places up to here are decided.
+    pub fn decided(&self) -> Seq {
+        self.decided
+    }
+
+    /// All places up to here are executed.
+    pub fn executed(&self) -> Seq {
+        self.executed
+    }
+
+    /// The durable mark.
+    pub fn mark(&self) -> Seq {
+        self.low
+    }
+
+    /// Groups kept, and bytes of those not yet proposed.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.requests.len(), self.requests.waiting_bytes())
+    }
+
+    /// The heartbeat as it would be sent now.
+    pub fn status(&self) -> Status {
+        Status {
+            view: self.view(),
+            wish: self.wish.max(self.view()),
+            mode: self.mode(),
+            mark: self.low,
+            decided: self.decided,
+            highest: self.highest,
+        }
+    }
+
+    /// The last heartbeat of each other replica.
+    pub fn peers(&self) -> impl Iterator<Item = (ReplicaId, Option<Status>)> {
+        self.peers.iter().map(|(r, p)| (*r, p.status))
+    }
+
+    /// When [`Input::Tick`] is due.
+    pub fn next_deadline(&self) -> Tick {
+        self.next_heartbeat
+    }
+
+    // ---- dispatch ------------------------------------------------------------------------------------------------
+
+    /// Takes one input.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> Result<(), Discard> {
+        debug_assert!(now.tick >= self.now.tick);
+        self.now = now;
+        if matches!(self.phase, Phase::Halted(_)) {
+            return self.step_halted(input, out);
+        }
+        let result = match input {
+            Input::Message(m) => {
+                let (from, message) = m.into_parts();
+                self.on_message(from, message, out)
+            }
+            Input::Group { origin, group } => {
+                self.on_group(origin, group, out);
+                Ok(())
+            }
+            Input::Persisted { upto } => {
+                self.on_persisted(upto, out);
+                Ok(())
+            }
+            Input::Executed { seq, replies, progress } => {
+                self.on_executed(seq, replies, &progress, out);
+                Ok(())
+            }
+            Input::LogRoom(room) => {
+                self.log_room = room;
+                Ok(())
+            }
+            Input::LogFailed(why) => {
+                self.halt(format!("the log failed: {why}"), out);
+                Ok(())
+            }
+            Input::OrderNoop(nonce) => {
+                let request = Request {
+                    session: SessionId(0),
+                    number: RequestNumber(nonce),
+                    kind: RequestKind::Noop,
+                    operation: &[][..],
+                };
+                let group = self.auth.own_group(&[request]);
+                if self.leader() != self.me {
+                    let bytes = group.group().bytes().clone();
+                    out.push(Output::Send(self.leader(), Message::Group(bytes)));
+                }
+                let _ = self.requests.offer(self.now.tick, group);
+                Ok(())
+            }
+            Input::ReadIndex(token) => {
+                self.on_read_index(token, out);
+                Ok(())
+            }
+            Input::Tick => {
+                self.on_tick(out);
+                Ok(())
+            }
+        };
+        self.try_propose(out);
+        result
+    }
+
+    fn step_halted(&mut self, input: Input, out: &mut Vec<Output>) -> Result<(), Discard> {
+        match input {
+            Input::Message(_) => return Err(Discard::Halted),
+            Input::Group { origin, group } => {
+                let (code, group) = (NoticeCode::Halted, group.digest());
+                out.push(Output::Notice { origin, code, group });
+            }
+            Input::ReadIndex(token) => out.push(Output::ReadRefused(vec![token])),
+            Input::Tick => self.heartbeat(out),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: Checked,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        if from == self.me || !self.peers.contains_key(&from) {
+            return Err(Discard::WrongPlace);
+        }
+        match message {
+            Checked::Propose { view, batch, verdict } => self.on_propose(from, view, batch, verdict, out),
+            Checked::BadPropose { view, .. } => self.on_bad_propose(from, view, out),
+            Checked::Write(vote) => self.on_write(from, vote, out),
+            Checked::Accept(vote) => self.on_accept(from, vote, out),
+            Checked::Stop(stop) => self.on_stop(from, stop, out),
+            Checked::StopData(data) => self.on_stop_data(from, data, out),
+            Checked::Sync(sync) => self.on_sync(from, sync, out),
+            Checked::Mark(mark) => self.on_mark(from, mark, out),
+            Checked::Status(status) => self.on_status(from, status, out),
+            Checked::Fetch(fetch) => self.on_fetch(from, fetch, out),
+            Checked::Decided { certificate, batch, proven } => {
+                self.on_decided(from, certificate, batch, proven, out)
+            }
+            Checked::FetchBatch(fetch) => self.on_fetch_batch(from, fetch, out),
+            Checked::BatchIs(batch) => self.on_batch_is(batch, out),
+            Checked::Chain(chain) => self.on_chain(chain, out),
+            Checked::ReadCheck(check) => {
+                // "Still in this view" is all that is asked: a new leader needs a quorum that entered a later one.
+                if check.view == self.view() {
+                    let ok = ReadOk { view: check.view, nonce: check.nonce };
+                    out.push(Output::Send(from, Message::ReadOk(ok)));
+                }
+                Ok(())
+            }
+            Checked::ReadOk(ok) => self.on_read_ok(from, ok, out),
+            Checked::MacFailed(_) => Ok(()),
+            Checked::Group(group) => {
+                self.on_group(u64::MAX, group, out);
+                Ok(())
+            }
+        }
+    }
+
+    // ---- requests ------------------------------------------------------------------------------------------------
+
+    fn on_group(&mut self, origin: u64, group: AuthenticGroup, out: &mut Vec<Output>) {
+        let digest = group.digest();
+        let notice = |code| Output::Notice { origin, code, group: digest };
+        if !self.log_room {
+            out.push(notice(NoticeCode::LogFull));
+            return;
+        }
+        let again = group.clone();
+        match self.requests.offer(self.now.tick, group) {
+            Offered::Executed => out.push(Output::Resend(again)),
+            Offered::Busy => out.push(notice(NoticeCode::Busy)),
+            Offered::Known | Offered::Queued => {
+                if !self.leads() && origin != u64::MAX {
+                    out.push(notice(NoticeCode::View));
+                }
+            }
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        // splitmix64: the agreed seed is the leader's choice; it need not be secret.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A batch closes when a place is free and requests wait: batches grow with the load, without a timer.
+    fn try_propose(&mut self, out: &mut Vec<Output>) {
+        if self.leads() && self.requests.any() {
+            self.ensure_reserve(self.next_seq, out);
+        }
+        while self.leads()
+            && self.log_room
+            && self.next_seq <= self.reserve_durable
+            && self.requests.any()
+            && self.next_seq.0 <= self.decided.0 + self.config.open
+            && self.next_seq.0 <= self.low.0 + self.config.window
+            && self.decided.0 - self.executed.0 <= 2 * self.config.open
+        {
+            let seq = self.next_seq;
+            self.next_seq = seq.next();
+            let groups = self.requests.next_batch(self.config.batch_bytes, self.config.batch_requests);
+            let time = WallTime(self.now.wall.0.max(self.last_time.0 + 1));
+            self.last_time = time;
+            let seed = self.random();
+            let batch = Arc::new(Batch::build(&self.auth.hasher, seq, time, seed, groups));
+            let propose = Propose { view: self.view(), seq, batch: batch.bytes.clone() };
+            out.push(Output::Broadcast(Message::Propose(propose)));
+            self.in_flight_max = self.in_flight_max.max(seq.0 - self.decided.0);
+            self.take_proposal(batch, true, true, out);
+        }
+    }
+
+    // ---- the normal case -----------------------------------------------------------------------------------------
+
+    pub(super) fn in_window(&self, seq: Seq) -> bool {
+        seq > self.low && seq.0 - self.low.0 <= self.config.window
+    }
+
+    /// Keeps what belongs to a later view, or above a window that has yet to move; bounded per peer.
+    fn keep_early(&mut self, from: ReplicaId, message: Checked) -> Result<(), Discard> {
+        let size = match &message {
+            Checked::Propose { batch, .. } => batch.bytes.len(),
+            _ => 0,
+        };
+        let bytes_max = 4 * self.config.batch_bytes.max(size);
+        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        if peer.early.len() >= EARLY_MAX || peer.early_bytes + size > bytes_max {
+            return Err(Discard::TooEarly);
+        }
+        peer.early.push_back(message);
+        peer.early_bytes += size;
+        Ok(())
+    }
+
+    /// The view began or the window moved: early messages get their turn.
+    pub(super) fn replay_early(&mut self, out: &mut Vec<Output>) {
+        let peers: Vec<ReplicaId> = self.peers.keys().copied().collect();
+        for from in peers {
+            let Some(peer) = self.peers.get_mut(&from) else { continue };
+            let early = std::mem::take(&mut peer.early);
+            peer.early_bytes = 0;
+            for message in early {
+                // A message that is still early goes back; any other discard was due anyway.
+                let _ = self.on_message(from, message, out);
+            }
+        }
+    }
+
+    fn on_propose(
+        &mut self,
+        from: ReplicaId,
+        view: View,
+        batch: Arc<Batch>,
+        verdict: Verdict,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        let seq = batch.seq;
+        if view < self.view() {
+            return Err(Discard::OldView);
+        }
+        if from != view.leader(self.members.n()) {
+            return Err(Discard::NotLeader);
+        }
+        if seq <= self.low {
+            return Err(Discard::OutsideWindow);
+        }
+        if view > self.view() || !matches!(self.phase, Phase::Normal) || !self.in_window(seq) {
+            return self.keep_early(from, Checked::Propose { view, batch, verdict });
+        }
+        self.last_leader_sign = self.now.tick;
+        let known = self.slots.get(&seq).and_then(|s| s.proposal.as_ref()).map(|p| p.digest);
+        match known {
+            Some(digest) if digest == batch.digest => {
+                // Fixed by a SYNC, or learnt from a certificate: only the batch was missing.
+                return self.take_batch(batch, out);
+            }
+            Some(_) => return Err(Discard::Equivocation),
+            None => {}
+        }
+        let vouched = match verdict {
+            Verdict::Valid => true,
+            Verdict::Unvouched(clients) => {
+                for client in clients {
+                    out.push(Output::Broadcast(Message::MacFailed(MacFailed { client })));
+                }
+                false
+            }
+            Verdict::Invalid(_) => {
+                self.suspect(out);
+                return Err(Discard::InvalidBatch);
+            }
+        };
+        self.requests.proposed(&batch.group_digests);
+        let clock_ok = self.clock_ok(batch.time);
+        self.take_proposal(batch, clock_ok, vouched, out);
+        Ok(())
+    }
+
+    fn on_bad_propose(&mut self, from: ReplicaId, view: View, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if from == self.leader() && view == self.view() && matches!(self.phase, Phase::Normal) {
+            self.suspect(out);
+        }
+        Err(Discard::InvalidBatch)
+    }
+
+    fn clock_ok(&self, proposed: WallTime) -> bool {
+        proposed.0.abs_diff(self.now.wall.0) <= self.config.clock_skew_ms.saturating_mul(1_000_000)
+    }
+
+    fn take_proposal(&mut self, batch: Arc<Batch>, clock_ok: bool, vouched: bool, out: &mut Vec<Output>) {
+        let (seq, digest, since) = (batch.seq, batch.digest, self.now.tick);
+        self.highest = self.highest.max(seq);
+        let slot = self.slots.entry(seq).or_default();
+        slot.proposal = Some(Proposal { digest, since, clock_ok, vouched });
+        slot.batches.insert(digest, batch);
+        self.go_on(seq, out);
+    }
+
+    /// Does whatever the place is ready for.
+    pub(super) fn go_on(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        self.try_write(seq, out);
+        self.try_prepare(seq, out);
+        self.try_decide(seq, out);
+    }
+
+    /// Byzantine: WRITE the first proposal seen, if the reserve covers it and nothing speaks against it.
+    fn try_write(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        if !self.members.byzantine() || !matches!(self.phase, Phase::Normal) || !self.in_window(seq) {
+            return;
+        }
+        let view = self.view();
+        if self.restart_bar.is_some_and(|(v, bar)| v == view && seq <= bar) {
+            return;
+        }
+        self.ensure_reserve(seq, out);
+        if seq > self.reserve_durable {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&seq) else { return };
+        let Some(proposal) = &slot.proposal else { return };
+        let digest = proposal.digest;
+        let vouched = proposal.vouched || self.members.one_correct().reached_by(slot.writes.voters(&digest));
+        if slot.wrote || !proposal.clock_ok || !vouched || slot.batch(&digest).is_none() {
+            return;
+        }
+        slot.wrote = true;
+        let signature = self.auth.sign_vote(VoteKind::Write, view, seq, &digest);
+        let vote = Vote { view, seq, digest, signature };
+        let _ = slot.writes.add(self.me, &vote);
+        out.push(Output::Broadcast(Message::Write(vote)));
+    }
+
+    /// The reserve is appended ahead of need, so that no WRITE waits for it.
+    fn ensure_reserve(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        if seq.0 + RESERVE_AHEAD > self.durable.reserve.0 {
+            let reserve = Seq(self.durable.reserve.0.max(seq.0) + RESERVE_STEP);
+            let view = self.view();
+            let lsn = self.append(OrderRecord::Reserve { view, reserve }, out);
+            self.held.push_back((lsn, Held::Reserve(view, reserve)));
+        }
+    }
+
+    fn on_write(&mut self, from: ReplicaId, vote: Vote, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if !self.members.byzantine() {
+            return Err(Discard::WrongPlace);
+        }
+        if let Some(result) = self.turn_away(from, &vote, Checked::Write(vote)) {
+            return result;
+        }
+        let slot = self.slots.entry(vote.seq).or_default();
+        match slot.writes.add(from, &vote) {
+            Ok(true) => {}
+            Ok(false) => return Err(Discard::Duplicate),
+            Err(_) => return Err(Discard::Equivocation),
+        }
+        self.highest = self.highest.max(vote.seq);
+        self.go_on(vote.seq, out);
+        Ok(())
+    }
+
+    /// What both kinds of votes are turned away for; `None` = take it.
+    fn turn_away(&mut self, from: ReplicaId, vote: &Vote, message: Checked) -> Option<Result<(), Discard>> {
+        if vote.view < self.view() {
+            return Some(Err(Discard::OldView));
+        }
+        if vote.seq <= self.low {
+            return Some(Err(Discard::OutsideWindow));
+        }
+        let early =
+            vote.view > self.view() || !matches!(self.phase, Phase::Normal) || !self.in_window(vote.seq);
+        early.then(|| self.keep_early(from, message))
+    }
+
+    /// Byzantine: on Q WRITEs; crash: on the proposal. One record, durable before ACCEPT leaves.
+    fn try_prepare(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        if !matches!(self.phase, Phase::Normal) || !self.in_window(seq) {
+            return;
+        }
+        let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
+        let quorum = self.members.quorum();
+        let Some(slot) = self.slots.get_mut(&seq) else { return };
+        if slot.prepared {
+            return;
+        }
+        let digest = if byzantine {
+            let Some(digest) = slot.writes.winner(quorum) else { return };
+            // The certificate overrides a different proposal, or none (RULES 12).
+            if slot.proposal.as_ref().is_none_or(|p| p.digest != digest) {
+                slot.proposal = Some(Proposal { digest, since: now, clock_ok: true, vouched: true });
+            }
+            digest
+        } else {
+            match &slot.proposal {
+                Some(p) if p.clock_ok => p.digest,
+                _ => return,
+            }
+        };
+        let Some(batch) = slot.batch(&digest).cloned() else {
+            slot.wanted.entry(digest).or_insert(now);
+            return;
+        };
+        slot.prepared = true;
+        let certificate = if byzantine {
+            slot.writes.certificate(view, seq, digest, true)
+        } else {
+            Certificate { view, seq, digest, signatures: Vec::new() }
+        };
+        let record = if self.durable.batch_place(seq, &digest).is_some() {
+            OrderRecord::PreparedRef { certificate }
+        } else {
+            OrderRecord::Prepared { certificate, batch: batch.bytes.clone() }
+        };
+        let lsn = self.append(record, out);
+        self.held.push_back((lsn, Held::Accept { view, seq, digest }));
+    }
+
+    fn on_accept(&mut self, from: ReplicaId, vote: Vote, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if let Some(result) = self.turn_away(from, &vote, Checked::Accept(vote)) {
+            return result;
+        }
+        let slot = self.slots.entry(vote.seq).or_default();
+        match slot.accepts.add(from, &vote) {
+            Ok(true) => {}
+            Ok(false) => return Err(Discard::Duplicate),
+            Err(_) => return Err(Discard::Equivocation),
+        }
+        self.highest = self.highest.max(vote.seq);
+        self.try_decide(vote.seq, out);
+        Ok(())
+    }
+
+    fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
+        let quorum = self.members.quorum();
+        let Some(slot) = self.slots.get_mut(&seq) else { return };
+        if slot.decision.is_some() {
+            return;
+        }
+        let Some(digest) = slot.accepts.winner(quorum) else { return };
+        let Some(batch) = slot.batch(&digest).cloned() else {
+            slot.wanted.entry(digest).or_insert(now);
+            return;
+        };
+        if let Some(p) = &slot.proposal {
+            let took = now.since(p.since);
+            self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
+        }
+        let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
+        self.decide(certificate, batch, out);
+    }
+
+    /// The one place where a decision is taken down.
+    pub(super) fn decide(&mut self, certificate: Certificate, batch: Arc<Batch>, out: &mut Vec<Output>) {
+        let (seq, digest) = (certificate.seq, certificate.digest);
+        assert_eq!(batch.digest, digest);
+        if self.durable.batch_place(seq, &digest).is_none() {
+            self.append(OrderRecord::Batch { seq, digest, batch: batch.bytes.clone() }, out);
+        }
+        let slot = self.slots.entry(seq).or_default();
+        if let Some(earlier) = &slot.decision {
+            assert_eq!(earlier.certificate.digest, digest, "two decisions for place {seq}");
+            return;
+        }
+        slot.decision = Some(Decision { certificate, batch });
+        slot.batches.retain(|d, _| *d == digest);
+        slot.wanted.clear();
+        slot.claims.clear();
+        self.advance(out);
+    }
+
+    /// Hands decided places to execution, in sequence.
+    pub(super) fn advance(&mut self, out: &mut Vec<Output>) {
+        loop {
+            let next = self.decided.next();
+            let known = self.catch_up.as_ref().and_then(|c| c.digests.front()).copied();
+            let Some(slot) = self.slots.get(&next) else { break };
+            let Some(decision) = &slot.decision else {
+                // Below a certified mark the digest is known, and the batch is all that is needed.
+                if let Some(digest) = known
+                    && let Some(batch) = slot.batch(&digest).cloned()
+                {
+                    let signatures = Vec::new();
+                    let certificate = Certificate { view: View(0), seq: next, digest, signatures };
+                    self.decide(certificate, batch, out);
+                    return;
+                }
+                break;
+            };
+            let (batch, digest) = (decision.batch.clone(), decision.certificate.digest);
+            if let Some(known) = known {
+                if known != digest {
+                    let why = format!("place {next} was decided as {digest} here but marked as {known}");
+                    return self.halt(why, out);
+                }
+                if let Some(c) = &mut self.catch_up {
+                    c.digests.pop_front();
+                }
+            }
+            self.decided = next;
+            self.highest = self.highest.max(next);
+            self.last_progress = self.now.tick;
+            if matches!(self.phase, Phase::Normal) {
+                self.failed_views = 0;
+            }
+            self.chain = self.auth.hasher.chain(&self.chain, &digest);
+            if next.0.is_multiple_of(self.config.mark_interval) {
+                self.chain_at.insert(next, self.chain);
+            }
+            out.push(Output::Execute(batch));
+        }
+        self.fetch_known(out);
+    }
+
+    /// A batch that was missing.
+    pub(super) fn take_batch(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) -> Result<(), Discard> {
+        let seq = batch.seq;
+        let slot = self.slots.entry(seq).or_default();
+        if slot.batch(&batch.digest).is_some() {
+            return Err(Discard::Duplicate);
+        }
+        slot.wanted.remove(&batch.digest);
+        slot.batches.insert(batch.digest, batch);
+        self.go_on(seq, out);
+        self.advance(out);
+        self.try_sync(out);
+        Ok(())
+    }
+
+    // ---- the log -------------------------------------------------------------------------------------------------
+
+    pub(super) fn append(&mut self, record: OrderRecord, out: &mut Vec<Output>) -> Lsn {
+        let lsn = self.next_lsn;
+        self.next_lsn = lsn.next();
+        if let Err(e) = self.durable.apply(lsn, &record) {
+            panic!("own record: {e}");
+        }
+        out.push(Output::Append(lsn, record));
+        lsn
+    }
+
+    fn on_persisted(&mut self, upto: Lsn, out: &mut Vec<Output>) {
+        while let Some((lsn, _)) = self.held.front()
+            && *lsn <= upto
+        {
+            let (_, held) = self.held.pop_front().expect("just seen");
+            match held {
+                Held::Accept { view, seq, digest } => self.release_accept(view, seq, digest, out),
+                Held::ViewEntered(view) => self.view_is_durable(view, out),
+                Held::Reserve(view, reserve) => {
+                    if view == self.view() {
+                        let from = self.reserve_durable;
+                        self.reserve_durable = self.reserve_durable.max(reserve);
+                        let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
+                        waiting.into_iter().for_each(|s| self.go_on(s, out));
+                    }
+                }
+                Held::Mark(seq) => self.window_moves(seq, out),
+            }
+        }
+    }
+
+    fn release_accept(&mut self, view: View, seq: Seq, digest: Digest, out: &mut Vec<Output>) {
+        // An ACCEPT of a lower view never leaves once a later view is entered (RULES 2).
+        if view != self.view() || !matches!(self.phase, Phase::Normal) {
+            return;
+        }
+        let signature = self.auth.sign_vote(VoteKind::Accept, view, seq, &digest);
+        let vote = Vote { view, seq, digest, signature };
+        out.push(Output::Broadcast(Message::Accept(vote)));
+        if let Some(slot) = self.slots.get_mut(&seq) {
+            let _ = slot.accepts.add(self.me, &vote);
+            self.try_decide(seq, out);
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------------------
+
+    fn heartbeat_ms(&self) -> u64 {
+        (self.config.view_timeout_ms / 10).clamp(5, 200)
+    }
+
+    /// The current timeout: base and floor from the configuration, adaptive, doubled per failed view.
+    pub(super) fn timeout_ns(&self) -> u64 {
+        let base = self.config.view_timeout_ms.saturating_mul(1_000_000);
+        base.max(self.decide_ns.saturating_mul(4))
+            .saturating_mul(1 << self.failed_views.saturating_sub(1).min(6))
+    }
+
+    fn heartbeat(&mut self, out: &mut Vec<Output>) {
+        self.next_heartbeat = self.now.tick.plus_ms(self.heartbeat_ms());
+        out.push(Output::Broadcast(Message::Status(self.status())));
+    }
+
+    fn on_tick(&mut self, out: &mut Vec<Output>) {
+        if self.now.tick < self.next_heartbeat {
+            return;
+        }
+        self.heartbeat(out);
+        for peer in self.peers.values_mut() {
+            peer.served_bytes = 0;
+        }
+        self.recheck_clocks(out);
+        self.repair(out);
+        self.look_at_leader(out);
+        self.change_timers(out);
+        self.forward(out);
+        if !self.reads.tokens.is_empty() {
+            let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
+            out.push(Output::Broadcast(Message::ReadCheck(check)));
+        }
+    }
+
+    /// A proposal withheld for its time may have become acceptable (RULES 12).
+    fn recheck_clocks(&mut self, out: &mut Vec<Output>) {
+        let withheld: Vec<Seq> = self
+            .slots
+            .iter()
+            .filter(|(_, s)| s.proposal.as_ref().is_some_and(|p| !p.clock_ok))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in withheld {
+            let slot = &self.slots[&seq];
+            let time = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest)).map(|b| b.time);
+            if time.is_some_and(|t| self.clock_ok(t)) {
+                let slot = self.slots.get_mut(&seq).expect("just read");
+                slot.proposal.as_mut().expect("just read").clock_ok = true;
+                self.go_on(seq, out);
+            }
+        }
+    }
+
+    /// Is the leader alive, and does the service advance? A served queue never triggers a change.
+    fn look_at_leader(&mut self, out: &mut Vec<Output>) {
+        if !matches!(self.phase, Phase::Normal) || self.leader() == self.me {
+            return;
+        }
+        let timeout = self.timeout_ns();
+        let idle = self.now.tick.since(self.last_progress) > timeout;
+        let silent = self.now.tick.since(self.last_leader_sign) > timeout;
+        if self.log_room {
+            self.requests.purge();
+        }
+        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t));
+        let stuck = self
+            .slots
+            .range(self.decided.next()..)
+            .filter_map(|(_, s)| s.proposal.as_ref())
+            .any(|p| self.now.tick.since(p.since) > timeout);
+        let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
+        if silent || stuck && idle || unserved {
+            self.suspect(out);
+        } else if self.wish == self.view().next() && !idle && self.restart_bar_passed() {
+            // The cause is gone: a wish that nobody shared is taken back.
+            self.wish = self.view();
+        }
+    }
+
+    pub(super) fn restart_bar_passed(&self) -> bool {
+        matches!(self.phase, Phase::Normal)
+    }
+
+    /// Followers hand old requests to the leader: a client may reach only some of us.
+    fn forward(&mut self, out: &mut Vec<Output>) {
+        let half = self.timeout_ns() / 2;
+        if !matches!(self.phase, Phase::Normal)
+            || self.leader() == self.me
+            || self.now.tick.since(self.last_forward) < half
+        {
+            return;
+        }
+        self.last_forward = self.now.tick;
+        let before = Tick(self.now.tick.0.saturating_sub(half));
+        let (leader, mut bytes) = (self.leader(), 0);
+        for group in self.requests.older_than(before) {
+            bytes += group.bytes().len();
+            if bytes > 4 * self.config.batch_bytes {
+                break;
+            }
+            out.push(Output::Send(leader, Message::Group(group.bytes().clone())));
+        }
+    }
+
+    /// Something is missing: ask again for batches, and for places others have.
+    fn repair(&mut self, out: &mut Vec<Output>) {
+        let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
+        self.ask_again(stalled_ns, out);
+        if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
+            return;
+        }
+        if self.catch_up.is_none() && self.now.tick.since(self.last_fetch) > 2 * stalled_ns {
+            self.last_fetch = self.now.tick;
+            let from = self.decided.next();
+            let fetch = Fetch { from, to: Seq(from.0 + FETCH_MAX - 1) };
+            out.push(Output::Broadcast(Message::Fetch(fetch)));
+        }
+    }
+
+    /// A peer has more than we: ask it, unless a digest list already says what is missing.
+    pub(super) fn fetch_from(&mut self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+        let behind_mark = status.mark > self.decided;
+        let pause = self.heartbeat_ms() * 1_000_000;
+        let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
+        if status.decided <= self.decided
+            || self.catch_up.is_some()
+            || !(behind_mark || stalled)
+            || self.now.tick.since(self.last_fetch) < pause
+        {
+            return;
+        }
+        self.last_fetch = self.now.tick;
+        let first = self.decided.next();
+        let fetch = Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) };
+        out.push(Output::Send(from, Message::Fetch(fetch)));
+    }
+
+    /// Answers with decisions, or with our own votes for what is not decided here.
+    fn on_fetch(&mut self, from: ReplicaId, fetch: Fetch, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if fetch.from == Seq(0) || fetch.to < fetch.from || fetch.to.0 - fetch.from.0 >= FETCH_MAX {
+            return Err(Discard::TooMuch);
+        }
+        if fetch.from <= self.low {
+            self.send_chain(from, Seq(fetch.from.0 - 1), out);
+        }
+        let first = fetch.from.max(self.low.next());
+        for seq in (first.0..=fetch.to.0).map(Seq) {
+            let Some(slot) = self.slots.get(&seq) else { continue };
+            if let Some(decision) = &slot.decision {
+                let size = decision.batch.bytes.len();
+                let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+                if peer.served_bytes + size > SERVE_BYTES_MAX {
+                    return Err(Discard::TooMuch);
+                }
+                peer.served_bytes += size;
+                let mut certificate = decision.certificate.clone();
+                let (view, digest) = (certificate.view, certificate.digest);
+                certificate
+                    .signatures
+                    .retain(|(r, s)| self.auth.accept_ok(*r, &Vote { view, seq, digest, signature: *s }));
+                let batch = decision.batch.bytes.clone();
+                out.push(Output::Send(from, Message::Decided(Decided { certificate, batch })));
+            }
+            self.resend_votes(from, seq, out);
+        }
+        Ok(())
+    }
+
+    fn resend_votes(&self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
+        let Some(slot) = self.slots.get(&seq) else { return };
+        let view = self.view();
+        if !matches!(self.phase, Phase::Normal) {
+            return;
+        }
+        if slot.decision.is_none()
+            && self.leads()
+            && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
+        {
+            let batch = batch.bytes.clone();
+            out.push(Output::Send(to, Message::Propose(Propose { view, seq, batch })));
+        }
+        if let Some((digest, signature)) = slot.writes.of(self.me) {
+            out.push(Output::Send(to, Message::Write(Vote { view, seq, digest, signature })));
+        }
+        if let Some((digest, signature)) = slot.accepts.of(self.me) {
+            out.push(Output::Send(to, Message::Accept(Vote { view, seq, digest, signature })));
+        }
+    }
+
+    fn on_decided(
+        &mut self,
+        from: ReplicaId,
+        certificate: Certificate,
+        batch: Arc<Batch>,
+        proven: bool,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        let seq = certificate.seq;
+        if seq <= self.decided {
+            return Err(Discard::Duplicate);
+        }
+        // Only what a FETCH of ours may have asked for: bounds what an eager peer can make us keep.
+        if seq.0 - self.decided.0 > FETCH_MAX || self.last_fetch == Tick(0) {
+            return Err(Discard::Unasked);
+        }
+        let slot = self.slots.entry(seq).or_default();
+        if slot.decision.is_some() {
+            return Err(Discard::Duplicate);
+        }
+        if !proven {
+            // A correct replica may hold a faulty one's unsigned ACCEPT: f+1 equal claims hold a correct one's.
+            slot.claims.insert(from, certificate.digest);
+            let claimants: VoteSet =
+                slot.claims.iter().filter(|(_, d)| **d == certificate.digest).map(|(r, _)| *r).collect();
+            if !self.members.one_correct().reached_by(claimants) {
+                return Ok(());
+            }
+        }
+        self.decide(certificate, batch, out);
+        Ok(())
+    }
+
+    fn on_fetch_batch(
+        &mut self,
+        from: ReplicaId,
+        fetch: FetchBatch,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Discard> {
+        let size_guess = self.config.batch_bytes;
+        let in_hand = self.slots.get(&fetch.seq).and_then(|s| s.batch(&fetch.digest)).cloned();
+        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        if peer.served_bytes > SERVE_BYTES_MAX {
+            return Err(Discard::TooMuch);
+        }
+        if let Some(batch) = in_hand {
+            peer.served_bytes += batch.bytes.len();
+            let answer = BatchIs { seq: fetch.seq, batch: batch.bytes.clone() };
+            out.push(Output::Send(from, Message::BatchIs(answer)));
+        } else if let Some(lsn) = self.durable.batch_place(fetch.seq, &fetch.digest) {
+            peer.served_bytes += size_guess;
+            out.push(Output::ServeBatch { to: from, seq: fetch.seq, lsn });
+        }
+        Ok(())
+    }
+
+    fn on_batch_is(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) -> Result<(), Discard> {
+        let wanted = self.slots.get(&batch.seq).is_some_and(|s| s.wanted.contains_key(&batch.digest));
+        if !wanted {
+            return Err(Discard::Unasked);
+        }
+        self.take_batch(batch, out)
+    }
+
+    // ---- reads in crash mode -------------------------------------------------------------------------------------
+
+    fn on_read_index(&mut self, token: u64, out: &mut Vec<Output>) {
+        // Everything the SYNC of this view fixed must be executed: an earlier leader may have answered it.
+        if !self.leads() || self.executed < self.sync_high || self.members.byzantine() {
+            out.push(Output::ReadRefused(vec![token]));
+            return;
+        }
+        if self.reads.tokens.is_empty() {
+            self.reads.tokens.push(token);
+            self.start_read_round(out);
+        } else {
+            // This check may have begun before the read came: wait for the next.
+            self.reads.waiting.push(token);
+        }
+    }
+
+    fn start_read_round(&mut self, out: &mut Vec<Output>) {
+        self.reads.nonce += 1;
+        self.reads.voters = [self.me].into_iter().collect();
+        let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
+        out.push(Output::Broadcast(Message::ReadCheck(check)));
+        self.finish_read_round(out);
+    }
+
+    fn on_read_ok(&mut self, from: ReplicaId, ok: ReadOk, out: &mut Vec<Output>) -> Result<(), Discard> {
+        if ok.view != self.view() || ok.nonce != self.reads.nonce || self.reads.tokens.is_empty() {
+            return Err(Discard::Unasked);
+        }
+        self.reads.voters.insert(from);
+        self.finish_read_round(out);
+        Ok(())
+    }
+
+    fn finish_read_round(&mut self, out: &mut Vec<Output>) {
+        while !self.reads.tokens.is_empty() && self.members.quorum().reached_by(self.reads.voters) {
+            out.push(Output::ReadReady(std::mem::take(&mut self.reads.tokens)));
+            self.reads.tokens = std::mem::take(&mut self.reads.waiting);
+            if !self.reads.tokens.is_empty() {
+                self.reads.nonce += 1;
+                self.reads.voters = [self.me].into_iter().collect();
+                let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
+                out.push(Output::Broadcast(Message::ReadCheck(check)));
+            }
+        }
+    }
+
+    pub(super) fn refuse_reads(&mut self, out: &mut Vec<Output>) {
+        let mut tokens = std::mem::take(&mut self.reads.tokens);
+        tokens.append(&mut self.reads.waiting);
+        if !tokens.is_empty() {
+            out.push(Output::ReadRefused(tokens));
+        }
+    }
+
+    pub(super) fn set_next_seq(&mut self, seq: Seq) {
+        self.next_seq = seq;
+    }
+
+    pub(super) fn halt(&mut self, why: String, out: &mut Vec<Output>) {
+        if !matches!(self.phase, Phase::Halted(_)) {
+            self.refuse_reads(out);
+            out.push(Output::Halt(why.clone()));
+            self.phase = Phase::Halted(why);
+        }
+    }
+}

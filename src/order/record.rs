@@ -1,0 +1,121 @@
+//! What the agreement keeps in the log. Kind numbers are never reused.
+//!
+//! | kind | record | says |
+//! |---|---|---|
+//! | 1 | `ViewEntered` | the view, and the first vote reserve in it (RULES 1) |
+//! | 2 | `Reserve` | WRITEs up to here may have been sent in this view |
+//! | 3 | `Prepared` | WRITE certificate (crash mode: the accepted proposal) with its batch |
+//! | 4 | `PreparedRef` | the same for a batch that an earlier record of this log holds |
+//! | 5 | `Mark` | a certified mark and the batch digests that lead to it (RULES 4) |
+//! | 6 | `Batch` | a decided batch learnt from others: no vote of ours |
+
+use crate::types::*;
+use crate::wire::codec::{Reader, Writer};
+use crate::wire::error::DecodeError;
+use crate::wire::messages::{Certificate, MarkCertificate};
+use bytes::Bytes;
+
+/// One record.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum OrderRecord {
+    ViewEntered { view: View, reserve: Seq },
+    Reserve { view: View, reserve: Seq },
+    Prepared { certificate: Certificate, batch: Bytes },
+    PreparedRef { certificate: Certificate },
+    Mark { mark: MarkCertificate, digests: Vec<Digest> },
+    Batch { seq: Seq, digest: Digest, batch: Bytes },
+}
+
+/// A record as the log stores it: header fields and payload parts.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// Kind number.
+    pub kind: u8,
+    /// Place, 0 if none.
+    pub seq: Seq,
+    /// View, 0 if none.
+    pub view: View,
+    /// The batch's digest, zero if none.
+    pub digest: Digest,
+    /// The payload in parts, so that a batch is not copied here.
+    pub payload: Vec<Bytes>,
+}
+
+impl OrderRecord {
+    /// For the log.
+    pub fn encode(&self) -> Encoded {
+        let mut w = Writer::default();
+        let (kind, seq, view, digest, tail) = match self {
+            Self::ViewEntered { view, reserve } => {
+                w.u64(reserve.0);
+                (1, Seq(0), *view, Digest::ZERO, None)
+            }
+            Self::Reserve { view, reserve } => {
+                w.u64(reserve.0);
+                (2, Seq(0), *view, Digest::ZERO, None)
+            }
+            Self::Prepared { certificate: c, batch } => {
+                c.write(&mut w);
+                (3, c.seq, c.view, c.digest, Some(batch.clone()))
+            }
+            Self::PreparedRef { certificate: c } => {
+                c.write(&mut w);
+                (4, c.seq, c.view, c.digest, None)
+            }
+            Self::Mark { mark, digests } => {
+                mark.write(&mut w);
+                digests.iter().for_each(|d| {
+                    w.raw(&d.0);
+                });
+                (5, mark.statement.seq, View(0), mark.statement.batches, None)
+            }
+            Self::Batch { seq, digest, batch } => (6, *seq, View(0), *digest, Some(batch.clone())),
+        };
+        let mut payload = Vec::with_capacity(2);
+        if !w.out.is_empty() {
+            payload.push(w.finish());
+        }
+        payload.extend(tail);
+        Encoded { kind, seq, view, digest, payload }
+    }
+
+    /// From the log. The log has checked its bytes; this checks their meaning.
+    pub fn decode(
+        kind: u8,
+        seq: Seq,
+        view: View,
+        digest: Digest,
+        payload: Bytes,
+    ) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(payload);
+        let record = match kind {
+            1 => Self::ViewEntered { view, reserve: Seq(r.u64()?) },
+            2 => Self::Reserve { view, reserve: Seq(r.u64()?) },
+            3 => Self::Prepared { certificate: Certificate::read(&mut r)?, batch: r.rest() },
+            4 => Self::PreparedRef { certificate: Certificate::read(&mut r)? },
+            5 => {
+                let mark = MarkCertificate::read(&mut r)?;
+                let mut digests = Vec::with_capacity(r.left() / 32);
+                while r.left() > 0 {
+                    digests.push(r.digest()?);
+                }
+                if digests.len() as u64 > mark.statement.seq.0 {
+                    return Err(DecodeError::BadValue);
+                }
+                Self::Mark { mark, digests }
+            }
+            6 => Self::Batch { seq, digest, batch: r.rest() },
+            _ => return Err(DecodeError::UnknownKind),
+        };
+        r.end()?;
+        let consistent = match &record {
+            Self::Prepared { certificate: c, .. } | Self::PreparedRef { certificate: c } => {
+                c.seq == seq && c.view == view && c.digest == digest
+            }
+            Self::Mark { mark, .. } => mark.statement.seq == seq,
+            _ => true,
+        };
+        if consistent { Ok(record) } else { Err(DecodeError::BadValue) }
+    }
+}

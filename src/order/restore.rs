@@ -1,0 +1,113 @@
+//! [core] From the log's records to an [`Orderer`].
+//!
+//! Only what a mark covers is executed from the log (RULES 8); places above it wait for the group: a decision, or a
+//! view change that chooses them again.
+
+use super::durable::{DurableState, Impossible};
+use super::interface::{Now, OrderConfig};
+use super::orderer::Orderer;
+use super::record::OrderRecord;
+use crate::types::*;
+use crate::wire::auth::Authenticator;
+use crate::wire::batch::Batch;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Reads records in order and hands out what may be executed.
+pub struct Replay {
+    auth: Authenticator,
+    durable: DurableState,
+    next_lsn: Lsn,
+    handed_out: Seq,
+    batches: BTreeMap<(Seq, Digest), Bytes>,
+}
+
+/// Why a log cannot be restored.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A record contradicts an earlier one.
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    /// A batch is not what its record says.
+    #[error("place {0}: the batch in the log does not have its digest")]
+    Batch(Seq),
+    /// No view was ever entered: `init` did not finish.
+    #[error("the log names no view: `init` did not finish")]
+    NoView,
+}
+
+impl Replay {
+    /// Before the first record.
+    pub fn new(auth: Authenticator) -> Self {
+        let durable = DurableState::new(auth.hasher);
+        Self { auth, durable, next_lsn: Lsn(1), handed_out: Seq(0), batches: BTreeMap::new() }
+    }
+
+    /// Takes the next record; gives the batches that a mark now covers, in sequence.
+    pub fn record(&mut self, record: &OrderRecord) -> Result<Vec<Batch>, RestoreError> {
+        let lsn = self.next_lsn;
+        self.next_lsn = lsn.next();
+        self.durable.apply(lsn, record)?;
+        match record {
+            OrderRecord::Prepared { certificate: c, batch } => {
+                self.batches.insert((c.seq, c.digest), batch.clone());
+            }
+            OrderRecord::Batch { seq, digest, batch } => {
+                self.batches.insert((*seq, *digest), batch.clone());
+            }
+            _ => {}
+        }
+        let mut ready = Vec::new();
+        while let Some(digest) = self.durable.digest(self.handed_out.next()) {
+            let seq = self.handed_out.next();
+            let noop = Batch::noop(&self.auth.hasher, seq);
+            let batch = match self.batches.get(&(seq, digest)) {
+                Some(bytes) => Batch::decode(&self.auth.hasher, seq, bytes.clone())
+                    .ok()
+                    .filter(|b| b.digest == digest)
+                    .ok_or(RestoreError::Batch(seq))?,
+                None if noop.digest == digest => noop,
+                None => break,
+            };
+            self.handed_out = seq;
+            ready.push(batch);
+        }
+        let keep_from = (self.handed_out.next(), Digest::ZERO);
+        if self.batches.first_key_value().is_some_and(|(k, _)| *k < keep_from) {
+            self.batches = self.batches.split_off(&keep_from);
+        }
+        Ok(ready)
+    }
+
+    /// Everything handed out has been executed up to here.
+    pub fn handed_out(&self) -> Seq {
+        self.handed_out
+    }
+
+    /// The durable state so far.
+    pub fn durable(&self) -> &DurableState {
+        &self.durable
+    }
+
+    /// The core, ready for its first input. All that was handed out is executed.
+    pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
+        if self.durable.view == View(0) {
+            return Err(RestoreError::NoView);
+        }
+        let mut batches = Vec::new();
+        for ((seq, digest), bytes) in self.batches {
+            let batch = Batch::decode(&self.auth.hasher, seq, bytes)
+                .ok()
+                .filter(|b| b.digest == digest)
+                .ok_or(RestoreError::Batch(seq))?;
+            batches.push(Arc::new(batch));
+        }
+        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+    }
+}
+
+/// What `init` appends to a fresh log: view 1 is entered, and no vote of it was ever sent (reserve 0).
+pub fn first_record() -> OrderRecord {
+    OrderRecord::ViewEntered { view: View::FIRST, reserve: Seq(0) }
+}
