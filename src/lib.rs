@@ -9,5 +9,8 @@ pub mod types;
 /// How many votes are enough.
 pub mod quorum;
 
+/// What is replicated: the service trait and the services that come with the crate.
+pub mod service;
+
 #[cfg(test)]
 mod quorum_tests;
