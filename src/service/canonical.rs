@@ -116,16 +116,17 @@ pub struct DigestWriter(Hasher);
 
 enum Hasher {
     Blake3(Box<blake3::Hasher>),
-    Ring(ring::digest::Context),
+    Ring(Box<ring::digest::Context>),
 }
 
 impl DigestWriter {
     /// A hash of nothing yet.
     pub fn new(algorithm: DigestAlgorithm) -> Self {
+        let ring = |hash| Hasher::Ring(Box::new(ring::digest::Context::new(hash)));
         Self(match algorithm {
             DigestAlgorithm::Blake3 => Hasher::Blake3(Box::default()),
-            DigestAlgorithm::Sha256 => Hasher::Ring(ring::digest::Context::new(&ring::digest::SHA256)),
-            DigestAlgorithm::Sha512 => Hasher::Ring(ring::digest::Context::new(&ring::digest::SHA512)),
+            DigestAlgorithm::Sha256 => ring(&ring::digest::SHA256),
+            DigestAlgorithm::Sha512 => ring(&ring::digest::SHA512),
         })
     }
 

@@ -20,10 +20,15 @@
 
 mod canonical;
 mod counter;
+mod key_value;
+mod key_value_tree;
 mod null;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
 pub use counter::Counter;
+pub use key_value::{
+    KEY_BYTES_MAX, KeyValueStore, KvOperation, KvReply, KvWrite, NotAReply, SCAN_BYTES_MAX, VALUE_BYTES_MAX,
+};
 pub use null::{NULL_REPLY_BYTES_MAX, NullService};
 
 use std::io::{self, Read, Write};
