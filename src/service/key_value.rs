@@ -356,6 +356,12 @@ impl KeyValueStore {
         self.tree.entries()
     }
 
+    /// Panics if the tree is not in order.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.tree.check();
+    }
+
     fn get(&self, mut input: Input<'_>) -> Result<QueryReply, Refused> {
         let key = input.key()?;
         input.end()?;

@@ -7,7 +7,7 @@
 //! - time and randomness come from the [`Context`] only: they were agreed on with the batch;
 //! - no iteration order of a hash map, no pointer values, no capacity, no thread timing, no floats, nothing read from the machine;
 //! - canonical bytes ([`Snapshot::write_to`]): equal states write equal bytes, whatever history led to them. Ordered maps, fixed
-//!   endianness, lengths first. ([`CanonicalReader`] and [`DigestWriter`] help.)
+//!   endianness, lengths first. ([`CanonicalReader`] and [`DigestWriter`] help, [`conformance`] checks.)
 //!
 //! # Errors
 //! An operation is a client's bytes: anything may stand in them. A service answers what it cannot do with a reply of its own that says
@@ -19,6 +19,8 @@
 //! the answers of several replicas (RULES 9).
 
 mod canonical;
+/// Checks of the contract, for the tests of services.
+pub mod conformance;
 mod counter;
 mod key_value;
 mod key_value_tree;
@@ -30,6 +32,11 @@ pub use key_value::{
     KEY_BYTES_MAX, KeyValueStore, KvOperation, KvReply, KvWrite, NotAReply, SCAN_BYTES_MAX, VALUE_BYTES_MAX,
 };
 pub use null::{NULL_REPLY_BYTES_MAX, NullService};
+
+#[cfg(test)]
+mod key_value_tests;
+#[cfg(test)]
+mod service_tests;
 
 use std::io::{self, Read, Write};
 
