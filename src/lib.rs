@@ -9,6 +9,9 @@ pub mod types;
 /// How many votes are enough.
 pub mod quorum;
 
+/// Decided batches become service calls and replies, each operation once.
+pub mod execute;
+
 /// What is replicated: the service trait and the services that come with the crate.
 pub mod service;
 
