@@ -15,5 +15,11 @@ pub mod wire;
 /// Requests → one decided sequence of batches.
 pub mod order;
 
+/// Decided batches → service calls, in sequence: the session table that keeps every request executed once.
+pub mod execute;
+
+/// What is replicated: the service trait, the key-value store, the null service of the micro-benchmarks, a counter.
+pub mod service;
+
 #[cfg(test)]
 mod quorum_tests;

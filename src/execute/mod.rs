@@ -1,0 +1,7 @@
+//! Decided batches become replies: each operation once, in the order of the batches.
+
+/// Sessions of clients: which request is next, and the replies to those before.
+pub mod client_table;
+
+#[cfg(test)]
+mod client_table_tests;
