@@ -9,5 +9,13 @@ pub mod types;
 /// How many votes are enough.
 pub mod quorum;
 
+/// One file for all replicas and clients, checked once.
+pub mod config;
+
+/// Bytes as hexadecimal text.
+pub mod hex;
+
+#[cfg(test)]
+mod config_tests;
 #[cfg(test)]
 mod quorum_tests;
