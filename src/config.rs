@@ -197,8 +197,14 @@ pub struct ClientEntry {
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $word)] $variant),+ }
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,7 +217,10 @@ macro_rules! word {
             fn from_str(word: &str) -> Result<Self, String> {
                 match word {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err(format!("`{word}` is none of {}", [$($word),+].join(", "))),
+                    _ => {
+                        let known = [$(concat!("`", $word, "`")),+].join(", ");
+                        Err(format!("`{}` is unknown, expected {known}", word.escape_debug()))
+                    }
                 }
             }
         }
@@ -856,8 +865,8 @@ pub(crate) fn split_address(address: &str) -> Result<(&str, u16), &'static str> 
     }
     if let Some(inner) = host.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or("has a bracket that does not close")?;
-        inner.parse::<std::net::Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
-        return Ok((host, port));
+        let ip = inner.parse::<std::net::Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
+        return if ip.is_unspecified() { Err(UNREACHABLE) } else { Ok((host, port)) };
     }
     if host.contains(':') {
         return Err("has an IPv6 address without brackets");
@@ -866,8 +875,12 @@ pub(crate) fn split_address(address: &str) -> Result<(&str, u16), &'static str> 
     if host.len() > 253 || !host.chars().all(fits) {
         return Err("has a host that is neither a name nor an address");
     }
-    if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') && host.parse::<std::net::Ipv4Addr>().is_err() {
-        return Err("has an IPv4 address that is none");
+    if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let ip = host.parse::<std::net::Ipv4Addr>().map_err(|_| "has an IPv4 address that is none")?;
+        return if ip.is_unspecified() { Err(UNREACHABLE) } else { Ok((host, port)) };
     }
     Ok((host, port))
 }
+
+/// An address in this file is the one that others dial.
+const UNREACHABLE: &str = "has a host that others cannot reach";
