@@ -206,6 +206,11 @@ macro_rules! word {
             }
         }
 
+        impl $name {
+            /// The words of the file and the command line, the default one first.
+            pub const WORDS: &[&str] = &[$($word),+];
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$variant => $word),+ })

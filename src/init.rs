@@ -26,7 +26,7 @@ pub struct InitOptions {
     pub replicas: u32,
     /// What faulty replicas may do.
     pub model: FaultModel,
-    /// Faults to bear; `None`: the most that `replicas` allows.
+    /// Faults to bear; `None`: the most that `replicas` allows, refused if that is none.
     pub f: Option<u32>,
     /// `host:port` of replica 0; replica i listens on port + i.
     pub listen: String,
@@ -159,6 +159,13 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
     if n > REPLICAS_MAX {
         return Err(refusal(format!("--replicas: {n} are more than the {REPLICAS_MAX} a group may have")));
     }
+    let most = Group::most_faults(options.model, n);
+    if options.f.is_none() && most == 0 {
+        let needed = if options.model == FaultModel::Byzantine { 4 } else { 3 };
+        let message =
+            format!("--replicas: {n} bear no fault in this model: ask for {needed} or more, or say --f 0");
+        return Err(refusal(message));
+    }
     let addresses = addresses(&options.listen, n)?;
     for name in &options.clients {
         check_client_name(name).map_err(|why| refusal(format!("--client: {why}")))?;
@@ -174,7 +181,7 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
     let config = Config::new(Settings {
         cluster,
         model: options.model,
-        f: options.f.unwrap_or(Group::most_faults(options.model, n)),
+        f: options.f.unwrap_or(most),
         transport: options.transport,
         client_auth: options.client_auth.unwrap_or(ClientAuth::default_for(options.model)),
         digest: options.digest,

@@ -192,7 +192,7 @@ fn options_that_cannot_be_are_refused_before_anything_is_made() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("data");
     type Change = fn(&mut InitOptions);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 13] = [
         (
             |o| o.listen = "127.0.0.1:65533".into(),
             "replica 3 would listen on port 65536: choose 65532 or lower",
@@ -201,7 +201,8 @@ fn options_that_cannot_be_are_refused_before_anything_is_made() {
         (|o| o.listen = "127.0.0.1:0".into(), "1 to 65535"),
         (|o| o.listen = "0.0.0.0:7400".into(), "others cannot reach"),
         (|o| o.f = Some(2), "4 replicas bear at most 1 byzantine faults, not 2"),
-        (|o| o.replicas = 0, "at least one"),
+        (|o| o.replicas = 3, "3 bear no fault in this model: ask for 4 or more, or say --f 0"),
+        (|o| (o.replicas, o.f) = (0, Some(0)), "at least one"),
         (|o| o.replicas = u32::MAX, "more than the 64"),
         (|o| o.clients = vec!["a/b".into()], "cannot be a client's name"),
         (|o| o.clients = vec!["a".into(), "a".into()], "the name a already"),
