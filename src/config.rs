@@ -73,8 +73,8 @@ pub struct Settings {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Bytes at which a batch closes; a larger single request makes a batch alone. Default 1,048,576 (1 MiB), minimum
-    /// 4096, maximum 67,108,864 (64 MiB).
+    /// Bytes at which a batch closes, counted as encoded: operations, headers and authenticators. A larger single
+    /// request makes a batch alone. Default 1,048,576 (1 MiB), minimum 4096, maximum 33,554,432 (32 MiB).
     pub batch_bytes: usize,
     /// Requests at which a batch closes. Default 4096, minimum 1, maximum 65,536.
     pub batch_requests: usize,
@@ -84,7 +84,7 @@ pub struct Limits {
     pub window: u64,
     /// Slots from one mark to the next. Default 64, minimum 1, maximum `window / 2`.
     pub mark_interval: u64,
-    /// Bytes of the operation in one request. Default 4,194,304 (4 MiB), minimum 1024, maximum 67,108,864 (64 MiB).
+    /// Bytes of the operation in one request. Default 4,194,304 (4 MiB), minimum 1024, maximum 33,554,432 (32 MiB).
     pub request_bytes: usize,
     /// Milliseconds by which a proposed time may differ from a follower's clock. Default 10,000, minimum 100, maximum
     /// 86,400,000 (one day).
@@ -109,9 +109,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Bytes of operations that the largest valid batch carries: one request may be larger than `batch_bytes`.
+    /// Bytes of the largest valid batch as encoded: one request may be larger than `batch_bytes`.
     pub fn largest_batch_bytes(&self) -> usize {
-        self.batch_bytes.max(self.request_bytes)
+        self.batch_bytes.max(self.request_bytes + REQUEST_OVERHEAD_BYTES)
     }
 }
 
@@ -119,7 +119,7 @@ impl Limits {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogLimits {
-    /// MiB of one segment file. Default 64, minimum 1, maximum 4096; it must hold the largest batch and 1 MiB more.
+    /// MiB of one segment file. Default 64, minimum 1, maximum 2048; it must hold the largest batch and 1 MiB more.
     pub segment_mib: u64,
     /// MiB all segments may take together; when they are full, the log takes no new work and says so. Default 32,768
     /// (32 GiB), minimum 4 segments, maximum 16,777,216 (16 TiB).
@@ -128,10 +128,12 @@ pub struct LogLimits {
     pub io: LogIo,
     /// Group writes submitted and not completed at a time. Default 4, minimum 1, maximum 64.
     pub writes_in_flight: u32,
-    /// KiB at which a group write closes; a larger single record makes a group alone. Default 1024, minimum 4, maximum
-    /// one segment.
+    /// KiB at which a group write closes. Default 1024, minimum 4, maximum 1024, a multiple of 4.
     pub group_kib: u64,
     /// Segments kept ready, filled with zeros, ahead of the one being written. Default 2, minimum 1; with the one
+    /// being written they must fit into `bytes_max_mib`.
+    pub spare_segments: u32,
+    /// Segments that must be ready before a replica says that it has started: for benchmarks. Default 0; with the one
     /// being written they must fit into `bytes_max_mib`.
     pub prefill_segments: u32,
 }
@@ -144,7 +146,8 @@ impl Default for LogLimits {
             io: LogIo::Auto,
             writes_in_flight: 4,
             group_kib: 1024,
-            prefill_segments: 2,
+            spare_segments: 2,
+            prefill_segments: 0,
         }
     }
 }
@@ -328,6 +331,9 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Client ids lie below this; see [`ClientId::of_replica`].
 const CLIENT_IDS: u32 = 1 << 31;
 
+/// Room for what stands around an operation in a batch of one request: headers, signature or MAC vector.
+pub const REQUEST_OVERHEAD_BYTES: usize = 4096;
+
 /// Room in a segment for what stands around the largest batch: headers, certificate, control snapshot.
 const SEGMENT_OVERHEAD_BYTES: u64 = 1 << 20;
 
@@ -418,6 +424,7 @@ impl Config {
         changed(&mut log, "io", format!("\"{}\"", now.io), format!("\"{}\"", usual.io));
         changed(&mut log, "writes_in_flight", now.writes_in_flight, usual.writes_in_flight);
         changed(&mut log, "group_kib", now.group_kib, usual.group_kib);
+        changed(&mut log, "spare_segments", now.spare_segments, usual.spare_segments);
         changed(&mut log, "prefill_segments", now.prefill_segments, usual.prefill_segments);
         for (table, lines) in [("limits", limits), ("log", log)] {
             if !lines.is_empty() {
@@ -820,9 +827,9 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
 
     range(top, "view_timeout_ms", "milliseconds", settings.view_timeout_ms, 50, 3_600_000)?;
 
-    range(in_limits, "batch_bytes", "bytes", limits.batch_bytes as u64, 4096, 64 << 20)?;
+    range(in_limits, "batch_bytes", "bytes", limits.batch_bytes as u64, 4096, 32 << 20)?;
     range(in_limits, "batch_requests", "requests", limits.batch_requests as u64, 1, 1 << 16)?;
-    range(in_limits, "request_bytes", "bytes", limits.request_bytes as u64, 1024, 64 << 20)?;
+    range(in_limits, "request_bytes", "bytes", limits.request_bytes as u64, 1024, 32 << 20)?;
     range(in_limits, "window", "slots", limits.window, 2, 1 << 16)?;
     range(in_limits, "mark_interval", "slots (half the window)", limits.mark_interval, 1, limits.window / 2)?;
     range(
@@ -836,7 +843,7 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
     range(in_limits, "clock_skew_ms", "milliseconds", limits.clock_skew_ms, 100, 86_400_000)?;
     range(in_limits, "sessions_per_client", "sessions", u64::from(limits.sessions_per_client), 1, 1 << 16)?;
 
-    range(in_log, "segment_mib", "MiB", log.segment_mib, 1, 4096)?;
+    range(in_log, "segment_mib", "MiB", log.segment_mib, 1, 2048)?;
     let needed = limits.largest_batch_bytes() as u64 + SEGMENT_OVERHEAD_BYTES;
     if log.segment_bytes() < needed {
         let mib = needed.div_ceil(1 << 20);
@@ -855,9 +862,16 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
         16 << 20,
     )?;
     range(in_log, "writes_in_flight", "writes", u64::from(log.writes_in_flight), 1, 64)?;
-    range(in_log, "group_kib", "KiB (one segment)", log.group_kib, 4, log.segment_mib << 10)?;
+    range(in_log, "group_kib", "KiB", log.group_kib, 4, 1024)?;
+    if !log.group_kib.is_multiple_of(4) {
+        return Err(in_log(
+            "group_kib",
+            format!("{} is no multiple of 4: a group fills blocks of 4 KiB", log.group_kib),
+        ));
+    }
     let ahead_max = log.bytes_max_mib / log.segment_mib - 1;
-    range(in_log, "prefill_segments", "segments", u64::from(log.prefill_segments), 1, ahead_max)
+    range(in_log, "spare_segments", "segments", u64::from(log.spare_segments), 1, ahead_max)?;
+    range(in_log, "prefill_segments", "segments", u64::from(log.prefill_segments), 0, ahead_max)
 }
 
 /// Host and port of `host:port`, or what is wrong with it.

@@ -86,14 +86,15 @@ fn a_written_configuration_reads_back_equal() {
         io: LogIo::Threads,
         writes_in_flight: 1,
         group_kib: 64,
-        prefill_segments: 1,
+        spare_segments: 1,
+        prefill_segments: 3,
     };
     let config = Config::new(settings).unwrap();
     assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
     assert_eq!(config.log.segment_bytes(), 3 << 20);
     assert_eq!(config.log.bytes_max(), 12 << 20);
     assert_eq!(config.log.group_bytes(), 64 << 10);
-    assert_eq!(config.limits.largest_batch_bytes(), 5000);
+    assert_eq!(config.limits.largest_batch_bytes(), 1024 + 4096);
     assert_eq!(config.client_named("bob").unwrap().id, ClientId(3));
     assert_eq!(config.client(ClientId(7)).unwrap().name, "alice");
 }
@@ -276,23 +277,25 @@ fn numbers_out_of_bounds_are_refused_with_the_bounds() {
     let cases = [
         ("", "view_timeout_ms", 49, "50 to 3600000 milliseconds"),
         ("", "view_timeout_ms", 3_600_001, "50 to 3600000 milliseconds"),
-        ("limits", "batch_bytes", 4095, "4096 to 67108864 bytes"),
+        ("limits", "batch_bytes", 4095, "4096 to 33554432 bytes"),
         ("limits", "batch_requests", 0, "1 to 65536 requests"),
-        ("limits", "request_bytes", 1 << 30, "1024 to 67108864 bytes"),
+        ("limits", "request_bytes", 1 << 30, "1024 to 33554432 bytes"),
         ("limits", "window", 1, "2 to 65536 slots"),
         ("limits", "mark_interval", 129, "1 to 128 slots"),
         ("limits", "mark_interval", 0, "1 to 128 slots"),
         ("limits", "instances_open", 129, "1 to 128 instances"),
         ("limits", "clock_skew_ms", 0, "100 to 86400000 milliseconds"),
         ("limits", "sessions_per_client", 0, "1 to 65536 sessions"),
-        ("log", "segment_mib", 0, "1 to 4096 MiB"),
-        ("log", "segment_mib", 4, "5 MiB are needed"),
+        ("log", "segment_mib", 0, "1 to 2048 MiB"),
+        ("log", "segment_mib", 5, "6 MiB are needed"),
         ("log", "bytes_max_mib", 255, "256 to 16777216 MiB"),
         ("log", "writes_in_flight", 65, "1 to 64 writes"),
-        ("log", "group_kib", 3, "4 to 65536 KiB"),
-        ("log", "group_kib", 65537, "4 to 65536 KiB"),
-        ("log", "prefill_segments", 0, "1 to 511 segments"),
-        ("log", "prefill_segments", 512, "1 to 511 segments"),
+        ("log", "group_kib", 3, "4 to 1024 KiB"),
+        ("log", "group_kib", 1025, "4 to 1024 KiB"),
+        ("log", "group_kib", 1022, "multiple of 4"),
+        ("log", "spare_segments", 0, "1 to 511 segments"),
+        ("log", "spare_segments", 512, "1 to 511 segments"),
+        ("log", "prefill_segments", 512, "0 to 511 segments"),
     ];
     for (table, key, value, bounds) in cases {
         let (head, name) = match table {
