@@ -167,6 +167,15 @@ fn every_beginning_of_a_file_is_refused_or_complete_and_never_panics() {
 }
 
 #[test]
+fn deep_nesting_is_refused_without_exhausting_the_stack() {
+    for open in ["[", "{ a = ", "[["] {
+        refusal(&format!("cluster = {}", open.repeat(200_000)));
+    }
+    refusal(&format!("[{}a]", "a.".repeat(200_000)));
+    refusal(&"[[a]]\n".repeat(100_000));
+}
+
+#[test]
 fn hexadecimal_values_are_refused_without_being_repeated() {
     let bad = text("crash", 3, "", "").replace(&"0a".repeat(16), "beef");
     refused_at(&bad, "\"beef\"", &["32 hexadecimal digits", "found 4"]);
