@@ -9,5 +9,13 @@ pub mod types;
 /// How many votes are enough.
 pub mod quorum;
 
+/// Ed25519 keys: who we are on links and in signatures.
+pub mod identity;
+
+/// Sockets: bytes in and out; knows frames, not messages.
+pub mod net;
+
+#[cfg(test)]
+mod identity_tests;
 #[cfg(test)]
 mod quorum_tests;
