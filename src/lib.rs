@@ -42,5 +42,13 @@ mod config_tests;
 mod init_tests;
 #[cfg(test)]
 mod keys_tests;
+/// Ed25519 keys: who we are on links and in signatures.
+pub mod identity;
+
+/// Sockets: bytes in and out; knows frames, not messages.
+pub mod net;
+
+#[cfg(test)]
+mod identity_tests;
 #[cfg(test)]
 mod quorum_tests;
