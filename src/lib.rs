@@ -6,6 +6,9 @@
 /// Ids, positions, digests, times.
 pub mod types;
 
+/// Durability: records that survive power loss.
+pub mod log;
+
 /// How many votes are enough.
 pub mod quorum;
 

@@ -1,0 +1,642 @@
+//! DURABILITY: records of opaque kind that survive power loss, and the proof that they do.
+//!
+//! The promise: once [`LogEvent::Persisted`] names an [`Lsn`], that record and every one before it is read back by the
+//! next [`open`], whatever happens to process, kernel or power. It rests on this: the device keeps what it acknowledged
+//! to a synchronous direct write (O_DIRECT | O_DSYNC, which the kernel turns into a cache flush or FUA), and a
+//! sector that is not being written keeps its bytes. Nothing is promised of the order in which writes in flight
+//! reach the disk, or of how a write is torn.
+//!
+//! What was appended and not reported may survive or not, but survivors are a prefix: nothing is skipped, and what a
+//! recovery did not return never comes back.
+//!
+//! Flow: `append` queues → the log thread ([`stage`](self)) packs a group and submits it → the longest contiguous
+//! prefix of completed writes is reported → a [`DurableGate`] releases what waited for it.
+
+mod buffers;
+mod check;
+mod error;
+mod gate;
+mod group;
+mod layout;
+mod options;
+mod reader;
+mod recovery;
+mod scan;
+mod segments;
+mod stage;
+mod storage;
+mod sys;
+mod writer;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod io_error_tests;
+#[cfg(test)]
+mod log_tests;
+#[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
+mod test_disk;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use ring::rand::SecureRandom;
+
+pub use check::{DiskReport, DiskSpeed, disk_check};
+pub use error::{Damage, LogError, LogFailed};
+pub use gate::{Durable, DurableGate, Persisted};
+pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
+pub use reader::LogReader;
+pub use stage::{LogEvent, LogStats};
+
+use buffers::AlignedBuffer;
+use group::{Packer, Prefix, Queued};
+use layout::{
+    BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader, record_bytes,
+};
+use reader::Index;
+use scan::{Place, Scan};
+use segments::{Maker, UNFINISHED, make_segment, segment_name, segment_number};
+use stage::{Bounds, Mail, Shared, Stage};
+use storage::{Disk, RealDisk};
+use sys::EventFd;
+use writer::{ThreadsWriter, UringWriter, Writer};
+
+use crate::types::{Digest, Lsn, Seq, View};
+
+/// How long a full disk is left alone before the next try to make a segment.
+const RETRY_SEGMENT: Duration = Duration::from_secs(1);
+
+/// Creates an empty log in `opts.dir`, which is made if it is missing. Only `init` calls this.
+/// Errors: [`LogError::AlreadyFormatted`] if there is one; a full or read-only disk; a file system in memory.
+pub fn format(opts: &LogOptions) -> Result<(), LogError> {
+    opts.check()?;
+    let dir = &opts.dir;
+    std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, "create", e))?;
+    let _lock = lock(dir)?;
+    let disk = real_disk(opts)?;
+    format_on(&*disk, opts)?;
+    // The directory's own name, too.
+    let parent = dir.canonicalize().ok().and_then(|d| d.parent().map(Path::to_path_buf));
+    match parent.map(File::open) {
+        Some(Ok(parent)) => parent.sync_all().map_err(|e| LogError::io(dir, "sync", e)),
+        _ => Ok(()),
+    }
+}
+
+fn format_on(disk: &dyn Disk, opts: &LogOptions) -> Result<(), LogError> {
+    let names = disk.list().map_err(|e| LogError::io(&opts.dir, "list", e))?;
+    if names.iter().any(|name| segment_number(name).is_some()) {
+        return Err(LogError::AlreadyFormatted(opts.dir.clone()));
+    }
+    let header = SegmentHeader {
+        cluster: opts.cluster,
+        replica: opts.replica,
+        number: 1,
+        salt: random_salt(),
+        first_lsn: Lsn(1),
+        start: 0,
+        durable_lsn: Lsn(0),
+        life: 0,
+        chain: [0; 16],
+        segment_bytes: opts.segment_bytes,
+        in_flight_bytes: opts.in_flight_bytes() as u32,
+    };
+    make_segment(disk, 1, opts.segment_bytes, Some(&header), &AtomicBool::new(false))
+        .map(drop)
+        .map_err(|e| LogError::io(&opts.dir, "create the first segment", e))
+}
+
+/// Opens the log in `opts.dir` for this process alone and streams every surviving record of the caller, in order, to
+/// `on_record`. Nothing is changed on disk before [`OpenLog::start`].
+///
+/// A torn tail is no error (see [`RecoveryReport::torn_bytes`]). Errors: damage is found only behind the last good
+/// record, so `on_record` may have seen records when [`LogError::Damaged`] comes; [`LogError::Refused`] when `on_record`
+/// returns words of refusal; else as [`LogError`] lists them.
+pub fn open(
+    opts: LogOptions,
+    on_record: &mut dyn FnMut(ScannedRecord) -> Result<(), String>,
+) -> Result<OpenLog, LogError> {
+    opts.check()?;
+    if !opts.dir.is_dir() {
+        return Err(LogError::NotFormatted(opts.dir));
+    }
+    let lock = lock(&opts.dir)?;
+    let disk = real_disk(&opts)?;
+    let mut open = open_on(disk, opts, on_record)?;
+    open.lock = Some(lock);
+    Ok(open)
+}
+
+fn open_on(
+    disk: Arc<dyn Disk>,
+    opts: LogOptions,
+    on_record: &mut dyn FnMut(ScannedRecord) -> Result<(), String>,
+) -> Result<OpenLog, LogError> {
+    let expect = Some((opts.cluster, opts.replica));
+    let scan = scan::scan(&disk, &opts.dir, expect, true, &mut |header, payload, _| {
+        if header.is_own() {
+            return Ok(());
+        }
+        on_record(reader::scanned(header, payload)).map_err(|why| LogError::Refused { lsn: header.lsn, why })
+    })?;
+    scan.damage(&opts.dir)?;
+    let report = RecoveryReport::of(&scan);
+    Ok(OpenLog { disk, opts, scan, report, lock: None })
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The last surviving record; every one up to it is durable. 0 = none.
+    pub last_lsn: Lsn,
+    /// Surviving records of the caller.
+    pub records: u64,
+    /// Bytes of records and padding in use.
+    pub log_bytes: u64,
+    /// Bytes behind the last good record that the last run left unfinished; cut by `start`.
+    pub torn_bytes: u64,
+    /// Starts of this log so far.
+    pub boot_epoch: u32,
+    /// The highest lsn that was known durable when something readable was written.
+    pub durable_lsn: Lsn,
+    /// Segments in use.
+    pub segments: usize,
+    /// Zero-filled segments ready.
+    pub spare_segments: usize,
+}
+
+impl RecoveryReport {
+    fn of(scan: &Scan) -> Self {
+        Self {
+            last_lsn: scan.findings.last,
+            records: scan.records,
+            log_bytes: scan.log_bytes,
+            torn_bytes: scan.findings.suffix_bytes,
+            boot_epoch: scan.end.boot_epoch,
+            durable_lsn: scan.findings.durable,
+            segments: scan.segments.len(),
+            spare_segments: scan.spares.len(),
+        }
+    }
+}
+
+/// A log that was read and not yet written.
+pub struct OpenLog {
+    disk: Arc<dyn Disk>,
+    opts: LogOptions,
+    scan: Scan,
+    report: RecoveryReport,
+    lock: Option<File>,
+}
+
+type NewWriter = Box<dyn FnOnce(Arc<EventFd>) -> std::io::Result<Box<dyn Writer>> + Send>;
+
+impl OpenLog {
+    /// What the scan found.
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Cuts a torn tail, writes the boot record, fills `prefill_segments`, starts the log thread.
+    /// `events` is called on that thread. Errors: a failed write, a full disk, no io_uring where it was demanded.
+    pub fn start(self, events: Box<dyn Fn(LogEvent) + Send + Sync>) -> Result<(Log, LogReader), LogError> {
+        let (backend, new_writer) = choose_backend(&*self.disk, &self.opts)?;
+        self.start_on(events, backend, new_writer, RETRY_SEGMENT, Stage::TRAILER_AFTER)
+    }
+
+    fn start_on(
+        mut self,
+        events: stage::Events,
+        backend: String,
+        new_writer: NewWriter,
+        retry: Duration,
+        trailer_after: Duration,
+    ) -> Result<(Log, LogReader), LogError> {
+        self.cut()?;
+        let packer = self.boot()?;
+        let Self { disk, opts, mut scan, lock, .. } = self;
+        let io = |what| {
+            let dir = opts.dir.clone();
+            move |e| LogError::io(&dir, what, e)
+        };
+        let mut spares: std::collections::VecDeque<_> = scan.spares.drain(..).collect();
+        while spares.len() < opts.prefill_segments {
+            let number = spares.back().map_or(packer.end.segment, |(n, _)| *n) + 1;
+            let file = make_segment(&*disk, number, opts.segment_bytes, None, &AtomicBool::new(false))
+                .map_err(io("fill a segment"))?;
+            spares.push_back((number, file));
+        }
+        let last = disk.open(&segment_name(packer.end.segment)).map_err(io("open"))?;
+        let used: u64 = scan.segments.iter().map(|s| s.bytes()).sum();
+        let files_bytes = used + spares.iter().map(|(_, file)| file.bytes()).sum::<u64>();
+        let index = Arc::new(Index {
+            segments: RwLock::new(scan.segments),
+            durable: AtomicU64::new(scan.findings.last.0),
+        });
+        let mut stats = LogStats::new();
+        stats.spare_segments = spares.len();
+        let shared = Arc::new(Shared {
+            mail: Mutex::new(Mail::default()),
+            wake: Arc::new(EventFd::new().map_err(io("make an eventfd"))?),
+            queued_bytes: AtomicUsize::new(0),
+            room_bytes: AtomicI64::new(0),
+            room: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
+            stats: Mutex::new(stats),
+            index: index.clone(),
+        });
+        let made = shared.clone();
+        let maker = Maker::start(disk, retry, move |report| {
+            let wake = made.clone();
+            made.post(|mail| mail.made.push(report));
+            wake.wake.signal();
+        })
+        .map_err(io("start a thread"))?;
+        let bounds = Bounds {
+            segment_bytes: opts.segment_bytes,
+            bytes_max: opts.bytes_max,
+            spare_segments: opts.spare_segments,
+            group_bytes_max: opts.group_bytes_max,
+            writes_in_flight_max: opts.writes_in_flight_max,
+            record_bytes_max: opts.record_bytes_max,
+        };
+        let next = scan.findings.last.next();
+        let stage = Stage {
+            shared: shared.clone(),
+            events,
+            bounds,
+            packer,
+            prefix: Prefix::new(scan.findings.last),
+            file: last,
+            header: SegmentHeader { in_flight_bytes: opts.in_flight_bytes() as u32, ..scan.header },
+            spares,
+            orders: maker.orders(),
+            files_bytes,
+            salt: Box::new(random_salt),
+            trailer_after,
+        };
+        shared.room_bytes.store(stage.room_bytes(false), Ordering::Release);
+        let thread = start_thread(stage, new_writer).map_err(io("start the log thread"))?;
+        let reader = LogReader { index, dir: opts.dir.as_path().into() };
+        let log = Log {
+            shared,
+            next,
+            bounds,
+            queued_bytes_max: opts.queued_bytes_max,
+            backend,
+            thread: Some(thread),
+            maker: Some(maker),
+            _lock: lock,
+        };
+        Ok((log, reader))
+    }
+
+    /// Makes what lies behind the last good record unreadable for ever. Done again from the start if it is
+    /// interrupted: it only ever removes evidence that was judged torn.
+    fn cut(&mut self) -> Result<(), LogError> {
+        let io = |what| {
+            let dir = self.opts.dir.clone();
+            move |e| LogError::io(&dir, what, e)
+        };
+        // From the highest number down, so that no gap ever shows.
+        for name in self.scan.discard.drain(..).rev() {
+            self.disk.remove(&name).map_err(io("remove a torn segment"))?;
+        }
+        let names = self.disk.list().map_err(io("list"))?;
+        if names.iter().any(|name| name == UNFINISHED) {
+            self.disk.remove(UNFINISHED).map_err(io("remove an unfinished segment"))?;
+        }
+        self.disk.sync_dir().map_err(io("sync"))?;
+        let file = self.disk.open(&segment_name(self.scan.end.segment)).map_err(io("open"))?;
+        let zeros = AlignedBuffer::new(1 << 20);
+        let mut at = self.scan.end.offset;
+        while at < self.scan.zero_to {
+            let n = zeros.len().min(self.scan.zero_to - at);
+            file.write(&zeros[..n], at as u64, true).map_err(io("cut the torn tail"))?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Writes the boot record and waits for it: from then on its in-flight limit holds, and what an earlier run left
+    /// belongs to an earlier epoch.
+    fn boot(&mut self) -> Result<Packer, LogError> {
+        let mut end = self.scan.end.clone();
+        let path = self.opts.dir.join(segment_name(end.segment));
+        let epoch = end.boot_epoch.checked_add(1);
+        end.boot_epoch = epoch.ok_or_else(|| LogError::Options("this log was started 2^32 times".into()))?;
+        let payload = BootPayload { in_flight_bytes: self.opts.in_flight_bytes().into() };
+        let payload = Bytes::copy_from_slice(zerocopy::IntoBytes::as_bytes(&payload));
+        let record = Record {
+            kind: KIND_BOOT,
+            seq: Seq(0),
+            view: View(0),
+            digest: Digest::ZERO,
+            payload: vec![payload],
+        };
+        let queued = Queued { lsn: end.lsn, record };
+        let mut packer = Packer::new(end);
+        let mut buffer = AlignedBuffer::new(DATA_START);
+        if packer.end.left() < queued.bytes() {
+            self.next_segment(&mut packer, &mut buffer, &path)?;
+        }
+        let number = packer.end.segment;
+        let offset = packer.end.offset;
+        let durable = self.scan.findings.last;
+        let filled = packer.fill(&mut [queued].into(), &mut buffer[..BLOCK_BYTES], durable);
+        let file = self.disk.open(&segment_name(number)).map_err(|e| LogError::io(&path, "open", e))?;
+        file.write(&buffer[..filled.bytes], offset as u64, true)
+            .map_err(|e| LogError::io(&path, "write the boot record", e))?;
+        let index = self.scan.segments.last_mut().expect("a segment is in use");
+        index.add_forced(durable.next(), offset);
+        Ok(packer)
+    }
+
+    /// The last segment is full to its last block: the boot record goes into the next.
+    fn next_segment(&mut self, packer: &mut Packer, buffer: &mut [u8], path: &Path) -> Result<(), LogError> {
+        let io = |e| LogError::io(path, "make the next segment", e);
+        let file = if self.scan.spares.is_empty() {
+            let number = packer.end.segment + 1;
+            make_segment(&*self.disk, number, self.opts.segment_bytes, None, &AtomicBool::new(false))
+                .map_err(io)?
+        } else {
+            self.scan.spares.remove(0).1
+        };
+        let salt = random_salt();
+        let of = SegmentHeader { in_flight_bytes: self.opts.in_flight_bytes() as u32, ..self.scan.header };
+        let header = packer.end.rotate(salt, file.bytes() as usize, &of, self.scan.findings.last);
+        header.encode_both(buffer);
+        file.write(&buffer[..DATA_START], 0, true).map_err(io)?;
+        self.scan.segments.push(reader::SegmentIndex::new(header.number, salt, header.first_lsn, file));
+        Ok(())
+    }
+}
+
+fn start_thread(stage: Stage, new_writer: NewWriter) -> std::io::Result<JoinHandle<()>> {
+    let wake = stage.shared.wake.clone();
+    let (ready, wait) = crossbeam::channel::bounded(1);
+    // The ring belongs to the thread that makes it.
+    let run = move || match new_writer(wake) {
+        Ok(writer) => {
+            let _ = ready.send(Ok(()));
+            stage.run(writer);
+        }
+        Err(e) => {
+            let _ = ready.send(Err(e));
+        }
+    };
+    let thread = std::thread::Builder::new().name("log".into()).spawn(run)?;
+    wait.recv().unwrap_or_else(|_| Err(std::io::Error::other("the log thread ended at its start")))?;
+    Ok(thread)
+}
+
+/// Why a record was not taken. It is in [`AppendError::record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendRefusal {
+    /// `queued_bytes_max` would be passed: wait for the next `Persisted`.
+    Full,
+    /// The log's bound or the disk's end is near: wait for `Room(true)`.
+    NoRoom,
+    /// Above `record_bytes_max`.
+    TooLarge,
+    /// A write failed; nothing is taken any more.
+    Failed,
+}
+
+/// A record that was not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("the log does not take a record: {why:?}")]
+pub struct AppendError {
+    /// The cause.
+    pub why: AppendRefusal,
+    /// What was to be appended.
+    pub record: Record,
+}
+
+/// The appending end of a running log. Dropping it stops the log as [`Log::stop`] does.
+pub struct Log {
+    shared: Arc<Shared>,
+    next: Lsn,
+    bounds: Bounds,
+    queued_bytes_max: usize,
+    backend: String,
+    thread: Option<JoinHandle<()>>,
+    maker: Option<Maker>,
+    _lock: Option<File>,
+}
+
+impl Log {
+    /// The number that the next record gets.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// Queues a record for the next group and returns its number. *Durable* is a later [`LogEvent::Persisted`] whose
+    /// `upto` is at least that. No I/O here, at most a wake-up.
+    /// Errors: [`AppendError`] with the record in it.
+    pub fn append(&mut self, record: Record) -> Result<Lsn, AppendError> {
+        if !self.has_room() {
+            let why = if self.has_failed() { AppendRefusal::Failed } else { AppendRefusal::NoRoom };
+            return Err(AppendError { why, record });
+        }
+        self.queue(record, self.bounds.reserve_bytes() / 2)
+    }
+
+    /// As [`Log::append`], for records without which the replica cannot go on (views, marks): these may still use the
+    /// reserve, one segment.
+    pub fn append_control(&mut self, record: Record) -> Result<Lsn, AppendError> {
+        self.queue(record, 0)
+    }
+
+    fn queue(&mut self, record: Record, reserve: i64) -> Result<Lsn, AppendError> {
+        record.check_kind();
+        let payload = record.payload_bytes();
+        let bytes = record_bytes(payload);
+        let queued = self.shared.queued_bytes.load(Ordering::Acquire);
+        let room = self.shared.room_bytes.load(Ordering::Acquire) - queued as i64;
+        let why = if self.has_failed() {
+            AppendRefusal::Failed
+        } else if payload > self.bounds.record_bytes_max {
+            AppendRefusal::TooLarge
+        } else if queued + bytes > self.queued_bytes_max {
+            AppendRefusal::Full
+        } else if room - (bytes as i64) < reserve {
+            AppendRefusal::NoRoom
+        } else {
+            let lsn = self.next;
+            self.next = lsn.next();
+            self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+            self.shared.post(|mail| mail.records.push(Queued { lsn, record }));
+            return Ok(lsn);
+        };
+        Err(AppendError { why, record })
+    }
+
+    /// Bytes appended and not yet in a write, headers included.
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queued_bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether ordinary records are taken.
+    pub fn has_room(&self) -> bool {
+        self.shared.room.load(Ordering::Acquire) && !self.has_failed()
+    }
+
+    /// Whether a write failed.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// The last durable record.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.shared.index.durable.load(Ordering::Acquire))
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> LogStats {
+        self.shared.stats.lock().clone()
+    }
+
+    /// Which way writes reach the disk, and why not io_uring if not.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Writes what is queued, waits for it and ends the log's threads.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.shared.post(|mail| mail.stop = true);
+        self.shared.wake.signal();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.maker = None;
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.shut_down();
+        }
+    }
+}
+
+/// One record of an inspected log.
+#[derive(Debug)]
+pub struct Inspected {
+    /// Number of its segment.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+    /// Start of the log in which it was written, counted from 1.
+    pub boot_epoch: u32,
+    /// What was known durable when it was written.
+    pub durable_lsn: Lsn,
+    /// The record; the log's own have kind 240 (boot) and 241 (durable trailer) and repeat the lsn before them.
+    pub record: ScannedRecord,
+}
+
+/// Reads a log without locking or changing it, also the log's own records, and judges it as [`open`] would.
+/// `each` may stop it with words of refusal. A log that is being written looks torn.
+/// Errors: as [`open`].
+pub fn inspect(
+    dir: &Path,
+    each: &mut dyn FnMut(Inspected) -> Result<(), String>,
+) -> Result<RecoveryReport, LogError> {
+    if !dir.is_dir() {
+        return Err(LogError::NotFormatted(dir.into()));
+    }
+    let disk: Arc<dyn Disk> = match RealDisk::new(dir.into(), true) {
+        Ok(disk) => Arc::new(disk),
+        Err(e) => return Err(LogError::io(dir, "open", e)),
+    };
+    let scan = scan::scan(&disk, dir, None, false, &mut |header: &RecordHeader, payload, place: Place| {
+        let record = reader::scanned(header, payload);
+        let inspected = Inspected {
+            segment: place.segment,
+            offset: place.offset,
+            boot_epoch: header.boot_epoch,
+            durable_lsn: header.durable_lsn,
+            record,
+        };
+        each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
+    })?;
+    scan.damage(dir)?;
+    Ok(RecoveryReport::of(&scan))
+}
+
+/// Words for the log's own kinds, for `dump`.
+pub fn own_kind_name(kind: u8) -> Option<&'static str> {
+    match kind {
+        KIND_BOOT => Some("boot"),
+        KIND_TRAILER => Some("trailer"),
+        _ => None,
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let path = dir.join("LOCK");
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|e| LogError::io(dir, "lock", e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(LogError::Locked(dir.into())),
+        Err(std::fs::TryLockError::Error(e)) => Err(LogError::io(dir, "lock", e)),
+    }
+}
+
+/// Checks the file system and opens the directory.
+fn real_disk(opts: &LogOptions) -> Result<Arc<dyn Disk>, LogError> {
+    let dir = &opts.dir;
+    let memory = sys::is_memory_fs(dir).map_err(|e| LogError::io(dir, "statfs", e))?;
+    if memory && !opts.allow_tmpfs {
+        return Err(LogError::Tmpfs(dir.clone()));
+    }
+    if let Some(needed) = check::direct_io_problem(dir)? {
+        if !memory {
+            return Err(needed);
+        }
+        return Ok(Arc::new(RealDisk::new(dir.clone(), false).map_err(|e| LogError::io(dir, "open", e))?));
+    }
+    Ok(Arc::new(RealDisk::new(dir.clone(), true).map_err(|e| LogError::io(dir, "open", e))?))
+}
+
+/// The backend to use, in words and as a constructor for the log thread.
+fn choose_backend(disk: &dyn Disk, opts: &LogOptions) -> Result<(String, NewWriter), LogError> {
+    let why_not = match opts.io {
+        IoBackend::Threads => Some("chosen".to_owned()),
+        _ => check::probe_uring(disk).err(),
+    };
+    match (opts.io, why_not) {
+        (IoBackend::Uring, Some(why)) => Err(LogError::NoUring(why)),
+        (_, None) => {
+            let slots = opts.writes_in_flight_max;
+            let words = format!("io_uring, up to {slots} writes in flight");
+            Ok((words, Box::new(move |wake| Ok(Box::new(UringWriter::new(slots, wake)?)))))
+        }
+        (io, Some(why)) => {
+            let why = if io == IoBackend::Auto { format!("; io_uring: {why}") } else { String::new() };
+            let words = format!("pwritev2, one write at a time{why}");
+            Ok((words, Box::new(move |wake| Ok(Box::new(ThreadsWriter::new(wake))))))
+        }
+    }
+}
+
+fn random_salt() -> u64 {
+    let mut salt = [0; 8];
+    ring::rand::SystemRandom::new().fill(&mut salt).expect("the system has random numbers");
+    u64::from_le_bytes(salt)
+}

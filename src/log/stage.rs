@@ -1,0 +1,478 @@
+//! The log thread: takes what was appended, writes it in groups, reports what is durable.
+//!
+//! No timers on the way of a record: a group is written when there is something to write and a write may start.
+//! While writes are in flight, records gather. The thread sleeps in one system call that ends on a completion, or,
+//! when a write may start, on a new record; appenders signal only a thread that sleeps for records.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Sender;
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use super::buffers::AlignedBuffer;
+use super::error::LogFailed;
+use super::gate::Persisted;
+use super::group::{Filled, Packer, Prefix, Queued};
+use super::layout::{DATA_START, KIND_TRAILER, SegmentHeader};
+use super::options::Record;
+use super::reader::{Index, SegmentIndex};
+use super::segments::Made;
+use super::storage::DiskFile;
+use super::sys::EventFd;
+use super::writer::{Done, Write, Writer};
+use crate::types::{Digest, Lsn, Seq, View};
+
+/// How long nothing must happen before the last group's durability is put on record.
+const TRAILER_AFTER: Duration = Duration::from_millis(100);
+
+/// What the log tells its owner, on the log thread: be quick.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// Every record up to this one is durable.
+    Persisted(Persisted),
+    /// A write failed: comes once, and nothing is reported durable after it.
+    Failed(LogFailed),
+    /// Whether ordinary records may be appended: `false` when the bound or the disk's end is near.
+    Room(bool),
+}
+
+/// Where events go.
+pub(super) type Events = Box<dyn Fn(LogEvent) + Send + Sync>;
+
+/// Counters since the start.
+#[derive(Clone, Debug)]
+pub struct LogStats {
+    /// Writes completed.
+    pub writes: u64,
+    /// Bytes in them, padding included.
+    pub bytes: u64,
+    /// Records of the caller that started in them.
+    pub records: u64,
+    /// The most writes that were in flight at once.
+    pub in_flight_max: usize,
+    /// From submission to completion of each write, nanoseconds.
+    pub write_ns: Histogram<u64>,
+    /// Zero-filled segments ready.
+    pub spare_segments: usize,
+}
+
+impl LogStats {
+    pub(super) fn new() -> Self {
+        let write_ns = Histogram::new_with_bounds(1_000, 60_000_000_000, 2).expect("the bounds are valid");
+        Self { writes: 0, bytes: 0, records: 0, in_flight_max: 0, write_ns, spare_segments: 0 }
+    }
+
+    /// Records per write, on average.
+    pub fn records_per_write(&self) -> f64 {
+        self.records as f64 / self.writes.max(1) as f64
+    }
+}
+
+/// What appenders and the log thread share.
+pub(super) struct Shared {
+    pub mail: Mutex<Mail>,
+    pub wake: Arc<EventFd>,
+    pub queued_bytes: AtomicUsize,
+    /// Bytes for records not yet in a write: falls before `queued_bytes` does, so their difference is never too high.
+    pub room_bytes: AtomicI64,
+    pub room: AtomicBool,
+    pub failed: AtomicBool,
+    pub stats: Mutex<LogStats>,
+    pub index: Arc<Index>,
+}
+
+/// What waits for the log thread.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub records: Vec<Queued>,
+    pub made: Vec<Made>,
+    pub stop: bool,
+    /// The thread sleeps and could write: signal it.
+    pub sleeping: bool,
+}
+
+impl Shared {
+    /// Leaves something for the log thread, and wakes it if it sleeps for that.
+    pub fn post(&self, put: impl FnOnce(&mut Mail)) {
+        let mut mail = self.mail.lock();
+        put(&mut mail);
+        let wake = std::mem::take(&mut mail.sleeping);
+        drop(mail);
+        if wake {
+            self.wake.signal();
+        }
+    }
+}
+
+/// Space there may be, and how it is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub segment_bytes: u64,
+    pub bytes_max: u64,
+    pub spare_segments: usize,
+    pub group_bytes_max: usize,
+    pub writes_in_flight_max: usize,
+    pub record_bytes_max: usize,
+}
+
+impl Bounds {
+    /// Kept for control records: the last segment.
+    pub fn reserve_bytes(&self) -> i64 {
+        self.segment_bytes as i64 - DATA_START as i64
+    }
+}
+
+struct InFlight {
+    id: u64,
+    started: Instant,
+    segment: u64,
+    offset: u64,
+    bytes: usize,
+    what: &'static str,
+}
+
+/// The log thread's state.
+pub(super) struct Stage {
+    pub shared: Arc<Shared>,
+    pub events: Events,
+    pub bounds: Bounds,
+    pub packer: Packer,
+    pub prefix: Prefix,
+    pub file: Arc<dyn DiskFile>,
+    /// Owner and limit for new segment headers.
+    pub header: SegmentHeader,
+    pub spares: VecDeque<(u64, Arc<dyn DiskFile>)>,
+    pub orders: Sender<(u64, u64)>,
+    /// All segment files together.
+    pub files_bytes: u64,
+    /// Fresh random salts.
+    pub salt: Box<dyn FnMut() -> u64 + Send>,
+    pub trailer_after: Duration,
+}
+
+/// State that only lives while the thread runs.
+struct Running {
+    stage: Stage,
+    writer: Box<dyn Writer>,
+    queue: VecDeque<Queued>,
+    incoming: Vec<Queued>,
+    buffers: Vec<AlignedBuffer>,
+    in_flight: Vec<InFlight>,
+    /// The write of the segment's header: records follow once it is durable.
+    header_write: Option<u64>,
+    /// The maker is at work.
+    ordered: bool,
+    /// It cannot go on (disk full).
+    blocked: bool,
+    /// The next record needs a segment and there is none.
+    waits_for_segment: bool,
+    /// The last record whose durability is on record.
+    noted: Lsn,
+    quiet_since: Instant,
+    failed: bool,
+}
+
+impl Stage {
+    /// Standard pause before the trailer.
+    pub const TRAILER_AFTER: Duration = TRAILER_AFTER;
+
+    /// Runs until stopped or failed.
+    pub fn run(self, writer: Box<dyn Writer>) {
+        let noted = self.prefix.durable;
+        let mut running = Running {
+            stage: self,
+            writer,
+            queue: VecDeque::new(),
+            incoming: Vec::new(),
+            buffers: Vec::new(),
+            in_flight: Vec::new(),
+            header_write: None,
+            ordered: false,
+            blocked: false,
+            waits_for_segment: false,
+            noted,
+            quiet_since: Instant::now(),
+            failed: false,
+        };
+        running.run();
+    }
+
+    /// Bytes that records can still take, now and in segments to come.
+    pub fn room_bytes(&self, blocked: bool) -> i64 {
+        let spare: u64 = self.spares.iter().map(|(_, file)| file.bytes() - DATA_START as u64).sum();
+        let more = if blocked { 0 } else { self.bounds.bytes_max.saturating_sub(self.files_bytes) };
+        let more = more / self.bounds.segment_bytes * (self.bounds.segment_bytes - DATA_START as u64);
+        self.packer.end.left() as i64 + spare as i64 + more as i64
+    }
+}
+
+impl Running {
+    fn run(&mut self) {
+        let mut done = Vec::new();
+        self.update_room();
+        loop {
+            let stop = self.take_mail();
+            self.order_segment();
+            self.start_write();
+            if stop && self.in_flight.is_empty() && !self.finish() {
+                return;
+            }
+            let timeout = self.sleep_for();
+            if let Err(e) = self.writer.wait(timeout, &mut done) {
+                let (segment, offset) = (self.stage.packer.end.segment, self.stage.packer.end.offset as u64);
+                self.fail(LogFailed::new(segment, offset, "waiting for writes", &e));
+            }
+            self.complete(&mut done);
+            if self.failed {
+                return self.drain(&mut done);
+            }
+        }
+    }
+
+    /// Takes what was left in the mail. Returns whether to stop.
+    fn take_mail(&mut self) -> bool {
+        let mut mail = self.stage.shared.mail.lock();
+        mail.sleeping = false;
+        std::mem::swap(&mut mail.records, &mut self.incoming);
+        let made = std::mem::take(&mut mail.made);
+        let stop = mail.stop;
+        drop(mail);
+        self.queue.extend(self.incoming.drain(..));
+        for made in made {
+            match made {
+                Made::Ready(number, file) => {
+                    self.ordered = false;
+                    self.blocked = false;
+                    self.waits_for_segment = false;
+                    self.stage.files_bytes += file.bytes();
+                    self.stage.spares.push_back((number, file));
+                    self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
+                }
+                Made::Blocked(e) => {
+                    if !self.blocked {
+                        ::log::warn!("log: no spare segment can be made, tried again every second: {e}");
+                    }
+                    self.blocked = true;
+                }
+            }
+            self.update_room();
+        }
+        stop
+    }
+
+    /// Keeps the maker at work while spares are missing and the bound allows.
+    fn order_segment(&mut self) {
+        let bounds = &self.stage.bounds;
+        let fits = self.stage.files_bytes + bounds.segment_bytes <= bounds.bytes_max;
+        if !self.ordered && fits && self.stage.spares.len() < bounds.spare_segments.max(1) {
+            let number = self.stage.spares.back().map_or(self.stage.packer.end.segment, |(n, _)| *n) + 1;
+            self.ordered = self.stage.orders.send((number, bounds.segment_bytes)).is_ok();
+        }
+    }
+
+    /// Whether another write may start: the span from the first incomplete write on is what a crash can tear.
+    fn may_write(&self) -> bool {
+        let max = self.stage.bounds.writes_in_flight_max.min(self.writer.in_flight_max());
+        let behind_header = self.header_write.is_some_and(|id| self.stage.prefix.is_pending(id));
+        !self.failed && self.stage.prefix.span() < max && !behind_header
+    }
+
+    /// Starts at most one write, so that it is on its way before more is gathered.
+    fn start_write(&mut self) {
+        if !self.may_write() || (self.queue.is_empty() && !self.stage.packer.is_spanning()) {
+            return;
+        }
+        let offset = self.stage.packer.end.offset;
+        let indexed = !self.stage.packer.is_spanning();
+        let segment = self.stage.packer.end.segment;
+        let mut buffer = self.buffer();
+        let durable = self.stage.prefix.durable;
+        let left = self.stage.packer.end.left();
+        let max = buffer.len().min(left);
+        let filled = self.stage.packer.fill(&mut self.queue, &mut buffer[..max], durable);
+        if filled.bytes == 0 {
+            self.buffers.push(buffer);
+            if filled.segment_full {
+                self.rotate();
+            }
+            return;
+        }
+        if let (true, Some(lsn)) = (indexed, filled.starts) {
+            let mut segments = self.stage.shared.index.segments.write();
+            segments.last_mut().expect("a segment is in use").add(lsn, offset);
+        }
+        self.took(&filled);
+        let id = self.stage.prefix.started(filled.ends);
+        self.submit(id, segment, offset as u64, buffer, filled.bytes, "write");
+        self.stage.shared.stats.lock().records += filled.records as u64;
+    }
+
+    fn took(&mut self, filled: &Filled) {
+        let shared = &self.stage.shared;
+        shared.room_bytes.store(self.stage.room_bytes(self.blocked), Ordering::Release);
+        shared.queued_bytes.fetch_sub(filled.taken_bytes, Ordering::AcqRel);
+        self.update_room();
+    }
+
+    fn submit(
+        &mut self,
+        id: u64,
+        segment: u64,
+        offset: u64,
+        buffer: AlignedBuffer,
+        bytes: usize,
+        what: &'static str,
+    ) {
+        self.in_flight.push(InFlight { id, started: Instant::now(), segment, offset, bytes, what });
+        self.writer.submit(Write { id, file: self.stage.file.clone(), offset, buffer, bytes });
+    }
+
+    fn buffer(&mut self) -> AlignedBuffer {
+        let bytes = self.stage.bounds.group_bytes_max.max(DATA_START);
+        self.buffers.pop().unwrap_or_else(|| AlignedBuffer::new(bytes))
+    }
+
+    /// Goes on in the next spare. Without one the queue waits: [`LogEvent::Room`] has long said so.
+    fn rotate(&mut self) {
+        let Some((number, file)) = self.stage.spares.pop_front() else {
+            self.waits_for_segment = true;
+            return;
+        };
+        let salt = (self.stage.salt)();
+        let durable = self.stage.prefix.durable;
+        let end = &mut self.stage.packer.end;
+        let header = end.rotate(salt, file.bytes() as usize, &self.stage.header, durable);
+        assert!(number == header.number, "spares are numbered in order");
+        let index = SegmentIndex::new(number, salt, header.first_lsn, file.clone());
+        self.stage.shared.index.segments.write().push(index);
+        self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
+        self.stage.file = file;
+        let mut buffer = self.buffer();
+        header.encode_both(&mut buffer);
+        let id = self.stage.prefix.started(None);
+        self.header_write = Some(id);
+        self.submit(id, number, 0, buffer, DATA_START, "writing the segment header");
+        self.update_room();
+    }
+
+    /// Says when ordinary records must stop, and when they may come again.
+    fn update_room(&mut self) {
+        let room_bytes = self.stage.room_bytes(self.blocked);
+        let shared = &self.stage.shared;
+        shared.room_bytes.store(room_bytes, Ordering::Release);
+        let free = room_bytes - shared.queued_bytes.load(Ordering::Acquire) as i64;
+        let slack =
+            (self.stage.bounds.record_bytes_max as i64).min(self.stage.bounds.segment_bytes as i64 / 4);
+        let before = shared.room.load(Ordering::Acquire);
+        let now = free >= self.stage.bounds.reserve_bytes() + if before { slack } else { 2 * slack };
+        if now != before {
+            shared.room.store(now, Ordering::Release);
+            (self.stage.events)(LogEvent::Room(now));
+        }
+    }
+
+    /// How long to sleep: `Some(0)` not at all. From here on appenders signal, if a write could start.
+    fn sleep_for(&mut self) -> Option<Duration> {
+        let may_write = self.may_write();
+        let has_work = self.stage.packer.is_spanning() || !self.queue.is_empty();
+        if may_write && has_work && !self.waits_for_segment {
+            return Some(Duration::ZERO);
+        }
+        let idle = self.in_flight.is_empty() && !has_work && self.noted < self.stage.prefix.durable;
+        let timeout = idle.then_some(self.stage.trailer_after);
+        let mut mail = self.stage.shared.mail.lock();
+        let stops = mail.stop && self.in_flight.is_empty() && !self.waits_for_segment;
+        if !mail.made.is_empty() || stops || (may_write && !mail.records.is_empty()) {
+            return Some(Duration::ZERO);
+        }
+        mail.sleeping = may_write;
+        drop(mail);
+        if idle && self.quiet_since.elapsed() >= self.stage.trailer_after {
+            self.trailer();
+            return Some(Duration::ZERO);
+        }
+        timeout
+    }
+
+    /// Puts the durable prefix on record (RULES 6): a later run then knows that damage below it is no torn tail.
+    fn trailer(&mut self) {
+        self.noted = self.stage.prefix.durable;
+        let record = Record {
+            kind: KIND_TRAILER,
+            seq: Seq(0),
+            view: View(0),
+            digest: Digest::ZERO,
+            payload: Vec::new(),
+        };
+        let lsn = self.stage.packer.end.lsn;
+        let queued = Queued { lsn, record };
+        self.stage.shared.queued_bytes.fetch_add(queued.bytes(), Ordering::AcqRel);
+        // Not behind what a sleeper's mail may hold by now: those records have later numbers, and are not taken yet.
+        self.queue.push_back(queued);
+    }
+
+    /// Called when stopped with nothing in flight. Returns whether there is more to do.
+    fn finish(&mut self) -> bool {
+        if self.queue.is_empty() && self.noted < self.stage.prefix.durable {
+            self.trailer();
+        }
+        // Records that wait for a segment which cannot be made are given up: nobody was told that they are durable.
+        let stuck = self.waits_for_segment && (self.blocked || !self.ordered);
+        (!self.queue.is_empty() || self.stage.packer.is_spanning()) && !stuck
+    }
+
+    fn complete(&mut self, done: &mut Vec<Done>) {
+        if done.is_empty() {
+            return;
+        }
+        let mut persisted = None;
+        let flying = self.in_flight.len();
+        for Done { id, buffer, result } in done.drain(..) {
+            let at = self.in_flight.iter().position(|w| w.id == id).expect("only submitted writes complete");
+            let write = self.in_flight.swap_remove(at);
+            self.buffers.push(buffer);
+            match result {
+                Ok(()) if !self.failed => {
+                    persisted = self.stage.prefix.completed(id).or(persisted);
+                    let mut stats = self.stage.shared.stats.lock();
+                    stats.writes += 1;
+                    stats.bytes += write.bytes as u64;
+                    stats.in_flight_max = stats.in_flight_max.max(flying);
+                    stats.write_ns.saturating_record(write.started.elapsed().as_nanos() as u64);
+                }
+                Ok(()) => {}
+                Err(e) => self.fail(LogFailed::new(write.segment, write.offset, write.what, &e)),
+            }
+        }
+        self.quiet_since = Instant::now();
+        // A failure in the same round comes first in the order of events, so nothing may follow it.
+        if let (Some(upto), false) = (persisted, self.failed) {
+            self.stage.shared.index.durable.store(upto.0, Ordering::Release);
+            (self.stage.events)(LogEvent::Persisted(Persisted::new(upto)));
+        }
+    }
+
+    fn fail(&mut self, failed: LogFailed) {
+        if !std::mem::replace(&mut self.failed, true) {
+            ::log::error!("{failed}");
+            self.stage.shared.failed.store(true, Ordering::Release);
+            (self.stage.events)(LogEvent::Failed(failed));
+        }
+    }
+
+    /// After a failure: buffers in flight belong to the kernel until it gives them back.
+    fn drain(&mut self, done: &mut Vec<Done>) {
+        let mut tries = 0;
+        while !self.in_flight.is_empty() && tries < 100 {
+            tries += 1;
+            if self.writer.wait(Some(TRAILER_AFTER), done).is_err() {
+                return;
+            }
+            self.complete(done);
+        }
+    }
+}
