@@ -14,3 +14,9 @@ pub mod wire;
 
 #[cfg(test)]
 mod quorum_tests;
+
+/// Calls under way and their answers: what applications use.
+pub mod client;
+
+/// What a client may rely on when it is answered.
+pub mod reply;
