@@ -12,6 +12,12 @@ pub mod quorum;
 /// Frames ↔ messages; what makes them believable.
 pub mod wire;
 
+/// Decided batches become service calls and replies, each operation once.
+pub mod execute;
+
+/// What is replicated: the service trait and the services that come with the crate.
+pub mod service;
+
 #[cfg(test)]
 mod quorum_tests;
 

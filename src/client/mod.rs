@@ -6,6 +6,11 @@ pub mod session;
 /// Enough equal replies make an answer.
 pub mod reply_votes;
 
+#[cfg(test)]
+mod reply_votes_tests;
+#[cfg(test)]
+mod session_tests;
+
 use bytes::Bytes;
 
 /// How a call ended.

@@ -69,6 +69,9 @@ pub struct CoreConfig {
     pub group_bytes_max: usize,
     /// Requests at which a send-group closes.
     pub group_requests_max: usize,
+    /// Requests of one session sent and unanswered: as many as replicas keep replies of, so that a repeated one is not
+    /// too old. More wait here.
+    pub session_sent_max: usize,
     /// First wait before a request is sent again; doubles while nothing is answered.
     pub retry_ns: u64,
     /// Longest such wait.
@@ -178,7 +181,7 @@ pub struct ClientCore<T> {
     retry_at: Option<Tick>,
     deadline_at: Option<Tick>,
     random: u64,
-    reads: HashMap<u64, Read_<T>>,
+    reads: HashMap<u64, PendingRead<T>>,
     read_at: Option<Tick>,
     reader: Option<SessionHandle>,
     statuses: HashMap<u64, (ReplicaId, Tick, T)>,
@@ -240,7 +243,7 @@ struct Sent {
     rejected: VoteSet,
 }
 
-struct Read_<T> {
+struct PendingRead<T> {
     operation: Bytes,
     deadline: Tick,
     token: T,
@@ -500,7 +503,7 @@ impl<T> ClientCore<T> {
             return;
         }
         match session.stream {
-            Stream::Open(_) if !session.in_ready => {
+            Stream::Open(_) if !session.in_ready && session.sent.len() < self.config.session_sent_max => {
                 session.in_ready = true;
                 self.ready.push_back(i);
             }
@@ -566,7 +569,9 @@ impl<T> ClientCore<T> {
         while let Some(&i) = self.ready.front() {
             let session = self.sessions[i].as_mut().expect("closed sessions have nothing to send");
             if let Stream::Open(id) = session.stream {
-                while let Some(next) = session.waiting.front() {
+                while session.sent.len() < self.config.session_sent_max
+                    && let Some(next) = session.waiting.front()
+                {
                     let more = REQUEST_HEADER_BYTES + next.operation.len();
                     let full = requests.len() >= self.config.group_requests_max
                         || bytes + more > self.config.group_bytes_max;
@@ -760,8 +765,12 @@ impl<T> ClientCore<T> {
                     // Whoever was to send it may be slow; if it is gone or has spoken, waiting is of no use.
                     let replier = full_replier(id, number, config.members.n());
                     let late = voters.contains(replier) || !self.up.contains(replier);
-                    let at = if late { now } else { Tick(now.0.saturating_add(self.body_wait_ns())) };
-                    self.bodies.push_back((at, i, id, number));
+                    if late {
+                        self.bodies.push_front((now, i, id, number));
+                    } else {
+                        let at = Tick(now.0.saturating_add(self.body_wait_ns()));
+                        self.bodies.push_back((at, i, id, number));
+                    }
                 }
             }
             Count::Hopeless => {
@@ -851,6 +860,11 @@ impl<T> ClientCore<T> {
     /// After something was settled: reopens an ended session, frees a closed one.
     fn settle_stream(&mut self, i: usize) {
         let Some(session) = self.sessions[i].as_mut() else { return };
+        if !session.waiting.is_empty() {
+            // There may be room again in what may be unanswered.
+            self.wake_session(i);
+        }
+        let session = self.session_mut(i);
         if !session.sent.is_empty() {
             return;
         }
@@ -1087,7 +1101,7 @@ impl<T> ClientCore<T> {
         let fallback_at = Tick(now.0.saturating_add(self.config.retry_ns / 2)).min(deadline);
         self.read_at = Some(self.read_at.map_or(fallback_at, |at| at.min(fallback_at)));
         let votes = ReadVotes::default();
-        self.reads.insert(id, Read_ { operation, deadline, token, full_from, fallback_at, votes });
+        self.reads.insert(id, PendingRead { operation, deadline, token, full_from, fallback_at, votes });
     }
 
     fn on_read_reply(&mut self, from: ReplicaId, reply: ReadReply, out: &mut Vec<Output<T>>) {
@@ -1117,7 +1131,7 @@ impl<T> ClientCore<T> {
         }
     }
 
-    fn take_read(&mut self, id: u64) -> Option<Read_<T>> {
+    fn take_read(&mut self, id: u64) -> Option<PendingRead<T>> {
         let read = self.reads.remove(&id)?;
         self.kept_bytes = self.kept_bytes.saturating_sub(read.votes.kept_bytes());
         if self.reads.is_empty() {
@@ -1134,7 +1148,7 @@ impl<T> ClientCore<T> {
     }
 
     fn fall_back(&mut self, id: u64, out: &mut Vec<Output<T>>) {
-        if let Some(Read_ { operation, deadline, token, .. }) = self.take_read(id) {
+        if let Some(PendingRead { operation, deadline, token, .. }) = self.take_read(id) {
             self.read_in_order(Waiting { operation, deadline, token }, out);
         }
     }

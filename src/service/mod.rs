@@ -1,0 +1,131 @@
+//! What is replicated: a deterministic state machine behind the trait [`Service`].
+//!
+//! # What determinism asks of a service
+//! Every replica executes the same operations in the same order and must end in the same state with the same replies, bit for bit;
+//! a replica that differs looks like a liar to the others. So replies and state depend on nothing but the state, the [`Context`]
+//! and the operation's bytes:
+//! - time and randomness come from the [`Context`] only: they were agreed on with the batch;
+//! - no iteration order of a hash map, no pointer values, no capacity, no thread timing, no floats, nothing read from the machine;
+//! - canonical bytes ([`Snapshot::write_to`]): equal states write equal bytes, whatever history led to them. Ordered maps, fixed
+//!   endianness, lengths first. ([`CanonicalReader`] and [`DigestWriter`] help, [`conformance`] checks.)
+//!
+//! # Errors
+//! An operation is a client's bytes: anything may stand in them. A service answers what it cannot do with a reply of its own that says
+//! so, the same on every replica, and never panics: a panic would stop every replica at the same operation, again after each restart.
+//! [`Service::restore`] reads bytes of a peer or a disk and turns away what is not well-formed, leaving the state as it was.
+//!
+//! # Reads
+//! [`Service::query`] may run between two executions on one replica's state, unordered. Its version is what lets a client compare
+//! the answers of several replicas (RULES 9).
+
+mod canonical;
+/// Checks of the contract, for the tests of services.
+pub mod conformance;
+mod counter;
+mod key_value;
+mod key_value_tree;
+mod null;
+
+pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
+pub use counter::Counter;
+pub use key_value::{
+    KEY_BYTES_MAX, KeyValueStore, KvOperation, KvReply, KvWrite, NotAReply, SCAN_BYTES_MAX, VALUE_BYTES_MAX,
+};
+pub use null::{NULL_REPLY_BYTES_MAX, NullService};
+
+#[cfg(test)]
+mod key_value_tests;
+#[cfg(test)]
+mod service_tests;
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+
+use crate::types::{ClientId, Digest, DigestAlgorithm, Seq, SessionId, WallTime};
+
+/// Everything a deterministic service may know besides its state and the operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context {
+    /// The batch that the operation was decided in.
+    pub seq: Seq,
+    /// The operation's place in that batch, from 0.
+    pub index: u32,
+    /// The batch's agreed time; never goes back from one batch to the next.
+    pub time: WallTime,
+    /// The agreed random seed of this operation.
+    pub seed: u64,
+    /// The key that the request was authenticated with.
+    pub client: ClientId,
+    /// The session it came in.
+    pub session: SessionId,
+}
+
+/// The answer to a read outside the order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueryReply {
+    /// The same bytes that [`Service::execute`] of the operation would have replied.
+    pub result: Bytes,
+    /// Seq of the last write to exactly what was read; `None` = unknown, the reader compares the executed Seq instead (RULES 9).
+    pub version: Option<Seq>,
+}
+
+/// A deterministic state machine. The module's head says what that asks.
+///
+/// The whole of the smallest service here, [`Counter`]:
+/// ```
+/// # use duramen::{service, types};
+#[doc = include_str!("counter.rs")]
+/// # fn main() {
+/// # use crate::types::{ClientId, SessionId, WallTime};
+/// // Nine is added by the first operation of batch 1.
+/// let context = Context {
+///     seq: Seq(1), index: 0, time: WallTime(0), seed: 0, client: ClientId(7), session: SessionId(1),
+/// };
+/// let mut counter = Counter::default();
+/// let reply = counter.execute(&context, &9u64.to_le_bytes());
+/// assert_eq!(reply, 9u64.to_le_bytes().as_slice());
+///
+/// // A read, beside the order.
+/// let answer = counter.query(&[]);
+/// assert_eq!((answer.result, answer.version), (reply, Some(Seq(1))));
+///
+/// // Another replica takes the state over.
+/// let mut bytes = Vec::new();
+/// counter.snapshot().write_to(&mut bytes).unwrap();
+/// let mut other = Counter::default();
+/// other.restore(&mut bytes.as_slice()).unwrap();
+/// assert_eq!(other.digest(DigestAlgorithm::Blake3), counter.digest(DigestAlgorithm::Blake3));
+/// # }
+/// ```
+pub trait Service: Send {
+    /// Executes one ordered operation and returns its reply. Never panics, whatever the bytes: malformed operations get a reply that
+    /// says so, the same on every replica. `operation` is a part of a larger buffer: copy out of it what the state keeps.
+    fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes;
+
+    /// Answers a read-only operation from the present state. An operation that would write is refused in the reply.
+    fn query(&self, operation: &[u8]) -> QueryReply;
+
+    /// A view of the state that later executions do not change. Cheap: reference counts, not bytes.
+    fn snapshot(&self) -> Box<dyn Snapshot>;
+
+    /// Replaces the state by one that [`Snapshot::write_to`] wrote; `input` ends where those bytes end. Allocates in proportion to what
+    /// it has read, never to what a length field claims. On error the state is unchanged.
+    fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError>;
+
+    /// The digest of the canonical bytes.
+    fn digest(&self, algorithm: DigestAlgorithm) -> Digest {
+        let mut writer = DigestWriter::new(algorithm);
+        self.snapshot().write_to(&mut writer).expect("hashing does no I/O");
+        writer.finish()
+    }
+}
+
+/// An immutable view of a state, to be written on another thread while the service goes on.
+pub trait Snapshot: Send {
+    /// Writes the canonical bytes: equal state, equal bytes.
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// How many bytes [`Snapshot::write_to`] writes.
+    fn bytes(&self) -> u64;
+}
