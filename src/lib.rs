@@ -18,6 +18,15 @@ pub mod execute;
 /// What is replicated: the service trait and the services that come with the crate.
 pub mod service;
 
+/// Ed25519 keys: who we are on links and in signatures.
+pub mod identity;
+
+/// Sockets: bytes in and out; knows frames, not messages.
+pub mod net;
+
+#[cfg(test)]
+mod identity_tests;
+
 #[cfg(test)]
 mod quorum_tests;
 

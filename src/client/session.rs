@@ -760,17 +760,19 @@ impl<T> ClientCore<T> {
             Count::Waiting => {}
             Count::Decided(status, body) => self.on_decided(i, number, status, body, out),
             Count::NeedsBody(voters) => {
-                if entry.body_asked.is_none() {
-                    entry.body_asked = Some(0);
-                    // Whoever was to send it may be slow; if it is gone or has spoken, waiting is of no use.
-                    let replier = full_replier(id, number, config.members.n());
-                    let late = voters.contains(replier) || !self.up.contains(replier);
-                    if late {
-                        self.bodies.push_front((now, i, id, number));
-                    } else {
-                        let at = Tick(now.0.saturating_add(self.body_wait_ns()));
-                        self.bodies.push_back((at, i, id, number));
-                    }
+                // Whoever was to send it may be slow; if it is gone or has spoken, waiting is of no use.
+                let replier = full_replier(id, number, config.members.n());
+                let late = voters.contains(replier) || !self.up.contains(replier);
+                let at = match entry.body_asked {
+                    None | Some(0) if late => now,
+                    None => Tick(now.0.saturating_add(config.retry_ns / 8)),
+                    Some(_) => return,
+                };
+                entry.body_asked = Some(0);
+                if late {
+                    self.bodies.push_front((at, i, id, number));
+                } else {
+                    self.bodies.push_back((at, i, id, number));
                 }
             }
             Count::Hopeless => {
@@ -901,10 +903,6 @@ impl<T> ClientCore<T> {
     }
 
     // Results that are agreed on but missing.
-
-    fn body_wait_ns(&self) -> u64 {
-        self.config.retry_ns / 8
-    }
 
     /// Repeats the requests whose results nobody sent: replicas answer executed requests whole. First to f+1 of those
     /// who have executed it, one of whom is correct; then to all.
