@@ -27,6 +27,28 @@ pub mod net;
 #[cfg(test)]
 mod identity_tests;
 
+/// One file for all replicas and clients, checked once.
+pub mod config;
+
+/// The folder of one cluster: the names of its files, and how they are made durable.
+pub mod data_dir;
+
+/// Bytes as hexadecimal text.
+pub mod hex;
+
+/// Makes a cluster: configuration, keys, formatted replica folders.
+pub mod init;
+
+/// Key files of replicas and clients.
+pub mod keys;
+
+#[cfg(test)]
+mod config_tests;
+#[cfg(test)]
+mod init_tests;
+#[cfg(test)]
+mod keys_tests;
+
 #[cfg(test)]
 mod quorum_tests;
 

@@ -1,0 +1,110 @@
+//! The built command, from outside.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn duramen(args: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duramen"));
+    command.args(args).current_dir(dir).env_remove("DURAMEN_LOG").output().unwrap()
+}
+
+#[track_caller]
+fn fails(output: &Output, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: ") && said.lines().count() == 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "{said}\nshould contain {word}");
+    }
+}
+
+#[test]
+fn init_makes_a_cluster_in_the_default_folder_and_says_what_comes_next() {
+    let temp = tempfile::tempdir().unwrap();
+    let output = duramen(&["init"], temp.path());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(output.stderr.is_empty());
+    assert!(said.contains("4 replicas, 1 of which may lie"), "{said}");
+    assert!(said.contains("replica 3 at 127.0.0.1:7403"), "{said}");
+    assert!(said.ends_with("next: duramen start --all --dir ./duramen-data\n"), "{said}");
+    assert!(!said.contains("plain"));
+    let dir = temp.path().join("duramen-data");
+    let config = duramen::data_dir::load_config(&dir).unwrap();
+    assert_eq!(config.group().n(), 4);
+    assert!(dir.join("replica-3/key.toml").exists() && dir.join("client-default.key").exists());
+
+    fails(&duramen(&["init"], temp.path()), &["already", "--dir"]);
+}
+
+#[test]
+fn init_passes_its_options_on_and_labels_plain_links() {
+    let temp = tempfile::tempdir().unwrap();
+    let args = "init --replicas 5 --model crash --dir d --listen localhost:9000 --client a --client b --transport plain \
+                --digest sha512 --view-timeout-ms 200 --segment-mib 8 --log-max-mib 64";
+    let output = duramen(&args.split_whitespace().collect::<Vec<_>>(), temp.path());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.contains("2 of which may crash") && said.contains("transport = plain: no encryption"),
+        "{said}"
+    );
+    let config = duramen::data_dir::load_config(&temp.path().join("d")).unwrap();
+    assert_eq!(config.replicas[4].address, "localhost:9004");
+    assert_eq!(config.clients.len(), 2);
+    assert_eq!(config.digest, duramen::types::DigestAlgorithm::Sha512);
+    assert_eq!((config.view_timeout_ms, config.log.segment_mib, config.log.bytes_max_mib), (200, 8, 64));
+}
+
+#[test]
+fn failures_exit_1_with_one_line_that_says_what_to_do() {
+    let temp = tempfile::tempdir().unwrap();
+    let init = |more: &[&str]| duramen(&[&["init", "--dir", "d"], more].concat(), temp.path());
+    fails(&init(&["--replicas", "3"]), &["3 bear no fault", "4 or more"]);
+    fails(&init(&["--listen", "127.0.0.1:65534"]), &["port 65537", "65532 or lower"]);
+    fails(&init(&["--transport", "plain"]), &["--insecure"]);
+    fails(&init(&["--client-auth", "channel"]), &["client_auth", "signature"]);
+    fails(&init(&["--client", "../x"]), &["client's name"]);
+    assert!(!temp.path().join("d").exists());
+    std::fs::write(temp.path().join("d"), "").unwrap();
+    fails(&init(&[]), &["cannot be made"]);
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let temp = tempfile::tempdir().unwrap();
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["init", "--colour"],
+        &["init", "--replicas", "x"],
+        &["init", "--model", "x"],
+    ] {
+        let output = duramen(args, temp.path());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+    for args in [["--help"], ["--version"]] {
+        let output = duramen(&args, temp.path());
+        assert_eq!(output.status.code(), Some(0));
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_closed_stdout_is_no_failure() {
+    let temp = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = Command::new(env!("CARGO_BIN_EXE_duramen"))
+        .args(["init", "--dir", "d"])
+        .current_dir(temp.path())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(temp.path().join("d/cluster.toml").exists());
+}
