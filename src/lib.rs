@@ -19,10 +19,20 @@ pub mod wire;
 pub mod order;
 
 /// Decided batches → service calls, in sequence: the session table that keeps every request executed once.
+/// Decided batches become service calls and replies, each operation once.
 pub mod execute;
 
 /// What is replicated: the service trait, the key-value store, the null service of the micro-benchmarks, a counter.
 pub mod service;
+
+/// Ed25519 keys: who we are on links and in signatures.
+pub mod identity;
+
+/// Sockets: bytes in and out; knows frames, not messages.
+pub mod net;
+
+#[cfg(test)]
+mod identity_tests;
 
 /// One file for all replicas and clients, checked once.
 pub mod config;
@@ -45,5 +55,20 @@ mod config_tests;
 mod init_tests;
 #[cfg(test)]
 mod keys_tests;
+/// Ed25519 keys: who we are on links and in signatures.
+pub mod identity;
+
+/// Sockets: bytes in and out; knows frames, not messages.
+pub mod net;
+
+#[cfg(test)]
+mod identity_tests;
+
 #[cfg(test)]
 mod quorum_tests;
+
+/// Calls under way and their answers: what applications use.
+pub mod client;
+
+/// What a client may rely on when it is answered.
+pub mod reply;

@@ -152,6 +152,21 @@ impl ClientTable {
         self.sessions.get(&session).map(|session| session.last)
     }
 
+    /// The nonce that opened a session: it names the process that its replies go to.
+    pub fn nonce(&self, session: SessionId) -> Option<u64> {
+        self.sessions.get(&session).map(|session| session.nonce)
+    }
+
+    /// The session that this OPEN opened, while it is open.
+    pub fn opened(&self, client: ClientId, nonce: u64) -> Option<SessionId> {
+        self.opened.get(&(client, nonce)).copied()
+    }
+
+    /// Whether a reply of this length is kept for retransmissions, at least until newer ones push it out.
+    pub fn keeps(&self, reply_bytes: usize) -> bool {
+        reply_bytes <= self.limits.reply_bytes_max.min(self.limits.replies_bytes_max)
+    }
+
     /// The digest of the canonical bytes.
     pub fn digest(&self, algorithm: DigestAlgorithm) -> Digest {
         let mut writer = DigestWriter::new(algorithm);

@@ -1,0 +1,1279 @@
+//! One client process as a sans-I/O core: sessions, request numbers, send-groups, retransmission, answers.
+//!
+//! # What happens to a request
+//! It waits in its session until [`ClientCore::flush`] packs all that waits, of all sessions, into send-groups: one
+//! signature each. The runtime flushes when it has handed over everything at hand, so groups grow with load and no
+//! timer holds a request back. A group goes to the leader alone and is kept until all its requests are answered. It is
+//! sent again, the same bytes, to every replica when it stays unanswered, when the leader's connection is lost, or to
+//! a new leader: always oldest first, because a session's requests execute in number order.
+//!
+//! # Deadlines
+//! A request that was sent has used up its number, so it is sent on in the background after its deadline, or a later
+//! request of the session would wait for it for ever; its outcome is reported at the deadline all the same, and it
+//! counts as outstanding until it is answered. Dropping the session ends that.
+//!
+//! # Sessions that end
+//! A session can end on the replicas' side: evicted by its key's quota (`Expired`), or because one of its requests was
+//! refused, whose number then stays free. What was sent is settled, then a new session is opened under the same handle.
+//!
+//! # Whom it believes
+//! In Byzantine mode: a quorum about results, f+1 about the view. One replica's word can cost a repetition, never a
+//! wrong answer. What a lying replica may make this process keep is bounded (`KEPT_BYTES_MAX`).
+
+use super::reply_votes::{Count, ReadCount, ReadVotes, ReplyVotes};
+use super::{Outcome, reason};
+use crate::quorum::{Group as Members, VoteSet};
+use crate::reply::routing::full_replier;
+use crate::types::*;
+use crate::wire::auth::ClientAuth;
+use crate::wire::batch::{
+    AuthKind, GROUP_HEADER_BYTES, Group, Hasher, REQUEST_HEADER_BYTES, Request, RequestKind,
+};
+use crate::wire::messages::*;
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+
+/// Bytes of unconfirmed large results that are kept; above, their digests alone.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+/// Bytes sent again to one set of replicas in one go; the rest follows after the next wait.
+const RESEND_BYTES_MAX: usize = 16 << 20;
+/// Results up to here are copied out of their frame, so that a kept answer does not keep the frame.
+const COPY_BYTES_MAX: usize = 1024;
+/// Deadlines are looked at this often at most.
+const DEADLINE_GRAIN_NS: u64 = 1_000_000;
+/// Most status queries under way.
+const STATUS_QUERIES_MAX: usize = 64;
+
+/// Makes a group believable; the keys stay outside the core.
+pub trait ClientScheme: Send {
+    /// The Ed25519 signature over the group's string (`wire::auth::group_bytes` of its digest): 64 bytes.
+    fn sign(&self, digest: &Digest) -> Vec<u8>;
+    /// The MAC vector over the same string: 16 bytes for each replica.
+    fn macs(&self, digest: &Digest) -> Vec<u8>;
+}
+
+/// What a core needs to know.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The key's client id.
+    pub client: ClientId,
+    /// Names this process among those of the key: 44 random bits, not 0.
+    pub process: u64,
+    /// The group.
+    pub members: Members,
+    /// The cluster's hash.
+    pub hasher: Hasher,
+    /// How to authenticate.
+    pub auth: ClientAuth,
+    /// Bytes at which a send-group closes; a larger single request goes alone.
+    pub group_bytes_max: usize,
+    /// Requests at which a send-group closes.
+    pub group_requests_max: usize,
+    /// Requests of one session sent and unanswered: as many as replicas keep replies of, so that a repeated one is not
+    /// too old. More wait here.
+    pub session_sent_max: usize,
+    /// First wait before a request is sent again; doubles while nothing is answered.
+    pub retry_ns: u64,
+    /// Longest such wait.
+    pub retry_ns_max: u64,
+    /// Seeds the jitter of these waits.
+    pub seed: u64,
+}
+
+/// Names a session of this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionHandle(usize);
+
+/// What happens to the core. `T` is the caller's note of a call, given back with its outcome.
+#[derive(Debug)]
+pub enum Input<T> {
+    /// A connection stands.
+    Connected(ReplicaId),
+    /// It is lost, or an attempt failed, for this reason.
+    Disconnected(ReplicaId, String),
+    /// The replica, or we, turned the connection away for good: wrong key, cluster or version.
+    Refused(ReplicaId, String),
+    /// A replica said this.
+    Message(ReplicaId, Message),
+    /// Execute `operation` in order.
+    Submit {
+        /// In which session.
+        session: SessionHandle,
+        /// The service's bytes.
+        operation: Bytes,
+        /// When to give up.
+        deadline: Tick,
+        /// Comes back with the outcome.
+        token: T,
+    },
+    /// Answer `operation` from the present state, linearizably.
+    Read {
+        /// The service's bytes.
+        operation: Bytes,
+        /// When to give up.
+        deadline: Tick,
+        /// Comes back with the outcome.
+        token: T,
+    },
+    /// A replica's own state, as JSON.
+    Status {
+        /// Whose.
+        replica: ReplicaId,
+        /// When to give up.
+        deadline: Tick,
+        /// Comes back with the outcome.
+        token: T,
+    },
+    /// No more requests in this session; those under way end as they would.
+    Close(SessionHandle),
+}
+
+/// What the core wants done.
+#[derive(Debug)]
+pub enum Output<T> {
+    /// Send to each of these.
+    Send(VoteSet, Message),
+    /// A call has ended.
+    Finished(T, Outcome),
+    /// This many requests with this many bytes of operations are no longer kept.
+    Released(usize, usize),
+}
+
+/// What is known of the way to a replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Link {
+    /// No connection, and why.
+    Down(String),
+    /// Connected.
+    Up,
+    /// Turned away for good, and why.
+    Refused(String),
+}
+
+/// The core.
+pub struct ClientCore<T> {
+    config: CoreConfig,
+    scheme: Box<dyn ClientScheme>,
+    auth: AuthKind,
+    links: Vec<Link>,
+    up: VoteSet,
+    /// Replicas that said they are halted.
+    mute: VoteSet,
+    views: Vec<View>,
+    view: View,
+    sessions: Vec<Option<Session<T>>>,
+    free: Vec<usize>,
+    /// Closed by their owner while in good order: given out again, because replicas keep few sessions per key.
+    idle: Vec<usize>,
+    by_id: HashMap<SessionId, usize>,
+    by_nonce: HashMap<u64, usize>,
+    opened: u64,
+    /// Sessions whose OPEN is to be packed.
+    opens: VecDeque<usize>,
+    /// Open sessions with requests to be packed.
+    ready: VecDeque<usize>,
+    groups: VecDeque<Sent>,
+    groups_before: u64,
+    /// Requests whose result is agreed on but was not sent: when to ask for it.
+    bodies: VecDeque<(Tick, usize, SessionId, RequestNumber)>,
+    kept_bytes: usize,
+    retry_ns: u64,
+    retry_at: Option<Tick>,
+    deadline_at: Option<Tick>,
+    random: u64,
+    reads: HashMap<u64, PendingRead<T>>,
+    read_at: Option<Tick>,
+    reader: Option<SessionHandle>,
+    statuses: HashMap<u64, (ReplicaId, Tick, T)>,
+    last_id: u64,
+    outstanding: usize,
+    scratch: Vec<Request<Bytes>>,
+}
+
+struct Session<T> {
+    stream: Stream,
+    /// The number of the first entry of `sent`; with its length, the next number.
+    base: RequestNumber,
+    sent: VecDeque<Option<Entry<T>>>,
+    waiting: VecDeque<Waiting<T>>,
+    in_ready: bool,
+    closed: bool,
+}
+
+/// The session on the replicas' side.
+enum Stream {
+    Closed,
+    Opening {
+        nonce: u64,
+        group: Option<u64>,
+        votes: ReplyVotes,
+    },
+    Open(SessionId),
+    /// It has ended; requests with smaller numbers are still out.
+    Draining(SessionId),
+}
+
+struct Waiting<T> {
+    operation: Bytes,
+    deadline: Tick,
+    token: T,
+}
+
+struct Entry<T> {
+    /// Gone once the outcome was reported.
+    token: Option<T>,
+    deadline: Tick,
+    group: u64,
+    bytes: usize,
+    votes: ReplyVotes,
+    /// How often the missing result was asked for; `None`: not missing.
+    body_asked: Option<u32>,
+}
+
+struct Sent {
+    group: Group,
+    digest: Digest,
+    /// Requests not settled.
+    left: usize,
+    sent_at: Tick,
+    sent_to: VoteSet,
+    /// Whether it, or an answer to it, may have been lost or doubled.
+    again: bool,
+    refused: VoteSet,
+    rejected: VoteSet,
+}
+
+struct PendingRead<T> {
+    operation: Bytes,
+    deadline: Tick,
+    token: T,
+    full_from: ReplicaId,
+    fallback_at: Tick,
+    votes: ReadVotes,
+}
+
+impl<T> ClientCore<T> {
+    /// A core without connections.
+    pub fn new(config: CoreConfig, scheme: Box<dyn ClientScheme>) -> Self {
+        let n = config.members.n() as usize;
+        let auth = match config.auth {
+            ClientAuth::Signature => AuthKind::Signature,
+            ClientAuth::Mac => AuthKind::Mac,
+            ClientAuth::Channel => AuthKind::Channel,
+        };
+        Self {
+            auth,
+            scheme,
+            links: vec![Link::Down("not connected yet".into()); n],
+            up: VoteSet::default(),
+            mute: VoteSet::default(),
+            views: vec![View::FIRST; n],
+            view: View::FIRST,
+            sessions: Vec::new(),
+            free: Vec::new(),
+            idle: Vec::new(),
+            by_id: HashMap::new(),
+            by_nonce: HashMap::new(),
+            opened: 0,
+            opens: VecDeque::new(),
+            ready: VecDeque::new(),
+            groups: VecDeque::new(),
+            groups_before: 0,
+            bodies: VecDeque::new(),
+            kept_bytes: 0,
+            retry_ns: config.retry_ns,
+            retry_at: None,
+            deadline_at: None,
+            random: config.seed,
+            reads: HashMap::new(),
+            read_at: None,
+            reader: None,
+            statuses: HashMap::new(),
+            last_id: 0,
+            outstanding: 0,
+            scratch: Vec::new(),
+            config,
+        }
+    }
+
+    /// A session; its OPEN goes out with its first request.
+    pub fn session(&mut self) -> SessionHandle {
+        if let Some(i) = self.idle.pop() {
+            self.session_mut(i).closed = false;
+            return SessionHandle(i);
+        }
+        let session = Session {
+            stream: Stream::Closed,
+            base: RequestNumber(1),
+            sent: VecDeque::new(),
+            waiting: VecDeque::new(),
+            in_ready: false,
+            closed: false,
+        };
+        match self.free.pop() {
+            Some(i) => {
+                self.sessions[i] = Some(session);
+                SessionHandle(i)
+            }
+            None => {
+                self.sessions.push(Some(session));
+                SessionHandle(self.sessions.len() - 1)
+            }
+        }
+    }
+
+    /// Requests submitted and not settled, those past their deadline included.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The way to each replica.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Who is connected.
+    pub fn connected(&self) -> VoteSet {
+        self.up
+    }
+
+    /// The replica believed to lead.
+    pub fn leader(&self) -> ReplicaId {
+        self.view.leader(self.config.members.n())
+    }
+
+    /// The connections in words, for errors.
+    pub fn describe_links(&self) -> String {
+        let link = |(i, link): (usize, &Link)| match link {
+            Link::Up => format!("replica {i} connected"),
+            Link::Down(why) => format!("replica {i} not connected ({why})"),
+            Link::Refused(why) => format!("replica {i} refused ({why})"),
+        };
+        self.links.iter().enumerate().map(link).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether so many replicas refused that no quorum is left.
+    pub fn shut_out(&self) -> bool {
+        let rest =
+            self.config.members.members().filter(|r| !matches!(self.links[r.index()], Link::Refused(_)));
+        !self.config.members.quorum().reached_by(rest.collect())
+    }
+
+    /// When [`ClientCore::flush`] has something to do next, if nothing else happens.
+    pub fn next_wakeup(&self) -> Option<Tick> {
+        let body_at = self.bodies.front().map(|(at, ..)| *at);
+        [self.retry_at, self.deadline_at, self.read_at, body_at].into_iter().flatten().min()
+    }
+
+    /// Takes one input. What is to be sent of it leaves with the next [`ClientCore::flush`], repetitions excepted.
+    pub fn step(&mut self, now: Tick, input: Input<T>, out: &mut Vec<Output<T>>) {
+        match input {
+            Input::Connected(r) => self.on_connected(now, r, out),
+            Input::Disconnected(r, why) => self.on_lost(now, r, Link::Down(why), out),
+            Input::Refused(r, why) => self.on_lost(now, r, Link::Refused(why), out),
+            Input::Message(from, message) => self.on_message(now, from, message, out),
+            Input::Submit { session, operation, deadline, token } => {
+                self.outstanding += 1;
+                if self.shut_out() {
+                    let why = format!("the cluster does not take this client: {}", self.describe_links());
+                    self.release(1, operation.len(), out);
+                    out.push(Output::Finished(token, Outcome::NotExecuted(why)));
+                } else {
+                    self.enqueue(session.0, Waiting { operation, deadline, token });
+                }
+            }
+            Input::Read { operation, deadline, token } => {
+                self.outstanding += 1;
+                self.on_read(now, operation, deadline, token, out);
+            }
+            Input::Status { replica, deadline, token } => self.on_status(replica, deadline, token, out),
+            Input::Close(session) => {
+                self.session_mut(session.0).closed = true;
+                self.expire_at(now);
+                self.settle_stream(session.0);
+            }
+        }
+    }
+
+    /// Does what time asks for, and packs and sends all that waits.
+    pub fn flush(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        if self.deadline_at.is_some_and(|at| at <= now) {
+            self.on_deadlines(now, out);
+        }
+        if self.read_at.is_some_and(|at| at <= now) {
+            self.on_read_timer(now, out);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.on_retry_timer(now, out);
+        }
+        if self.bodies.front().is_some_and(|(at, ..)| *at <= now) {
+            self.ask_for_bodies(now, out);
+        }
+        self.pack(now, out);
+    }
+
+    // Connections and views.
+
+    fn on_connected(&mut self, now: Tick, r: ReplicaId, out: &mut Vec<Output<T>>) {
+        if !self.config.members.contains(r) {
+            return;
+        }
+        self.links[r.index()] = Link::Up;
+        self.up.insert(r);
+        self.mute.remove(r);
+        out.push(Output::Send(only(r), Message::Attach(Attach { process: self.config.process })));
+        if r == self.leader() || self.up.count() == 1 {
+            self.resend(now, only(r), 0, out);
+        }
+    }
+
+    fn on_lost(&mut self, now: Tick, r: ReplicaId, link: Link, out: &mut Vec<Output<T>>) {
+        if !self.config.members.contains(r) {
+            return;
+        }
+        let was_up = self.up.contains(r);
+        self.links[r.index()] = link;
+        self.up.remove(r);
+        if was_up {
+            for sent in &mut self.groups {
+                sent.sent_to.remove(r);
+                sent.again = true;
+            }
+            if r == self.leader() {
+                self.resend(now, self.everyone(), 0, out);
+            }
+        }
+        if self.shut_out() {
+            let why = format!("the cluster does not take this client: {}", self.describe_links());
+            for i in 0..self.sessions.len() {
+                self.refuse_waiting(i, &why, out);
+            }
+            let reads: Vec<u64> = self.reads.keys().copied().collect();
+            for id in reads {
+                self.end_read(id, Outcome::NotExecuted(why.clone()), out);
+            }
+        }
+    }
+
+    fn everyone(&self) -> VoteSet {
+        let usable: VoteSet = self.up.iter().filter(|r| !self.mute.contains(*r)).collect();
+        if usable.count() == 0 { self.up } else { usable }
+    }
+
+    /// Where new groups go: the leader, or while it cannot be reached everybody, who forwards. Empty: keep them.
+    fn target(&self) -> VoteSet {
+        let leader = self.leader();
+        if self.up.contains(leader) && !self.mute.contains(leader) { only(leader) } else { self.everyone() }
+    }
+
+    fn on_view(&mut self, now: Tick, from: ReplicaId, view: View, out: &mut Vec<Output<T>>) {
+        if view <= self.views[from.index()] {
+            return;
+        }
+        self.views[from.index()] = view;
+        let members = self.config.members;
+        let believed = if members.byzantine() {
+            members.one_correct().reached_value(self.views.iter().copied())
+        } else {
+            Some(view)
+        };
+        if let Some(view) = believed.filter(|view| *view > self.view) {
+            let before = self.leader();
+            self.view = view;
+            let leader = self.leader();
+            if leader != before && self.up.contains(leader) {
+                self.mute.remove(leader);
+                self.resend(now, only(leader), 0, out);
+            }
+        }
+    }
+
+    // Sending.
+
+    fn enqueue(&mut self, i: usize, waiting: Waiting<T>) {
+        self.expire_at(waiting.deadline);
+        self.session_mut(i).waiting.push_back(waiting);
+        self.wake_session(i);
+    }
+
+    /// Lets a session with waiting requests be packed, or opened first.
+    fn wake_session(&mut self, i: usize) {
+        let session = self.sessions[i].as_mut().expect("a live handle");
+        if session.waiting.is_empty() {
+            return;
+        }
+        match session.stream {
+            Stream::Open(_) if !session.in_ready && session.sent.len() < self.config.session_sent_max => {
+                session.in_ready = true;
+                self.ready.push_back(i);
+            }
+            Stream::Closed => {
+                // One process opens far fewer than 2^20 sessions; a nonce is not used twice.
+                let nonce = self.config.process << PROCESS_SESSION_BITS | self.opened;
+                self.opened = (self.opened + 1) & ((1 << PROCESS_SESSION_BITS) - 1);
+                session.stream = Stream::Opening { nonce, group: None, votes: ReplyVotes::default() };
+                self.by_nonce.insert(nonce, i);
+                self.opens.push_back(i);
+            }
+            _ => {}
+        }
+    }
+
+    fn pack(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        let to = self.target();
+        if to == VoteSet::default() {
+            return;
+        }
+        while !(self.opens.is_empty() && self.ready.is_empty()) {
+            let id = self.groups_before + self.groups.len() as u64;
+            let mut requests = std::mem::take(&mut self.scratch);
+            self.collect(id, &mut requests);
+            if !requests.is_empty() {
+                let (group, digest) = self.authenticate(self.auth, &requests);
+                out.push(Output::Send(to, Message::Group(group.bytes().clone())));
+                self.groups.push_back(Sent {
+                    left: requests.len(),
+                    group,
+                    digest,
+                    sent_at: now,
+                    sent_to: to,
+                    again: to.count() > 1,
+                    refused: VoteSet::default(),
+                    rejected: VoteSet::default(),
+                });
+                let wait = self.jittered(self.retry_ns);
+                self.retry_at.get_or_insert(Tick(now.0.saturating_add(wait)));
+            }
+            requests.clear();
+            self.scratch = requests;
+        }
+    }
+
+    /// Takes one group's worth of requests off the queues.
+    fn collect(&mut self, group_id: u64, requests: &mut Vec<Request<Bytes>>) {
+        let mut bytes = GROUP_HEADER_BYTES;
+        while requests.len() < self.config.group_requests_max {
+            let Some(i) = self.opens.pop_front() else { break };
+            if let Some(Session { stream: Stream::Opening { nonce, group, .. }, .. }) = &mut self.sessions[i]
+            {
+                *group = Some(group_id);
+                bytes += REQUEST_HEADER_BYTES;
+                requests.push(Request {
+                    session: SessionId(0),
+                    number: RequestNumber(*nonce),
+                    kind: RequestKind::Open,
+                    operation: Bytes::new(),
+                });
+            }
+        }
+        while let Some(&i) = self.ready.front() {
+            let session = self.sessions[i].as_mut().expect("closed sessions have nothing to send");
+            if let Stream::Open(id) = session.stream {
+                while session.sent.len() < self.config.session_sent_max
+                    && let Some(next) = session.waiting.front()
+                {
+                    let more = REQUEST_HEADER_BYTES + next.operation.len();
+                    let full = requests.len() >= self.config.group_requests_max
+                        || bytes + more > self.config.group_bytes_max;
+                    if full && !requests.is_empty() {
+                        return;
+                    }
+                    let Waiting { operation, deadline, token } = session.waiting.pop_front().expect("seen");
+                    bytes += more;
+                    let number = RequestNumber(session.base.0 + session.sent.len() as u64);
+                    session.sent.push_back(Some(Entry {
+                        token: Some(token),
+                        deadline,
+                        group: group_id,
+                        bytes: operation.len(),
+                        votes: ReplyVotes::default(),
+                        body_asked: None,
+                    }));
+                    requests.push(Request { session: id, number, kind: RequestKind::Invoke, operation });
+                }
+            }
+            session.in_ready = false;
+            self.ready.pop_front();
+        }
+    }
+
+    fn authenticate<B: AsRef<[u8]>>(&self, kind: AuthKind, requests: &[Request<B>]) -> (Group, Digest) {
+        let mut digest = Digest::ZERO;
+        let group = Group::build(&self.config.hasher, self.config.client, requests, |d| {
+            digest = *d;
+            let bytes = match kind {
+                AuthKind::Channel => Vec::new(),
+                AuthKind::Signature => self.scheme.sign(d),
+                AuthKind::Mac => self.scheme.macs(d),
+            };
+            (kind, bytes)
+        });
+        (group, digest)
+    }
+
+    /// Sends what is unanswered again, oldest first, if it was last sent `age_ns` ago or earlier.
+    fn resend(&mut self, now: Tick, to: VoteSet, age_ns: u64, out: &mut Vec<Output<T>>) {
+        if to == VoteSet::default() {
+            return;
+        }
+        let mut bytes = 0;
+        for sent in self.groups.iter_mut().filter(|s| s.left > 0 && now.since(s.sent_at) >= age_ns) {
+            bytes += sent.group.bytes().len();
+            if bytes > RESEND_BYTES_MAX && bytes > sent.group.bytes().len() {
+                break;
+            }
+            out.push(Output::Send(to, Message::Group(sent.group.bytes().clone())));
+            // The same replica twice, or more than one: it may be ordered twice.
+            sent.again = true;
+            sent.sent_at = now;
+            for r in to.iter() {
+                sent.sent_to.insert(r);
+                sent.refused.remove(r);
+            }
+        }
+    }
+
+    fn on_retry_timer(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        let oldest = self.groups.iter().filter(|s| s.left > 0).map(|s| s.sent_at).min();
+        let Some(oldest) = oldest else {
+            self.retry_at = None;
+            return;
+        };
+        let mut next = oldest;
+        if now.since(oldest) >= self.retry_ns {
+            self.resend(now, self.everyone(), self.retry_ns / 2, out);
+            self.retry_ns = (self.retry_ns * 2).min(self.config.retry_ns_max);
+            next = now;
+        }
+        let wait = self.jittered(self.retry_ns);
+        self.retry_at = Some(Tick(next.0.saturating_add(wait)));
+    }
+
+    /// Up to a quarter more, so that clients that lost the same leader do not come back in step.
+    fn jittered(&mut self, ns: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ns + (z >> 32) * (ns / 4) / (1 << 32)
+    }
+
+    // Answers.
+
+    fn on_message(&mut self, now: Tick, from: ReplicaId, message: Message, out: &mut Vec<Output<T>>) {
+        if !self.config.members.contains(from) {
+            return;
+        }
+        match message {
+            Message::Replies(replies) => {
+                self.on_view(now, from, replies.view, out);
+                for reply in replies.replies {
+                    if reply.session == SessionId(0) {
+                        self.on_opened(from, reply, out);
+                    } else {
+                        self.on_reply(now, from, reply, out);
+                    }
+                }
+            }
+            Message::ReadReply(reply) => {
+                self.on_view(now, from, reply.view, out);
+                self.on_read_reply(from, reply, out);
+            }
+            Message::Notice(notice) => {
+                self.on_view(now, from, notice.view, out);
+                self.on_notice(now, from, notice, out);
+            }
+            Message::StatusAnswer(answer) => {
+                if self.statuses.get(&answer.id).is_some_and(|(r, ..)| *r == from) {
+                    let (_, _, token) = self.statuses.remove(&answer.id).expect("just seen");
+                    out.push(Output::Finished(token, Outcome::Done(answer.json.into())));
+                }
+            }
+            // Nothing else is for clients.
+            _ => {}
+        }
+    }
+
+    fn on_opened(&mut self, from: ReplicaId, reply: Reply, out: &mut Vec<Output<T>>) {
+        let Some(&i) = self.by_nonce.get(&reply.number.0) else { return };
+        let members = self.config.members;
+        let Stream::Opening { nonce, group: Some(group), votes } = &mut self.session_mut(i).stream else {
+            return;
+        };
+        let (nonce, group) = (*nonce, *group);
+        let count = if members.byzantine() {
+            let votes = std::mem::take(votes);
+            let mut votes = votes;
+            let count = votes.add(members, &self.config.hasher, from, reply, false);
+            let Stream::Opening { votes: place, .. } = &mut self.session_mut(i).stream else {
+                unreachable!()
+            };
+            *place = votes;
+            count
+        } else {
+            Count::Decided(reply.status, reply.body)
+        };
+        let id = match count {
+            // Small, so always whole.
+            Count::Waiting | Count::NeedsBody(_) => return,
+            Count::Decided(ReplyStatus::Done, body) => {
+                body[..].try_into().ok().map(|bytes| SessionId(u64::from_le_bytes(bytes)))
+            }
+            Count::Decided(..) | Count::Hopeless => None,
+        };
+        self.by_nonce.remove(&nonce);
+        self.count_off(group);
+        match id.filter(|id| *id != SessionId(0) && !self.by_id.contains_key(id)) {
+            Some(id) => {
+                self.by_id.insert(id, i);
+                let session = self.session_mut(i);
+                session.stream = Stream::Open(id);
+                session.base = RequestNumber(1);
+                session.sent.clear();
+                self.wake_session(i);
+            }
+            None => {
+                self.session_mut(i).stream = Stream::Closed;
+                self.refuse_waiting(i, "the replicas' answers to OPEN differ", out);
+            }
+        }
+        self.settle_stream(i);
+    }
+
+    fn on_reply(&mut self, now: Tick, from: ReplicaId, reply: Reply, out: &mut Vec<Output<T>>) {
+        let Some(&i) = self.by_id.get(&reply.session) else { return };
+        let Self { config, sessions, kept_bytes, .. } = self;
+        let Some(session) = sessions[i].as_mut() else { return };
+        let Some(offset) = reply.number.0.checked_sub(session.base.0) else { return };
+        let Some(Some(entry)) = session.sent.get_mut(offset as usize) else { return };
+        let (id, number) = (reply.session, reply.number);
+        let count = if config.members.byzantine() {
+            let before = entry.votes.kept_bytes();
+            let keep = *kept_bytes + reply.body.len() <= KEPT_BYTES_MAX;
+            let count = entry.votes.add(config.members, &config.hasher, from, reply, keep);
+            *kept_bytes = (*kept_bytes + entry.votes.kept_bytes()).saturating_sub(before);
+            count
+        } else {
+            Count::Decided(reply.status, reply.body)
+        };
+        match count {
+            Count::Waiting => {}
+            Count::Decided(status, body) => self.on_decided(i, number, status, body, out),
+            Count::NeedsBody(voters) => {
+                // Whoever was to send it may be slow; if it is gone or has spoken, waiting is of no use.
+                let replier = full_replier(id, number, config.members.n());
+                let late = voters.contains(replier) || !self.up.contains(replier);
+                let at = match entry.body_asked {
+                    None | Some(0) if late => now,
+                    None => Tick(now.0.saturating_add(config.retry_ns / 8)),
+                    Some(_) => return,
+                };
+                entry.body_asked = Some(0);
+                if late {
+                    self.bodies.push_front((at, i, id, number));
+                } else {
+                    self.bodies.push_back((at, i, id, number));
+                }
+            }
+            Count::Hopeless => {
+                let (_, entry) = self.settle(i, number, out);
+                let why = format!("no result can reach a quorum: {}", entry.votes.describe());
+                self.finish(entry.token, Outcome::Fail(why), out);
+                self.settle_stream(i);
+            }
+        }
+    }
+
+    fn on_decided(
+        &mut self,
+        i: usize,
+        number: RequestNumber,
+        status: ReplyStatus,
+        body: Bytes,
+        out: &mut Vec<Output<T>>,
+    ) {
+        let (again, entry) = self.settle(i, number, out);
+        let outcome = match status {
+            ReplyStatus::Done if body.len() <= COPY_BYTES_MAX => Outcome::Done(Bytes::copy_from_slice(&body)),
+            ReplyStatus::Done => Outcome::Done(body),
+            ReplyStatus::TooOld => Outcome::UnknownOutcome(reason::TOO_OLD.into()),
+            // Sent once over connections that held: this was its only chance to execute.
+            ReplyStatus::Expired if !again => Outcome::NotExecuted(reason::EXPIRED.into()),
+            ReplyStatus::Expired => Outcome::UnknownOutcome(reason::EXPIRED.into()),
+        };
+        self.finish(entry.token, outcome, out);
+        if status == ReplyStatus::Expired
+            && let Stream::Open(id) = self.session_mut(i).stream
+        {
+            self.session_mut(i).stream = Stream::Draining(id);
+        }
+        self.settle_stream(i);
+    }
+
+    fn finish(&mut self, token: Option<T>, outcome: Outcome, out: &mut Vec<Output<T>>) {
+        if let Some(token) = token {
+            out.push(Output::Finished(token, outcome));
+        }
+    }
+
+    /// Takes an entry out and says whether its group was sent more than once.
+    fn settle(&mut self, i: usize, number: RequestNumber, out: &mut Vec<Output<T>>) -> (bool, Entry<T>) {
+        let session = self.session_mut(i);
+        let offset = (number.0 - session.base.0) as usize;
+        let entry = session.sent[offset].take().expect("the caller found it");
+        while let Some(None) = session.sent.front() {
+            session.sent.pop_front();
+            session.base = session.base.next();
+        }
+        self.kept_bytes = self.kept_bytes.saturating_sub(entry.votes.kept_bytes());
+        self.release(1, entry.bytes, out);
+        // Progress: the next silence is a new one.
+        self.retry_ns = self.config.retry_ns;
+        let again = self.count_off(entry.group);
+        (again, entry)
+    }
+
+    fn release(&mut self, requests: usize, bytes: usize, out: &mut Vec<Output<T>>) {
+        self.outstanding -= requests;
+        match out.last_mut() {
+            Some(Output::Released(r, b)) => {
+                *r += requests;
+                *b += bytes;
+            }
+            _ => out.push(Output::Released(requests, bytes)),
+        }
+    }
+
+    /// One request of this group is settled.
+    fn count_off(&mut self, group: u64) -> bool {
+        let sent = &mut self.groups[(group - self.groups_before) as usize];
+        sent.left -= 1;
+        let again = sent.again;
+        while self.groups.front().is_some_and(|s| s.left == 0) {
+            self.groups.pop_front();
+            self.groups_before += 1;
+        }
+        if self.groups.is_empty() {
+            self.retry_at = None;
+        }
+        again
+    }
+
+    /// After something was settled: reopens an ended session, frees a closed one.
+    fn settle_stream(&mut self, i: usize) {
+        let Some(session) = self.sessions[i].as_mut() else { return };
+        if !session.waiting.is_empty() {
+            // There may be room again in what may be unanswered.
+            self.wake_session(i);
+        }
+        let session = self.session_mut(i);
+        if !session.sent.is_empty() {
+            return;
+        }
+        if let Stream::Draining(id) = session.stream {
+            session.stream = Stream::Closed;
+            self.by_id.remove(&id);
+            self.wake_session(i);
+        }
+        let session = self.session_mut(i);
+        if !session.closed || !session.waiting.is_empty() {
+            return;
+        }
+        match session.stream {
+            Stream::Closed => {
+                self.sessions[i] = None;
+                self.free.push(i);
+            }
+            Stream::Open(_) => {
+                if !self.idle.contains(&i) {
+                    self.idle.push(i);
+                }
+            }
+            Stream::Opening { .. } | Stream::Draining(_) => {}
+        }
+    }
+
+    /// Ends what waits in a session without having left this process.
+    fn refuse_waiting(&mut self, i: usize, why: &str, out: &mut Vec<Output<T>>) {
+        let Some(session) = self.sessions[i].as_mut() else { return };
+        for Waiting { operation, token, .. } in std::mem::take(&mut session.waiting) {
+            self.release(1, operation.len(), out);
+            out.push(Output::Finished(token, Outcome::NotExecuted(why.into())));
+        }
+    }
+
+    // Results that are agreed on but missing.
+
+    /// Repeats the requests whose results nobody sent: replicas answer executed requests whole. First to f+1 of those
+    /// who have executed it, one of whom is correct; then to all.
+    fn ask_for_bodies(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        let members = self.config.members;
+        let mut asked: Vec<(VoteSet, Vec<Request<Bytes>>, usize)> = Vec::new();
+        for _ in 0..self.bodies.len() {
+            let Some((at, i, id, number)) = self.bodies.pop_front() else { break };
+            if at > now {
+                self.bodies.push_back((at, i, id, number));
+                continue;
+            }
+            if self.by_id.get(&id) != Some(&i) {
+                continue;
+            }
+            let session = self.sessions[i].as_mut().expect("known by its id");
+            let offset = number.0.wrapping_sub(session.base.0) as usize;
+            let Some(Some(entry)) = session.sent.get_mut(offset) else { continue };
+            let times = entry.body_asked.map_or(1, |times| times + 1);
+            entry.body_asked = Some(times);
+            let wait = (self.config.retry_ns / 8).saturating_mul(1 << times.min(6));
+            self.bodies.push_back((Tick(now.0.saturating_add(wait)), i, id, number));
+            let sent = &self.groups[(entry.group - self.groups_before) as usize];
+            let found = sent.group.requests().find(|r| r.session == id && r.number == number);
+            let Some(request) = found else { continue };
+            let request = Request {
+                session: id,
+                number,
+                kind: RequestKind::Invoke,
+                operation: sent.group.bytes().slice_ref(request.operation),
+            };
+            let executed = if times == 1 { entry.votes.leading_voters() } else { VoteSet::default() };
+            let mut to = VoteSet::default();
+            for r in executed.iter().filter(|r| self.up.contains(*r)) {
+                if !members.one_correct().reached_by(to) {
+                    to.insert(r);
+                }
+            }
+            if !members.one_correct().reached_by(to) {
+                to = self.up;
+            }
+            let more = REQUEST_HEADER_BYTES + request.operation.len();
+            let open = asked.iter_mut().find(|(voters, requests, bytes)| {
+                *voters == to
+                    && requests.len() < self.config.group_requests_max
+                    && bytes + more <= self.config.group_bytes_max
+            });
+            match open {
+                Some((_, requests, bytes)) => {
+                    requests.push(request);
+                    *bytes += more;
+                }
+                None => asked.push((to, vec![request], GROUP_HEADER_BYTES + more)),
+            }
+        }
+        // In order of time again: what waits longest may stand behind what was just asked for.
+        self.bodies.make_contiguous().sort_by_key(|(at, ..)| *at);
+        for (to, mut requests, _) in asked {
+            requests.sort_by_key(|r| (r.session, r.number));
+            let (group, _) = self.authenticate(self.auth, &requests);
+            out.push(Output::Send(to, Message::Group(group.bytes().clone())));
+        }
+    }
+
+    // Words of replicas about groups.
+
+    fn on_notice(&mut self, now: Tick, from: ReplicaId, notice: Notice, out: &mut Vec<Output<T>>) {
+        match notice.code {
+            // Busy passes: the group is sent again later.
+            NoticeCode::View | NoticeCode::Busy => {}
+            NoticeCode::Sign => self.sign_from_now_on(now, out),
+            NoticeCode::Halted => {
+                self.mute.insert(from);
+                self.on_refusal(now, from, &notice, out);
+            }
+            NoticeCode::LogFull | NoticeCode::Rejected => self.on_refusal(now, from, &notice, out),
+        }
+    }
+
+    /// Signatures are good everywhere; only a MAC vector can be believed here and not there (RULES 12). So one
+    /// replica's word is enough: if it lies, it costs us signatures.
+    fn sign_from_now_on(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        if self.auth != AuthKind::Mac {
+            return;
+        }
+        self.auth = AuthKind::Signature;
+        for at in 0..self.groups.len() {
+            let (group, digest) = {
+                let requests: Vec<_> = self.groups[at].group.requests().collect();
+                self.authenticate(AuthKind::Signature, &requests)
+            };
+            let sent = &mut self.groups[at];
+            (sent.group, sent.digest) = (group, digest);
+        }
+        self.resend(now, self.target(), 0, out);
+    }
+
+    fn on_refusal(&mut self, now: Tick, from: ReplicaId, notice: &Notice, out: &mut Vec<Output<T>>) {
+        let members = self.config.members;
+        let everyone = self.up;
+        let Some(sent) = self.groups.iter_mut().find(|s| s.left > 0 && s.digest == notice.group) else {
+            return;
+        };
+        let first = sent.refused.insert(from);
+        if notice.code == NoticeCode::Rejected {
+            sent.rejected.insert(from);
+        }
+        // Validity is pure (RULES 12): what a correct replica finds invalid, none orders.
+        let invalid = if members.byzantine() {
+            members.one_correct().reached_by(sent.rejected)
+        } else {
+            sent.rejected.count() > 0
+        };
+        let nobody_has_it = sent.sent_to.iter().all(|r| sent.refused.contains(r));
+        let refused =
+            if members.byzantine() { members.one_correct().reached_by(sent.refused) } else { nobody_has_it };
+        let tried_all = everyone.iter().all(|r| sent.sent_to.contains(r));
+        if invalid || refused && tried_all {
+            let code = match notice.code {
+                NoticeCode::LogFull => "the log is full",
+                NoticeCode::Halted => "halted",
+                _ => "not acceptable",
+            };
+            let why = format!("refused ({code}; replica {from} says: {})", notice.text);
+            // A lying replica may have kept a valid group and have it ordered later: only crash mode can be sure.
+            let certain = invalid || !members.byzantine();
+            let group = sent.group.clone();
+            self.abandon(&group, certain, &why, out);
+        } else if first && !tried_all {
+            // Others may have room, or depose a leader that has none.
+            let to: VoteSet = everyone.iter().filter(|r| !sent.sent_to.contains(*r)).collect();
+            out.push(Output::Send(to, Message::Group(sent.group.bytes().clone())));
+            sent.again = true;
+            sent.sent_at = now;
+            for r in to.iter() {
+                sent.sent_to.insert(r);
+            }
+        }
+    }
+
+    /// Ends a refused group, and with it what was sent behind it in its sessions: their numbers can never be reached.
+    fn abandon(&mut self, group: &Group, certain: bool, why: &str, out: &mut Vec<Output<T>>) {
+        let outcome = || {
+            let why = why.to_owned();
+            if certain { Outcome::NotExecuted(why) } else { Outcome::UnknownOutcome(why) }
+        };
+        for request in group.requests() {
+            if request.kind == RequestKind::Open {
+                let Some(i) = self.by_nonce.remove(&request.number.0) else { continue };
+                let stream = std::mem::replace(&mut self.session_mut(i).stream, Stream::Closed);
+                if let Stream::Opening { group: Some(group), .. } = stream {
+                    self.count_off(group);
+                }
+                self.refuse_waiting(i, why, out);
+                self.settle_stream(i);
+                continue;
+            }
+            let Some(&i) = self.by_id.get(&request.session) else { continue };
+            let session = self.session_mut(i);
+            if let Stream::Open(id) = session.stream {
+                session.stream = Stream::Draining(id);
+            }
+            let end = session.base.0 + session.sent.len() as u64;
+            for number in request.number.0.max(session.base.0)..end {
+                let session = self.session_mut(i);
+                // The base moves as entries leave.
+                let Some(offset) = number.checked_sub(session.base.0) else { continue };
+                if let Some(Some(_)) = session.sent.get(offset as usize) {
+                    let (_, entry) = self.settle(i, RequestNumber(number), out);
+                    self.finish(entry.token, outcome(), out);
+                }
+            }
+            self.settle_stream(i);
+        }
+    }
+
+    // Reads.
+
+    fn on_read(&mut self, now: Tick, operation: Bytes, deadline: Tick, token: T, out: &mut Vec<Output<T>>) {
+        let members = self.config.members;
+        let leader = self.leader();
+        let to = if members.byzantine() { self.up } else { only(leader) };
+        let possible =
+            if members.byzantine() { members.quorum().reached_by(to) } else { self.up.contains(leader) };
+        if !possible {
+            self.read_in_order(Waiting { operation, deadline, token }, out);
+            return;
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let full_from = to.iter().nth((id % u64::from(to.count())) as usize).expect("not empty");
+        let message = Read { id, full_from, operation: operation.clone() };
+        out.push(Output::Send(to, Message::Read(message)));
+        let fallback_at = Tick(now.0.saturating_add(self.config.retry_ns / 2)).min(deadline);
+        self.read_at = Some(self.read_at.map_or(fallback_at, |at| at.min(fallback_at)));
+        let votes = ReadVotes::default();
+        self.reads.insert(id, PendingRead { operation, deadline, token, full_from, fallback_at, votes });
+    }
+
+    fn on_read_reply(&mut self, from: ReplicaId, reply: ReadReply, out: &mut Vec<Output<T>>) {
+        let members = self.config.members;
+        let id = reply.id;
+        let Some(read) = self.reads.get_mut(&id) else { return };
+        let count = if members.byzantine() {
+            let before = read.votes.kept_bytes();
+            let bytes = reply.result.as_ref().map_or(0, Bytes::len);
+            let keep = self.kept_bytes + bytes <= KEPT_BYTES_MAX;
+            let count = read.votes.add(members, &self.config.hasher, from, read.full_from, reply, keep);
+            self.kept_bytes = (self.kept_bytes + read.votes.kept_bytes()).saturating_sub(before);
+            count
+        } else {
+            match (reply.status, reply.result) {
+                (ReadStatus::Done, Some(body)) if body.len() <= COPY_BYTES_MAX => {
+                    ReadCount::Decided(Bytes::copy_from_slice(&body))
+                }
+                (ReadStatus::Done, Some(body)) => ReadCount::Decided(body),
+                _ => ReadCount::Ordered,
+            }
+        };
+        match count {
+            ReadCount::Waiting => {}
+            ReadCount::Decided(body) => self.end_read(id, Outcome::Done(body), out),
+            ReadCount::Ordered => self.fall_back(id, out),
+        }
+    }
+
+    fn take_read(&mut self, id: u64) -> Option<PendingRead<T>> {
+        let read = self.reads.remove(&id)?;
+        self.kept_bytes = self.kept_bytes.saturating_sub(read.votes.kept_bytes());
+        if self.reads.is_empty() {
+            self.read_at = None;
+        }
+        Some(read)
+    }
+
+    fn end_read(&mut self, id: u64, outcome: Outcome, out: &mut Vec<Output<T>>) {
+        if let Some(read) = self.take_read(id) {
+            self.release(1, read.operation.len(), out);
+            self.finish(Some(read.token), outcome, out);
+        }
+    }
+
+    fn fall_back(&mut self, id: u64, out: &mut Vec<Output<T>>) {
+        if let Some(PendingRead { operation, deadline, token, .. }) = self.take_read(id) {
+            self.read_in_order(Waiting { operation, deadline, token }, out);
+        }
+    }
+
+    /// The same bytes through the order; services answer reads in `execute` too.
+    fn read_in_order(&mut self, waiting: Waiting<T>, out: &mut Vec<Output<T>>) {
+        if self.shut_out() {
+            let why = format!("the cluster does not take this client: {}", self.describe_links());
+            self.release(1, waiting.operation.len(), out);
+            out.push(Output::Finished(waiting.token, Outcome::NotExecuted(why)));
+            return;
+        }
+        let reader = match self.reader {
+            Some(reader) => reader,
+            None => {
+                let reader = self.session();
+                self.reader = Some(reader);
+                reader
+            }
+        };
+        self.enqueue(reader.0, waiting);
+    }
+
+    fn on_read_timer(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        let late: Vec<u64> =
+            self.reads.iter().filter(|(_, r)| r.fallback_at <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            self.fall_back(id, out);
+        }
+        self.read_at = self.reads.values().map(|r| r.fallback_at).min();
+    }
+
+    fn on_status(&mut self, replica: ReplicaId, deadline: Tick, token: T, out: &mut Vec<Output<T>>) {
+        let refusal = match self.links.get(replica.index()) {
+            None => Some(format!("there is no replica {replica}")),
+            Some(Link::Up) if self.statuses.len() >= STATUS_QUERIES_MAX => {
+                Some("too many status queries".into())
+            }
+            Some(Link::Up) => None,
+            Some(Link::Down(why) | Link::Refused(why)) => Some(format!("replica {replica}: {why}")),
+        };
+        if let Some(why) = refusal {
+            out.push(Output::Finished(token, Outcome::NotExecuted(why)));
+            return;
+        }
+        self.last_id += 1;
+        self.expire_at(deadline);
+        self.statuses.insert(self.last_id, (replica, deadline, token));
+        out.push(Output::Send(only(replica), Message::StatusQuery(StatusQuery { id: self.last_id })));
+    }
+
+    // Deadlines.
+
+    fn expire_at(&mut self, deadline: Tick) {
+        self.deadline_at = Some(self.deadline_at.map_or(deadline, |at| at.min(deadline)));
+    }
+
+    /// Looks at everything outstanding: a bounded number, and seldom, because deadlines are mostly far ahead.
+    fn on_deadlines(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
+        let mut next: Option<Tick> = None;
+        let mut later = |deadline: Tick| next = Some(next.map_or(deadline, |at: Tick| at.min(deadline)));
+        let mut ended: Vec<(T, Outcome)> = Vec::new();
+        let (mut unsent, mut unsent_bytes) = (0, 0);
+        let mut dropped: Vec<(usize, RequestNumber)> = Vec::new();
+        for (i, session) in self.sessions.iter_mut().enumerate() {
+            let Some(session) = session else { continue };
+            if session.waiting.iter().any(|w| w.deadline <= now) {
+                let opening = !matches!(session.stream, Stream::Open(_));
+                for w in std::mem::take(&mut session.waiting) {
+                    if w.deadline <= now {
+                        unsent += 1;
+                        unsent_bytes += w.operation.len();
+                        let state = if opening { reason::NOT_OPENED } else { reason::NOT_SENT };
+                        ended.push((w.token, Outcome::NotExecuted(state.into())));
+                    } else {
+                        session.waiting.push_back(w);
+                    }
+                }
+            }
+            session.waiting.iter().for_each(|w| later(w.deadline));
+            for (offset, entry) in session.sent.iter_mut().enumerate() {
+                let Some(entry) = entry else { continue };
+                if entry.token.is_some() && entry.deadline > now {
+                    later(entry.deadline);
+                    continue;
+                }
+                if let Some(token) = entry.token.take() {
+                    let why = format!("{}: {}", reason::DEADLINE, entry.votes.describe());
+                    ended.push((token, Outcome::UnknownOutcome(why)));
+                }
+                if session.closed {
+                    dropped.push((i, RequestNumber(session.base.0 + offset as u64)));
+                }
+            }
+        }
+        let late: Vec<u64> = self.statuses.iter().filter(|(_, s)| s.1 <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            let (replica, _, token) = self.statuses.remove(&id).expect("just seen");
+            ended.push((token, Outcome::NotExecuted(format!("replica {replica} did not answer in time"))));
+        }
+        self.statuses.values().for_each(|(_, deadline, _)| later(*deadline));
+        self.deadline_at = next.map(|at| at.max(Tick(now.0 + DEADLINE_GRAIN_NS)));
+        if unsent > 0 {
+            self.release(unsent, unsent_bytes, out);
+        }
+        if !ended.is_empty() {
+            let links = self.describe_links();
+            for (token, outcome) in ended {
+                out.push(Output::Finished(token, outcome.with_detail(&links)));
+            }
+        }
+        // Nobody will submit behind these any more: no need to close the gap.
+        for (i, number) in dropped {
+            self.settle(i, number, out);
+            let session = self.session_mut(i);
+            if let Stream::Open(id) = session.stream {
+                session.stream = Stream::Draining(id);
+            }
+            self.settle_stream(i);
+        }
+    }
+
+    fn session_mut(&mut self, i: usize) -> &mut Session<T> {
+        self.sessions[i].as_mut().expect("a live handle")
+    }
+}
+
+fn only(r: ReplicaId) -> VoteSet {
+    VoteSet::from_iter([r])
+}
