@@ -75,6 +75,18 @@ impl fmt::Display for Peer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(u64);
 
+impl ConnectionId {
+    /// As a plain number, for those who know nothing of connections.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Back from [`ConnectionId::number`].
+    pub fn of_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

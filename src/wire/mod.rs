@@ -18,3 +18,6 @@ pub mod auth;
 
 /// One variant per deviation.
 pub mod error;
+
+/// The real keys at work.
+pub mod scheme;
