@@ -21,3 +21,6 @@ pub mod error;
 
 /// The real keys at work.
 pub mod scheme;
+
+#[cfg(test)]
+mod wire_tests;
