@@ -29,6 +29,8 @@ mod stats;
 mod tls;
 
 #[cfg(test)]
+mod dial_tests;
+#[cfg(test)]
 mod framing_tests;
 #[cfg(test)]
 mod hello_tests;
