@@ -74,7 +74,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
             ..LogLimits::default()
         },
     };
-    let config = init(&options, &|_log, _config, _id| Ok(()))?;
+    let config =
+        init(&options, &|log, config, id| Ok(duramen::replica::format_log(log, config, id, false)?))?;
 
     let dir = options.dir.display();
     let (n, f) = (config.group().n(), config.f);

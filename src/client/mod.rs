@@ -1,4 +1,25 @@
-//! Calls under way and their answers.
+//! Calls under way and their answers: what applications use.
+//!
+//! ```no_run
+//! # use duramen::{client::{Client, ClientOptions, Outcome}, config::Config, keys::ClientKeys};
+//! # use std::path::Path;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::load(Path::new("duramen-data/cluster.toml"))?;
+//! let keys = ClientKeys::load(Path::new("duramen-data/client-default.key"), &config)?;
+//! let client = Client::connect(ClientOptions::new(config, keys))?;
+//! let session = client.session();
+//! match session.invoke("an operation of the service", None) {
+//!     Outcome::Done(result) => println!("{result:?}"),
+//!     Outcome::NotExecuted(why) => println!("not executed, safe to repeat: {why}"),
+//!     Outcome::UnknownOutcome(why) => println!("perhaps executed: {why}"),
+//!     Outcome::Fail(why) => println!("more replicas are faulty than this group bears: {why}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! [`session`] is the protocol, sans-I/O; [`runtime`] its threads: the net thread runs the core on what arrives, then the
+//! callbacks, then packs what they submitted, so that a loaded client needs no further wake-up; the thread
+//! `duramen-client` serves submissions from other threads and time.
 
 /// The sans-I/O core of one client process.
 pub mod session;
@@ -6,10 +27,17 @@ pub mod session;
 /// Enough equal replies make an answer.
 pub mod reply_votes;
 
+/// The core's threads and the blocking interface.
+pub mod runtime;
+
 #[cfg(test)]
 mod reply_votes_tests;
 #[cfg(test)]
+mod runtime_tests;
+#[cfg(test)]
 mod session_tests;
+
+pub use runtime::{Client, ClientError, ClientOptions, Session, SubmitError};
 
 use bytes::Bytes;
 
@@ -47,4 +75,5 @@ mod reason {
     pub const NOT_OPENED: &str = "the deadline passed before the session was open";
     pub const NOT_SENT: &str = "the deadline passed before it was sent";
     pub const DEADLINE: &str = "the deadline passed after it was sent";
+    pub const CLOSED: &str = "the client was closed";
 }

@@ -126,6 +126,8 @@ pub enum Input<T> {
     },
     /// No more requests in this session; those under way end as they would.
     Close(SessionHandle),
+    /// Nothing will be sent or received any more: everything under way ends now.
+    Shutdown,
 }
 
 /// What the core wants done.
@@ -387,6 +389,7 @@ impl<T> ClientCore<T> {
                 self.on_read(now, operation, deadline, token, out);
             }
             Input::Status { replica, deadline, token } => self.on_status(replica, deadline, token, out),
+            Input::Shutdown => self.shut_down(out),
             Input::Close(session) => {
                 self.session_mut(session.0).closed = true;
                 self.expire_at(now);
@@ -435,6 +438,12 @@ impl<T> ClientCore<T> {
         self.links[r.index()] = link;
         self.up.remove(r);
         if was_up {
+            let why = format!("replica {r} was disconnected");
+            let asked: Vec<u64> = self.statuses.iter().filter(|(_, s)| s.0 == r).map(|(id, _)| *id).collect();
+            for id in asked {
+                let (_, _, token) = self.statuses.remove(&id).expect("just seen");
+                out.push(Output::Finished(token, Outcome::NotExecuted(why.clone())));
+            }
             for sent in &mut self.groups {
                 sent.sent_to.remove(r);
                 sent.again = true;
@@ -1266,6 +1275,22 @@ impl<T> ClientCore<T> {
                 session.stream = Stream::Draining(id);
             }
             self.settle_stream(i);
+        }
+    }
+
+    fn shut_down(&mut self, out: &mut Vec<Output<T>>) {
+        for session in self.sessions.iter_mut().flatten() {
+            for waiting in session.waiting.drain(..) {
+                out.push(Output::Finished(waiting.token, Outcome::NotExecuted(reason::CLOSED.into())));
+            }
+            for token in session.sent.iter_mut().flatten().filter_map(|entry| entry.token.take()) {
+                out.push(Output::Finished(token, Outcome::UnknownOutcome(reason::CLOSED.into())));
+            }
+        }
+        let reads = self.reads.drain().map(|(_, read)| read.token);
+        let statuses = self.statuses.drain().map(|(_, (_, _, token))| token);
+        for token in reads.chain(statuses) {
+            out.push(Output::Finished(token, Outcome::NotExecuted(reason::CLOSED.into())));
         }
     }
 

@@ -12,7 +12,8 @@ use super::error::LogError;
 use super::layout::BLOCK_BYTES;
 use super::segments::UNFINISHED;
 use super::storage::{Disk, RealDisk};
-use super::{sys, writer};
+use super::writer;
+use crate::sys;
 
 /// Synchronous writes of one size.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ mod scan;
 mod segments;
 mod stage;
 mod storage;
-mod sys;
+
 mod writer;
 
 #[cfg(test)]
@@ -57,6 +57,7 @@ pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
 pub use reader::LogReader;
 pub use stage::{LogEvent, LogStats};
 
+use crate::sys::{self, EventFd};
 use buffers::AlignedBuffer;
 use group::{Packer, Prefix, Queued};
 use layout::{
@@ -67,7 +68,6 @@ use scan::{Place, Scan};
 use segments::{Maker, UNFINISHED, make_segment, segment_name, segment_number};
 use stage::{Bounds, Mail, Shared, Stage};
 use storage::{Disk, RealDisk};
-use sys::EventFd;
 use writer::{ThreadsWriter, UringWriter, Writer};
 
 use crate::types::{Digest, Lsn, Seq, View};

@@ -164,7 +164,7 @@ impl LogOptions {
                 "bytes_max must hold two segments: the last one is kept for control records".into(),
             );
         }
-        if super::sys::file_bytes_limit() < self.segment_bytes {
+        if crate::sys::file_bytes_limit() < self.segment_bytes {
             return refuse("segment_bytes is above this process's file size limit (ulimit -f)".into());
         }
         Ok(())

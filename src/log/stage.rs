@@ -22,8 +22,8 @@ use super::options::Record;
 use super::reader::{Index, SegmentIndex};
 use super::segments::Made;
 use super::storage::DiskFile;
-use super::sys::EventFd;
 use super::writer::{Done, Write, Writer};
+use crate::sys::EventFd;
 use crate::types::{Digest, Lsn, Seq, View};
 
 /// How long nothing must happen before the last group's durability is put on record.

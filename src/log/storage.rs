@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layout::BLOCK_BYTES;
-use super::sys;
+use crate::sys;
 
 /// A directory of segment files. Blocking; used from any thread.
 pub(super) trait Disk: Send + Sync {

@@ -9,7 +9,7 @@ use io_uring::{IoUring, opcode, types};
 use super::buffers::AlignedBuffer;
 use super::layout::BLOCK_BYTES;
 use super::storage::{DiskFile, RETRIES_MAX};
-use super::sys::EventFd;
+use crate::sys::EventFd;
 
 /// One write, block-aligned. The writer owns the buffer until it comes back in [`Done`].
 pub(super) struct Write {

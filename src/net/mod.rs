@@ -29,6 +29,8 @@ mod stats;
 mod tls;
 
 #[cfg(test)]
+mod dial_tests;
+#[cfg(test)]
 mod framing_tests;
 #[cfg(test)]
 mod hello_tests;
@@ -74,6 +76,18 @@ impl fmt::Display for Peer {
 /// A connection; unique in the life of the process, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// As a plain number, for those who know nothing of connections.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Back from [`ConnectionId::number`].
+    pub fn of_number(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

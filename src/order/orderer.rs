@@ -347,6 +347,10 @@ impl Orderer {
             }
             Input::LogRoom(room) => {
                 self.log_room = room;
+                if room {
+                    let waiting: Vec<Seq> = self.slots.keys().copied().collect();
+                    waiting.into_iter().for_each(|seq| self.go_on(seq, out));
+                }
                 Ok(())
             }
             Input::LogFailed(why) => {
@@ -704,13 +708,18 @@ impl Orderer {
             slot.wanted.entry(digest).or_insert(now);
             return;
         };
+        let in_log = self.durable.batch_place(seq, &digest).is_some();
+        if !in_log && !self.log_room {
+            // A full log takes no new work; what it holds already may still be voted for.
+            return;
+        }
         slot.prepared = true;
         let certificate = if byzantine {
             slot.writes.certificate(view, seq, digest, true)
         } else {
             Certificate { view, seq, digest, signatures: Vec::new() }
         };
-        let record = if self.durable.batch_place(seq, &digest).is_some() {
+        let record = if in_log {
             OrderRecord::PreparedRef { certificate }
         } else {
             OrderRecord::Prepared { certificate, batch: batch.bytes.clone() }
@@ -758,7 +767,8 @@ impl Orderer {
     pub(super) fn decide(&mut self, certificate: Certificate, batch: Arc<Batch>, out: &mut Vec<Output>) {
         let (seq, digest) = (certificate.seq, certificate.digest);
         assert_eq!(batch.digest, digest);
-        if self.durable.batch_place(seq, &digest).is_none() {
+        // Without room it is fetched again after a restart.
+        if self.log_room && self.durable.batch_place(seq, &digest).is_none() {
             self.append(OrderRecord::Batch { seq, digest, batch: batch.bytes.clone() }, out);
         }
         let slot = self.slots.entry(seq).or_default();
@@ -952,7 +962,7 @@ impl Orderer {
             .filter_map(|(_, s)| s.proposal.as_ref())
             .any(|p| self.now.tick.since(p.since) > timeout);
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
-        if silent || stuck && idle || unserved {
+        if silent || stuck && idle && self.log_room || unserved {
             self.suspect(out);
         } else if self.wish == self.view().next() && !idle && self.restart_bar_passed() {
             // The cause is gone: a wish that nobody shared is taken back.

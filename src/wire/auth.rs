@@ -7,6 +7,7 @@
 use super::batch::*;
 use super::error::*;
 use super::messages::*;
+pub use crate::config::ClientAuth;
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use bytes::Bytes;
@@ -26,18 +27,6 @@ pub trait Scheme: Send + std::marker::Sync {
     fn verify_mac(&self, who: ClientId, digest: &Digest, tag: &[u8]) -> bool;
 }
 
-/// How clients prove themselves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientAuth {
-    /// One signature per send-group.
-    Signature,
-    /// One MAC per replica and send-group; signatures are taken too.
-    Mac,
-    /// By the channel (crash mode).
-    Channel,
-}
-
 /// Says that `message` came from `from` and that everything checkable without state was checked.
 #[derive(Clone, Debug)]
 pub struct Authenticated<M> {
@@ -49,6 +38,11 @@ impl<M> Authenticated<M> {
     /// Sender and message.
     pub fn into_parts(self) -> (ReplicaId, M) {
         (self.from, self.message)
+    }
+
+    /// Who sent it.
+    pub fn sender(&self) -> ReplicaId {
+        self.from
     }
 
     /// The message.

@@ -18,3 +18,9 @@ pub mod auth;
 
 /// One variant per deviation.
 pub mod error;
+
+/// The real keys at work.
+pub mod scheme;
+
+#[cfg(test)]
+mod wire_tests;

@@ -13,7 +13,7 @@ fn check(result: i64) -> io::Result<i64> {
 }
 
 /// One pwritev2; with `dsync` the data is on stable storage when it returns. May write less than asked.
-pub(super) fn pwritev2(fd: RawFd, bytes: &[u8], offset: u64, dsync: bool) -> io::Result<usize> {
+pub(crate) fn pwritev2(fd: RawFd, bytes: &[u8], offset: u64, dsync: bool) -> io::Result<usize> {
     let iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let flags = if dsync { libc::RWF_DSYNC } else { 0 };
     // SAFETY: the iovec points at `bytes`, which outlives the call and is only read.
@@ -22,13 +22,13 @@ pub(super) fn pwritev2(fd: RawFd, bytes: &[u8], offset: u64, dsync: bool) -> io:
 }
 
 /// Reserves `bytes` of the file, so that a full disk shows before anything is written.
-pub(super) fn fallocate(file: &File, bytes: u64) -> io::Result<()> {
+pub(crate) fn fallocate(file: &File, bytes: u64) -> io::Result<()> {
     // SAFETY: plain integers on an open descriptor.
     check(i64::from(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as libc::off_t) })).map(drop)
 }
 
 /// Whether a path lies on a tmpfs or ramfs, where nothing survives a power loss.
-pub(super) fn is_memory_fs(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_memory_fs(path: &Path) -> io::Result<bool> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: statfs is plain data, for which zero is a value.
     let mut fs: libc::statfs = unsafe { std::mem::zeroed() };
@@ -38,7 +38,7 @@ pub(super) fn is_memory_fs(path: &Path) -> io::Result<bool> {
 }
 
 /// Alignment that direct I/O on this file needs (memory, offset), where the kernel tells: from Linux 6.1 on.
-pub(super) fn direct_io_alignment(file: &File) -> Option<(u32, u32)> {
+pub(crate) fn direct_io_alignment(file: &File) -> Option<(u32, u32)> {
     // SAFETY: statx is plain data, for which zero is a value.
     let mut out: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor itself; `out` is ours to fill.
@@ -50,7 +50,7 @@ pub(super) fn direct_io_alignment(file: &File) -> Option<(u32, u32)> {
 }
 
 /// The soft limit on file sizes (RLIMIT_FSIZE): a write beyond it would kill the process by a signal.
-pub(super) fn file_bytes_limit() -> u64 {
+pub(crate) fn file_bytes_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: a struct to fill.
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
@@ -59,13 +59,13 @@ pub(super) fn file_bytes_limit() -> u64 {
 
 /// The status flags of an open file (F_GETFL).
 #[cfg(test)]
-pub(super) fn status_flags(fd: RawFd) -> i32 {
+pub(crate) fn status_flags(fd: RawFd) -> i32 {
     // SAFETY: plain integers.
     unsafe { libc::fcntl(fd, libc::F_GETFL) }
 }
 
 /// A counter in the kernel that one thread adds to and another waits for.
-pub(super) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
     pub fn new() -> io::Result<Self> {
@@ -100,4 +100,33 @@ impl EventFd {
         unsafe { libc::read(self.fd(), (&raw mut count).cast(), 8) };
         Ok(())
     }
+}
+
+/// What this process has used so far.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Usage {
+    /// User and system time, milliseconds.
+    pub cpu_ms: u64,
+    /// Resident memory at its highest, bytes.
+    pub rss_bytes: u64,
+}
+
+/// CPU time and memory of this process.
+pub fn usage() -> Usage {
+    // SAFETY: rusage is plain data, for which zero is a value.
+    let mut r: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: a struct to fill; cannot fail for RUSAGE_SELF.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut r) };
+    let ms = |t: libc::timeval| t.tv_sec as u64 * 1000 + t.tv_usec as u64 / 1000;
+    Usage { cpu_ms: ms(r.ru_utime) + ms(r.ru_stime), rss_bytes: r.ru_maxrss as u64 * 1024 }
+}
+
+/// Bytes free for us on the file system of `path`; 0 if it cannot be told.
+pub fn free_bytes(path: &Path) -> u64 {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return 0 };
+    // SAFETY: statvfs is plain data, for which zero is a value.
+    let mut fs: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a struct to fill.
+    let ok = unsafe { libc::statvfs(path.as_ptr(), &mut fs) } == 0;
+    if ok { fs.f_bavail.saturating_mul(fs.f_frsize) } else { 0 }
 }

@@ -1,0 +1,27 @@
+//! The threads around the cores: a whole replica.
+//!
+//! [`Replica::start`] returns when the log is replayed and every stage runs; [`Replica::stop`] when all are joined.
+
+/// The one table of stages, and what they send each other.
+pub mod stages;
+
+/// What they share.
+mod shared;
+
+/// net → verify → order.
+mod receive;
+
+/// order.
+mod order_stage;
+
+/// execute → reply.
+mod execute_stage;
+
+/// As JSON.
+mod status;
+
+/// Config → recovery → running.
+mod startup;
+
+pub use receive::DIGEST_QUERY;
+pub use startup::{Replica, ReplicaOptions, StartError, format_log};

@@ -1,0 +1,235 @@
+//! The order thread: channel → [`Orderer::step`] → outputs routed to log, net and execute.
+
+use super::receive::frame;
+use super::shared::{LogView, OrderView, Shared};
+use super::stages::*;
+use crate::log::{AppendRefusal, Log, Record};
+use crate::net::{ConnectionId, Frame, NetHandle, To};
+use crate::order::record::OrderRecord;
+use crate::order::{Input, Now, Orderer, Output};
+use crate::types::*;
+use crate::wire::messages::*;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Inputs stepped before outputs are handed over: bounds how long a vote waits for its fellows.
+const STEPS_MAX: usize = 256;
+
+/// Reads both clocks.
+#[derive(Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Ticks count from now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Both times.
+    pub fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { tick: Tick(self.0.elapsed().as_nanos() as u64 + 1), wall: WallTime(wall.as_nanos() as u64) }
+    }
+}
+
+/// The thread's state.
+pub struct OrderStage {
+    pub(super) core: Orderer,
+    pub(super) clock: Clock,
+    pub(super) inbox: Receiver<ToOrder>,
+    pub(super) log: Log,
+    pub(super) net: NetHandle,
+    pub(super) to_execute: Sender<ToExecute>,
+    pub(super) to_fetch: Sender<Serve>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) client_bytes: Arc<AtomicUsize>,
+    pub(super) paused: Arc<AtomicBool>,
+    pub(super) outputs: Vec<Output>,
+    pub(super) frames: Vec<(To, Frame)>,
+    pub(super) published: Tick,
+}
+
+impl OrderStage {
+    /// Runs until told to stop.
+    pub fn run(mut self) {
+        loop {
+            let now = self.clock.now();
+            let wait = Duration::from_nanos(self.core.next_deadline().since(now.tick));
+            let first = match self.inbox.recv_timeout(wait) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut steps = 0;
+            let mut next = first;
+            while let Some(message) = next {
+                match message {
+                    ToOrder::Inputs(inputs) => {
+                        steps += inputs.len();
+                        let now = self.clock.now();
+                        for (input, credit) in inputs {
+                            self.step(now, input);
+                            drop(credit);
+                        }
+                    }
+                    ToOrder::One(input) => {
+                        steps += 1;
+                        self.step(self.clock.now(), input);
+                    }
+                    ToOrder::Stop => {
+                        self.apply();
+                        self.publish();
+                        return self.log.stop();
+                    }
+                }
+                next = if steps < STEPS_MAX { self.inbox.try_recv().ok() } else { None };
+            }
+            let now = self.clock.now();
+            if now.tick >= self.core.next_deadline() {
+                self.step(now, Input::Tick);
+            }
+            self.apply();
+            if now.tick.since(self.published) > 20_000_000 {
+                self.published = now.tick;
+                self.publish();
+            }
+            if self.paused.load(Ordering::Relaxed)
+                && self.client_bytes.load(Ordering::Relaxed) < CLIENT_BYTES_MAX / 2
+                && self.paused.swap(false, Ordering::Relaxed)
+            {
+                self.net.pause_clients(false);
+            }
+        }
+        self.log.stop();
+    }
+
+    fn step(&mut self, now: Now, input: Input) {
+        let from = match &input {
+            Input::Message(m) => Some(m.sender()),
+            _ => None,
+        };
+        if let Err(discard) = self.core.step(now, input, &mut self.outputs)
+            && let Some(from) = from
+        {
+            self.shared.discard(crate::net::Peer::Replica(from), discard);
+        }
+    }
+
+    /// Outputs take effect in order; frames leave together at the end, behind every append of this round.
+    fn apply(&mut self) {
+        if self.outputs.is_empty() {
+            return;
+        }
+        // Before any batch of this round reaches `execute`: in crash mode only a leader answers.
+        self.shared.leads.store(self.core.leads(), Ordering::Release);
+        self.shared.view.store(self.core.view().0, Ordering::Relaxed);
+        let mut batches = Vec::new();
+        let mut resend = Vec::new();
+        for output in std::mem::take(&mut self.outputs) {
+            match output {
+                Output::Send(to, message) => self.frames.push((To::Replica(to), frame(&message))),
+                Output::Broadcast(message) => self.frames.push((To::AllReplicas, frame(&message))),
+                Output::Append(lsn, record) => self.append(lsn, record),
+                Output::Execute(batch) => batches.push(batch),
+                Output::Resend(group) => resend.push(group),
+                Output::Notice { origin, code, group } => {
+                    let notice = Notice { code, view: self.core.view(), group, text: String::new() };
+                    let to = To::Connection(ConnectionId::of_number(origin));
+                    self.frames.push((to, frame(&Message::Notice(notice))));
+                }
+                Output::ServeBatch { to, seq, lsn } => {
+                    let _ = self.to_fetch.try_send(Serve { to, seq, lsn });
+                }
+                Output::ReadReady(tokens) => {
+                    let _ = self.to_execute.send(ToExecute::ReadReady(tokens));
+                }
+                Output::ReadRefused(tokens) => {
+                    let _ = self.to_execute.send(ToExecute::ReadRefused(tokens));
+                }
+                Output::ViewStarted(view) => {
+                    let leader = self.core.leader();
+                    ::log::info!("view {view} begins, led by replica {leader}");
+                }
+                Output::Halt(why) => self.shared.error(format!("this replica is mute from now on: {why}")),
+            }
+        }
+        if !batches.is_empty() {
+            self.shared.execute_queue.fetch_add(batches.len() as u64, Ordering::Relaxed);
+            let _ = self.to_execute.send(ToExecute::Batches(batches));
+        }
+        if !resend.is_empty() {
+            let _ = self.to_execute.send(ToExecute::Resend(resend));
+        }
+        if !self.frames.is_empty() {
+            self.net.send_batch(std::mem::take(&mut self.frames));
+        }
+    }
+
+    /// Queues a record. The log is never full for long: it drains without us; waiting here slows ordering only.
+    fn append(&mut self, lsn: Lsn, record: OrderRecord) {
+        let bulky = matches!(record, OrderRecord::Prepared { .. } | OrderRecord::Batch { .. });
+        let encoded = record.encode();
+        let mut record = Record {
+            kind: encoded.kind,
+            seq: encoded.seq,
+            view: encoded.view,
+            digest: encoded.digest,
+            payload: encoded.payload,
+        };
+        let mut control = !bulky;
+        loop {
+            let result = if control { self.log.append_control(record) } else { self.log.append(record) };
+            let error = match result {
+                Ok(given) => {
+                    assert_eq!(given, lsn, "the log and the core number records alike");
+                    return;
+                }
+                Err(error) => error,
+            };
+            record = error.record;
+            match error.why {
+                AppendRefusal::Full => std::thread::sleep(Duration::from_micros(200)),
+                // Begun before the core heard of it: the reserve is for this.
+                AppendRefusal::NoRoom if !control => control = true,
+                // Nothing that depends on this record can leave: `Persisted` never reaches it.
+                AppendRefusal::NoRoom => return self.fail("the log is full to its last reserve".into()),
+                AppendRefusal::TooLarge => return self.fail("a record is larger than the log takes".into()),
+                AppendRefusal::Failed => return self.fail("the log failed earlier".into()),
+            }
+        }
+    }
+
+    fn fail(&mut self, why: String) {
+        let now = self.clock.now();
+        self.step(now, Input::LogFailed(why));
+    }
+
+    fn publish(&mut self) {
+        let stats = self.log.stats();
+        let log = LogView {
+            writes: stats.writes,
+            records: stats.records,
+            bytes: stats.bytes,
+            in_flight_max: stats.in_flight_max,
+            write_us_p50: stats.write_ns.value_at_quantile(0.5) / 1000,
+            write_us_p99: stats.write_ns.value_at_quantile(0.99) / 1000,
+            segments_ready: stats.spare_segments,
+            has_room: self.log.has_room(),
+            queued_bytes: self.log.queued_bytes(),
+            durable: self.log.durable(),
+        };
+        let view = OrderView {
+            status: Some(self.core.status()),
+            leads: self.core.leads(),
+            halted: self.core.halted().map(str::to_owned),
+            waiting_groups: self.core.waiting().0,
+            in_flight_max: self.core.in_flight_max,
+            peers: self.core.peers().collect(),
+            queue: self.inbox.len(),
+            log,
+        };
+        *self.shared.order.lock() = view;
+    }
+}

@@ -1,0 +1,266 @@
+//! net → verify → order: decodes frames on the net thread, checks what costs a signature or a hash on the pool.
+
+use super::shared::Shared;
+use super::stages::*;
+use super::status::StatusWriter;
+use crate::net::{Closed, ConnectionId, Frame, From, NetHandle, Peer, Receiver, Refusal, To};
+use crate::order::Input;
+use crate::types::*;
+use crate::wire::auth::Authenticator;
+use crate::wire::messages::*;
+use bytes::Bytes;
+use crossbeam::channel::Sender;
+use parking_lot::Mutex;
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The top bit of a status query's id asks for the state's digest too.
+pub const DIGEST_QUERY: u64 = 1 << 63;
+
+enum Work {
+    Replica(ReplicaId, Message, Credit),
+    Group(ClientId, ConnectionId, Bytes, Credit),
+}
+
+/// The receiver of a replica.
+pub struct Receive {
+    pub(super) auth: Arc<Authenticator>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) verify: Arc<Verify>,
+    pub(super) to_order: Sender<ToOrder>,
+    pub(super) to_execute: Sender<ToExecute>,
+    pub(super) net: Arc<OnceLock<NetHandle>>,
+    pub(super) status: Arc<StatusWriter>,
+    pub(super) peer_bytes: HashMap<ReplicaId, Arc<AtomicUsize>>,
+    pub(super) client_bytes: Arc<AtomicUsize>,
+    pub(super) paused: Arc<AtomicBool>,
+    pub(super) reads: u64,
+    pub(super) cheap: Vec<(Input, Option<Credit>)>,
+    pub(super) work: Vec<Unverified>,
+}
+
+/// What waits for the pool; opaque to others.
+pub(super) struct Unverified(Work);
+
+impl Receive {
+    fn rejected(&self, peer: Peer, why: impl ToString) {
+        self.shared.discard(peer, why);
+    }
+
+    fn from_replica(&mut self, from: ReplicaId, kind: u16, payload: Bytes) {
+        let size = payload.len();
+        let message = match Message::decode(kind, payload) {
+            Ok(message) => message,
+            Err(why) => return self.rejected(Peer::Replica(from), why),
+        };
+        let used = self.peer_bytes.entry(from).or_default();
+        let Some(credit) = Credit::take(used, size, PEER_BYTES_MAX) else {
+            return self.rejected(Peer::Replica(from), "queue full");
+        };
+        let costly = matches!(
+            message,
+            Message::Propose(_)
+                | Message::StopData(_)
+                | Message::Sync(_)
+                | Message::Decided(_)
+                | Message::BatchIs(_)
+                | Message::Chain(_)
+                | Message::Group(_)
+        ) || self.auth.members.byzantine()
+            && matches!(message, Message::Write(_) | Message::Mark(_));
+        if costly {
+            self.work.push(Unverified(Work::Replica(from, message, credit)));
+            return;
+        }
+        match self.auth.replica(from, message) {
+            Ok(message) => self.cheap.push((Input::Message(message), Some(credit))),
+            Err(why) => self.rejected(Peer::Replica(from), why),
+        }
+    }
+
+    fn from_client(&mut self, client: ClientId, connection: ConnectionId, kind: u16, payload: Bytes) {
+        let size = payload.len();
+        let message = match Message::decode(kind, payload) {
+            Ok(message) => message,
+            Err(why) => return self.rejected(Peer::Client(client), why),
+        };
+        match message {
+            Message::Group(bytes) => {
+                // Never dropped here: the net thread is told to stop reading clients instead.
+                let used = self.client_bytes.clone();
+                used.fetch_add(size, Ordering::Relaxed);
+                if used.load(Ordering::Relaxed) > CLIENT_BYTES_MAX
+                    && !self.paused.swap(true, Ordering::Relaxed)
+                    && let Some(net) = self.net.get()
+                {
+                    net.pause_clients(true);
+                }
+                used.fetch_sub(size, Ordering::Relaxed);
+                let credit = Credit::take(&used, size, usize::MAX).expect("no bound");
+                self.work.push(Unverified(Work::Group(client, connection, bytes, credit)));
+            }
+            Message::Attach(a) => self.shared.clients.write().attach(client, a.process, connection),
+            Message::Read(read) => {
+                if self.shared.execute_queue.load(Ordering::Relaxed) > READS_MAX as u64 {
+                    return self.rejected(Peer::Client(client), "too many reads");
+                }
+                self.shared.execute_queue.fetch_add(1, Ordering::Relaxed);
+                let token = (!self.auth.members.byzantine()).then(|| {
+                    self.reads += 1;
+                    self.reads
+                });
+                let _ = self.to_execute.send(ToExecute::Read { connection, token, read });
+                if let Some(token) = token {
+                    self.cheap.push((Input::ReadIndex(token), None));
+                }
+            }
+            Message::StatusQuery(q) if q.id & DIGEST_QUERY != 0 => {
+                let _ = self.to_execute.send(ToExecute::Digest { connection, id: q.id });
+            }
+            Message::StatusQuery(q) => {
+                if let Some(net) = self.net.get() {
+                    let json = self.status.json(&self.shared, Some(&net.stats()), None);
+                    let answer = Message::StatusAnswer(StatusAnswer { id: q.id, json });
+                    net.send(To::Connection(connection), frame(&answer));
+                }
+            }
+            _ => self.rejected(Peer::Client(client), "not from a client"),
+        }
+    }
+}
+
+/// A message as a frame; large parts are shared.
+pub fn frame(message: &Message) -> Frame {
+    let (kind, head, tail) = message.encode();
+    match tail {
+        Some(tail) => Frame::of_parts(kind, [head, tail]),
+        None => Frame::new(kind, head),
+    }
+}
+
+impl Receiver for Receive {
+    fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
+        match from.peer {
+            Peer::Replica(r) => self.from_replica(r, kind, payload),
+            Peer::Client(c) => self.from_client(c, from.connection, kind, payload),
+        }
+    }
+
+    fn connected(&mut self, from: &From) {
+        match from.peer {
+            Peer::Client(client) => {
+                self.shared.clients.write().connected(client, from.connection);
+                // Who leads: the client's first hint.
+                if let Some(net) = self.net.get() {
+                    let view = View(self.shared.view.load(Ordering::Relaxed));
+                    let (code, group) = (NoticeCode::View, Digest::ZERO);
+                    let notice = Notice { code, view, group, text: String::new() };
+                    net.send(To::Connection(from.connection), frame(&Message::Notice(notice)));
+                }
+            }
+            Peer::Replica(r) => ::log::info!("connected to replica {r}"),
+        }
+    }
+
+    fn disconnected(&mut self, from: &From, reason: &Closed) {
+        match from.peer {
+            Peer::Client(client) => self.shared.clients.write().disconnected(client, from.connection),
+            Peer::Replica(r) => ::log::info!("connection to replica {r} ended: {reason}"),
+        }
+    }
+
+    fn refused(&mut self, replica: ReplicaId, refusal: Refusal, text: &str) {
+        self.shared.error(format!("replica {replica} and this one refuse each other: {refusal:?}: {text}"));
+    }
+
+    fn end_of_poll(&mut self) {
+        if !self.cheap.is_empty() {
+            let _ = self.to_order.send(ToOrder::Inputs(std::mem::take(&mut self.cheap)));
+        }
+        if self.work.is_empty() {
+            return;
+        }
+        self.verify.add(&mut self.work);
+    }
+}
+
+/// Checks on the pool, in the order of arrival: a client's groups must reach the pool of requests in sequence.
+///
+/// One task drains the queue at a time and spreads each round over the pool; what arrives meanwhile is its next round.
+pub struct Verify {
+    pub(super) auth: Arc<Authenticator>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Arc<rayon::ThreadPool>,
+    pub(super) to_order: Sender<ToOrder>,
+    pub(super) net: Arc<OnceLock<NetHandle>>,
+    pub(super) queue: Mutex<Queue>,
+}
+
+/// What waits for the pool, and whether a task is at it.
+#[derive(Default)]
+pub(super) struct Queue {
+    work: Vec<Unverified>,
+    active: bool,
+}
+
+impl Verify {
+    fn add(self: &Arc<Self>, work: &mut Vec<Unverified>) {
+        let mut queue = self.queue.lock();
+        queue.work.append(work);
+        if !queue.active {
+            queue.active = true;
+            drop(queue);
+            let this = self.clone();
+            self.pool.spawn_fifo(move || this.drain());
+        }
+    }
+
+    fn drain(&self) {
+        loop {
+            let work = {
+                let mut queue = self.queue.lock();
+                if queue.work.is_empty() {
+                    queue.active = false;
+                    return;
+                }
+                std::mem::take(&mut queue.work)
+            };
+            let inputs: Vec<_> = if work.len() > 1 && rayon::current_num_threads() > 1 {
+                work.into_par_iter().filter_map(|item| self.check(item)).collect()
+            } else {
+                work.into_iter().filter_map(|item| self.check(item)).collect()
+            };
+            if !inputs.is_empty() {
+                let _ = self.to_order.send(ToOrder::Inputs(inputs));
+            }
+        }
+    }
+
+    fn check(&self, Unverified(item): Unverified) -> Option<(Input, Option<Credit>)> {
+        match item {
+            Work::Replica(from, message, credit) => match self.auth.replica(from, message) {
+                Ok(message) => Some((Input::Message(message), Some(credit))),
+                Err(why) => {
+                    self.shared.discard(Peer::Replica(from), why);
+                    None
+                }
+            },
+            Work::Group(client, connection, bytes, credit) => match self.auth.group(Some(client), bytes) {
+                Ok(group) => Some((Input::Group { origin: connection.number(), group }, Some(credit))),
+                Err(why) => {
+                    self.shared.discard(Peer::Client(client), why);
+                    if let Some(net) = self.net.get() {
+                        let view = View(self.shared.view.load(Ordering::Relaxed));
+                        let code = NoticeCode::Rejected;
+                        let notice = Notice { code, view, group: Digest::ZERO, text: why.to_string() };
+                        net.send(To::Connection(connection), frame(&Message::Notice(notice)));
+                    }
+                    None
+                }
+            },
+        }
+    }
+}

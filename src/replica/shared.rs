@@ -1,0 +1,155 @@
+//! What the stages of one replica share: where clients are, who leads, counters for `status`.
+
+use crate::net::ConnectionId;
+use crate::types::*;
+use crate::wire::messages::{Mode, Status};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+/// Distinct reasons kept per sender for `status`.
+const REASONS_MAX: usize = 64;
+
+/// The connections of client processes.
+#[derive(Default)]
+pub struct Clients {
+    /// By key and process.
+    processes: HashMap<(ClientId, u64), ConnectionId>,
+    /// All of a key.
+    connections: HashMap<ClientId, Vec<ConnectionId>>,
+}
+
+impl Clients {
+    /// A connection began.
+    pub fn connected(&mut self, client: ClientId, connection: ConnectionId) {
+        self.connections.entry(client).or_default().push(connection);
+    }
+
+    /// It names its process; the latest connection of a process gets its replies.
+    pub fn attach(&mut self, client: ClientId, process: u64, connection: ConnectionId) {
+        // One process per connection: a client cannot make this table grow beyond its connections.
+        self.processes.retain(|_, c| *c != connection);
+        self.processes.insert((client, process), connection);
+    }
+
+    /// It ended.
+    pub fn disconnected(&mut self, client: ClientId, connection: ConnectionId) {
+        self.processes.retain(|_, c| *c != connection);
+        if let Some(all) = self.connections.get_mut(&client) {
+            all.retain(|c| *c != connection);
+            if all.is_empty() {
+                self.connections.remove(&client);
+            }
+        }
+    }
+
+    /// Where replies of this process go; process 0 = every connection of the key.
+    pub fn of(&self, client: ClientId, process: u64) -> &[ConnectionId] {
+        if process == 0 {
+            return self.connections.get(&client).map_or(&[], Vec::as_slice);
+        }
+        self.processes.get(&(client, process)).map_or(&[], std::slice::from_ref)
+    }
+}
+
+/// The order stage's last published state.
+#[derive(Clone, Default)]
+pub struct OrderView {
+    /// The heartbeat.
+    pub status: Option<Status>,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Why it is mute.
+    pub halted: Option<String>,
+    /// Groups kept.
+    pub waiting_groups: usize,
+    /// Most places in flight at once.
+    pub in_flight_max: u64,
+    /// The other replicas.
+    pub peers: Vec<(ReplicaId, Option<Status>)>,
+    /// Inputs that wait.
+    pub queue: usize,
+    /// Log counters.
+    pub log: LogView,
+}
+
+/// The log's counters.
+#[derive(Clone, Default)]
+pub struct LogView {
+    /// Writes.
+    pub writes: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes, padding included.
+    pub bytes: u64,
+    /// Most writes at once.
+    pub in_flight_max: usize,
+    /// Median time of a write, µs.
+    pub write_us_p50: u64,
+    /// 99th percentile.
+    pub write_us_p99: u64,
+    /// Zero-filled segments ready.
+    pub segments_ready: usize,
+    /// Takes new work.
+    pub has_room: bool,
+    /// Bytes queued.
+    pub queued_bytes: usize,
+    /// The last durable record.
+    pub durable: Lsn,
+}
+
+impl OrderView {
+    /// What the replica does.
+    pub fn mode(&self) -> Mode {
+        self.status.map_or(Mode::Changing, |s| s.mode)
+    }
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Shared {
+    /// Where clients are.
+    pub clients: RwLock<Clients>,
+    /// The view of the last step.
+    pub view: AtomicU64,
+    /// Whether this replica leads: only the leader answers in crash mode.
+    pub leads: AtomicBool,
+    /// Published every heartbeat.
+    pub order: Mutex<OrderView>,
+    /// Requests executed since the start.
+    pub requests_executed: AtomicU64,
+    /// Batches executed since the start.
+    pub batches_executed: AtomicU64,
+    /// Jobs waiting at the execute stage.
+    pub execute_queue: AtomicU64,
+    /// Executed by the execute stage.
+    pub executed: AtomicU64,
+    /// Why messages had no effect, by sender and reason.
+    discards: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// The last thing that went wrong, one line.
+    pub last_error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// Counts a message without effect.
+    pub fn discard(&self, from: impl ToString, reason: impl ToString) {
+        let mut all = self.discards.lock();
+        let reasons = all.entry(from.to_string()).or_default();
+        let reason = reason.to_string();
+        if reasons.len() < REASONS_MAX || reasons.contains_key(&reason) {
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// All counts.
+    pub fn discards(&self) -> Vec<(String, String, u64)> {
+        let all = self.discards.lock();
+        all.iter().flat_map(|(from, by)| by.iter().map(|(r, n)| (from.clone(), r.clone(), *n))).collect()
+    }
+
+    /// Takes down what went wrong, and says it in the log.
+    pub fn error(&self, text: String) {
+        ::log::error!("{text}");
+        *self.last_error.lock() = Some(text);
+    }
+}

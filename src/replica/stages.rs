@@ -1,0 +1,106 @@
+//! Every thread of a replica, what feeds it, how much may wait, and what a full queue means.
+//!
+//! | stage | thread | fed by | holds at most | when full |
+//! |---|---|---|---|---|
+//! | net | `duramen-net` | sockets (mio) | one frame per connection | stops reading that socket |
+//! | verify | pool `duramen-pool` | `net`, per poll | with `order`: [`PEER_BYTES_MAX`] per replica, [`CLIENT_BYTES_MAX`] in all | a replica's frame is dropped and counted (the protocol repairs); clients are not read |
+//! | order | `duramen-order` | verified messages, groups, `Persisted`, `Executed`, ticks | see verify | see verify |
+//! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk; `log` never waits for `order` |
+//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`] | `order` proposes no new batch; a read is answered "ordered only" |
+//! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
+//! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
+//!
+//! No cycle can block: `net` and `log` never wait for anybody; `execute` waits for nobody; `order` waits for `log` only.
+
+use crate::net;
+use crate::order::Input;
+use crate::types::*;
+use crate::wire::auth::AuthenticGroup;
+use crate::wire::batch::Batch;
+use crate::wire::messages::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of one replica's messages between `net` and the end of their step.
+pub const PEER_BYTES_MAX: usize = 64 << 20;
+/// What one message counts for besides its bytes: its bookkeeping.
+const MESSAGE_BYTES: usize = 256;
+/// Bytes of client groups between `net` and the end of their step; above it clients are not read.
+pub const CLIENT_BYTES_MAX: usize = 64 << 20;
+/// Reads that wait at the execute stage.
+pub const READS_MAX: usize = 4096;
+/// Batches that wait to be read from the log for a peer.
+pub const SERVES_MAX: usize = 256;
+
+/// A sender's share of the queues; gives its bytes back when dropped.
+pub struct Credit {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Credit {
+    /// Takes `bytes` of at most `max`; `None` when they are not free.
+    pub fn take(used: &Arc<AtomicUsize>, bytes: usize, max: usize) -> Option<Self> {
+        let bytes = bytes + MESSAGE_BYTES;
+        let before = used.fetch_add(bytes, Ordering::Relaxed);
+        let credit = Self { used: used.clone(), bytes };
+        // A message that alone exceeds the bound passes when nothing else waits.
+        (before == 0 || before + bytes <= max).then_some(credit)
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What the order stage is sent.
+pub enum ToOrder {
+    /// Inputs with the shares they hold.
+    Inputs(Vec<(Input, Option<Credit>)>),
+    /// One, of our own stages.
+    One(Input),
+    /// End the thread.
+    Stop,
+}
+
+/// What the execute stage is sent.
+pub enum ToExecute {
+    /// Decided batches, in sequence.
+    Batches(Vec<Arc<Batch>>),
+    /// Executed before: answer again.
+    Resend(Vec<AuthenticGroup>),
+    /// An unordered read. In crash mode it waits for `ReadReady` with its token.
+    Read {
+        /// Where from.
+        connection: net::ConnectionId,
+        /// Crash mode: which.
+        token: Option<u64>,
+        /// What.
+        read: Read,
+    },
+    /// Answer these.
+    ReadReady(Vec<u64>),
+    /// Refuse these.
+    ReadRefused(Vec<u64>),
+    /// The digest of state and client table, for `status`.
+    Digest {
+        /// Where from.
+        connection: net::ConnectionId,
+        /// The query.
+        id: u64,
+    },
+    /// End the thread.
+    Stop,
+}
+
+/// A batch to read from the log for a peer.
+pub struct Serve {
+    /// To whom.
+    pub to: ReplicaId,
+    /// Which place.
+    pub seq: Seq,
+    /// Which record.
+    pub lsn: Lsn,
+}

@@ -1,0 +1,471 @@
+//! Config → recovery → running.
+//!
+//! In this order: the configuration and keys are checked; the log is locked and replayed, executing what its marks
+//! cover; the log starts (a torn tail is cut); the stages start; the net listens. Nothing is sent before the log has
+//! started, and no vote before the core allows it.
+
+use super::execute_stage::ExecuteStage;
+use super::order_stage::{Clock, OrderStage};
+use super::receive::{Receive, Verify, frame};
+use super::shared::Shared;
+use super::stages::*;
+use super::status::StatusWriter;
+use crate::config::{Config, LogIo, Transport};
+use crate::data_dir;
+use crate::execute::client_table::{ClientTable, ClientTableLimits};
+use crate::execute::executor::Executor;
+use crate::identity::Identity;
+use crate::keys::{KeyError, ReplicaKeys};
+use crate::log::{self, IoBackend, LogError, LogEvent, LogOptions, LogReader, Record, RecoveryReport};
+use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
+use crate::order::record::OrderRecord;
+use crate::order::restore::{Replay, RestoreError, first_record};
+use crate::order::{Input, OrderConfig};
+use crate::service::Service;
+use crate::types::*;
+use crate::wire::auth::{Authenticator, BatchLimits};
+use crate::wire::batch::{BATCH_HEADER_BYTES, GROUP_HEADER_BYTES, Hasher};
+use crate::wire::messages::{BatchIs, Message};
+use crate::wire::scheme::Keys;
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use ring::rand::SecureRandom;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A log record is a batch and its certificate; this is more than any certificate takes.
+const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
+/// Waiting groups of one client, and of all.
+const CLIENT_POOL_BYTES: usize = 64 << 20;
+const POOL_BYTES: usize = 512 << 20;
+
+/// What to run.
+pub struct ReplicaOptions {
+    /// The cluster.
+    pub config: Config,
+    /// Its folder (`init --dir`).
+    pub dir: PathBuf,
+    /// Which replica.
+    pub id: ReplicaId,
+    /// What is replicated, in its initial state.
+    pub service: Box<dyn Service>,
+    /// Accept plain transport in Byzantine mode.
+    pub insecure: bool,
+    /// Accept a log on a file system in memory.
+    pub allow_tmpfs: bool,
+    /// How log writes reach the disk, where not as configured.
+    pub io: Option<LogIo>,
+}
+
+/// Why a replica does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has no such replica.
+    #[error("the configuration names replicas 0 to {last}; there is no replica {id}")]
+    NoSuchReplica {
+        /// Asked for.
+        id: ReplicaId,
+        /// The last there is.
+        last: u32,
+    },
+    /// The configuration does not allow this.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The key file.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// What the log says.
+    #[error("{dir}: {why}; nothing was changed: restore this replica's directory or replace the replica")]
+    Restore {
+        /// The log's directory.
+        dir: PathBuf,
+        /// What is wrong.
+        why: RestoreError,
+    },
+    /// The sockets.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// Threads or random numbers.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A running replica. Dropping it stops it.
+pub struct Replica {
+    id: ReplicaId,
+    net: Option<net::Net>,
+    to_order: Sender<ToOrder>,
+    to_execute: Sender<ToExecute>,
+    threads: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    status: Arc<StatusWriter>,
+    report: RecoveryReport,
+    address: Option<SocketAddr>,
+}
+
+fn log_options(
+    config: &Config,
+    dir: PathBuf,
+    id: ReplicaId,
+    io: Option<LogIo>,
+    allow_tmpfs: bool,
+) -> LogOptions {
+    let limits = &config.log;
+    let record_bytes_max = config.limits.largest_batch_bytes() + CERTIFICATE_BYTES_MAX;
+    LogOptions {
+        segment_bytes: limits.segment_bytes(),
+        bytes_max: limits.bytes_max(),
+        spare_segments: limits.spare_segments as usize,
+        prefill_segments: limits.prefill_segments as usize,
+        group_bytes_max: limits.group_bytes(),
+        writes_in_flight_max: limits.writes_in_flight as usize,
+        record_bytes_max,
+        queued_bytes_max: (64 << 20).max(4 * record_bytes_max),
+        io: match io.unwrap_or(limits.io) {
+            LogIo::Auto => IoBackend::Auto,
+            LogIo::Uring => IoBackend::Uring,
+            LogIo::Threads => IoBackend::Threads,
+        },
+        allow_tmpfs,
+        ..LogOptions::new(dir, config.cluster, id)
+    }
+}
+
+/// Formats a replica's log and puts "view 1 entered" into it: what `init` does, and `start` never.
+pub fn format_log(log_dir: &Path, config: &Config, id: ReplicaId, allow_tmpfs: bool) -> Result<(), LogError> {
+    let options = log_options(config, log_dir.to_owned(), id, None, allow_tmpfs);
+    log::format(&options)?;
+    let first = OrderRecord::encode(&first_record());
+    let options = LogOptions { prefill_segments: 0, spare_segments: 1, ..options };
+    let (durable, wait) = bounded(8);
+    let events = Box::new(move |event: LogEvent| {
+        if !matches!(event, LogEvent::Room(_)) {
+            let _ = durable.try_send(event);
+        }
+    });
+    let (mut log, _reader) = log::open(options, &mut |_| Ok(()))?.start(events)?;
+    let record = Record {
+        kind: first.kind,
+        seq: first.seq,
+        view: first.view,
+        digest: first.digest,
+        payload: first.payload,
+    };
+    if log.append_control(record).is_err() {
+        return Err(LogError::Options("the first record does not fit".into()));
+    }
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Ok(LogEvent::Persisted(_)) => {}
+        Ok(LogEvent::Failed(failed)) => return Err(LogError::Options(failed.to_string())),
+        _ => return Err(LogError::Options("the first write did not end within a minute".into())),
+    }
+    log.stop();
+    Ok(())
+}
+
+fn random() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| std::io::Error::other("no random numbers"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The least of what both sides of a connection must agree on.
+fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
+    let remotes = config.replicas.iter().map(|r| Remote { id: r.id, address: r.address.clone(), key: r.key });
+    let largest = config.limits.largest_batch_bytes() + CERTIFICATE_BYTES_MAX;
+    let mut net = NetConfig::new(config.cluster, me, remotes.collect(), identity);
+    net.client_keys = config.clients.iter().map(|c| (c.id, c.key)).collect();
+    net.transport = match config.transport {
+        Transport::Tls => net::Transport::Tls,
+        Transport::Plain => net::Transport::Plain,
+    };
+    net.hello_tag = config.fingerprint();
+    // A SYNC carries up to a window of certificates from every member.
+    let sync =
+        config.replicas.len() * (config.limits.window as usize * (64 + 68 * config.replicas.len()) + 4096);
+    net.frame_bytes_max = u32::try_from(largest.max(sync).max(1 << 20)).unwrap_or(u32::MAX);
+    net.client_frame_bytes_max = u32::try_from(largest).unwrap_or(u32::MAX);
+    net.replica_queue_bytes_max = (64 << 20).max(4 * largest);
+    net
+}
+
+impl Replica {
+    /// Starts replica `id` of the cluster in `dir`.
+    ///
+    /// Errors: one line each that says what to do; nothing on disk was changed, except that a torn tail may be cut.
+    pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
+        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io } = options;
+        config.check_transport(insecure)?;
+        let Some(entry) = config.replica(id) else {
+            let last = config.group().n() - 1;
+            return Err(StartError::NoSuchReplica { id, last });
+        };
+        let listen = entry.address.clone();
+        let keys = ReplicaKeys::load(&data_dir::replica_key_file(&dir, id), &config, id)?;
+        let members = config.group();
+        let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
+        let largest = config.limits.largest_batch_bytes();
+        let limits = BatchLimits {
+            batch_bytes_max: largest,
+            group_bytes_max: largest - BATCH_HEADER_BYTES,
+            batch_requests_max: config.limits.batch_requests.max(1),
+            window: config.limits.window,
+        };
+        let scheme = Arc::new(Keys::new(&config, &keys));
+        let client_auth = config.client_auth;
+        let auth = Authenticator { members, me: id, hasher, client_auth, limits, scheme };
+
+        // Replay: what the log's marks cover is executed; the rest waits for the group.
+        let table = ClientTableLimits {
+            sessions_per_client_max: config.limits.sessions_per_client as usize,
+            ..ClientTableLimits::default()
+        };
+        let mut executor = Executor::new(service, ClientTable::new(table), hasher);
+        let mut replay = Replay::new(auth.clone());
+        let mut wrong = None;
+        let log_dir = data_dir::log_dir(&dir, id);
+        let options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
+        let open = log::open(options, &mut |r| {
+            let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
+                .map_err(|e| format!("record {}: {e}", r.lsn))?;
+            let ready = replay.record(&record).map_err(|why| {
+                let text = why.to_string();
+                wrong = Some(why);
+                text
+            })?;
+            for batch in &ready {
+                executor.execute(batch);
+            }
+            Ok(())
+        });
+        if let Some(why) = wrong {
+            return Err(StartError::Restore { dir: log_dir, why });
+        }
+        let open = open?;
+        let report = open.report().clone();
+        let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
+
+        // Channels first: the log speaks as soon as it starts.
+        let (to_order, order_inbox) = unbounded::<ToOrder>();
+        let (to_execute, execute_inbox) = unbounded::<ToExecute>();
+        let (to_fetch, fetch_inbox) = bounded::<Serve>(SERVES_MAX);
+        let clock = Clock::start();
+        let order_config = OrderConfig {
+            window: config.limits.window,
+            open: config.limits.instances_open,
+            mark_interval: config.limits.mark_interval,
+            batch_bytes: config.limits.batch_bytes.saturating_sub(BATCH_HEADER_BYTES + GROUP_HEADER_BYTES),
+            batch_requests: config.limits.batch_requests,
+            view_timeout_ms: config.view_timeout_ms,
+            clock_skew_ms: config.limits.clock_skew_ms,
+            client_bytes_max: CLIENT_POOL_BYTES,
+            pool_bytes_max: POOL_BYTES,
+            seed: random()?,
+        };
+        let core = replay.finish(order_config, clock.now()).map_err(restored)?;
+        let log_events = to_order.clone();
+        let events = Box::new(move |event: LogEvent| {
+            let input = match event {
+                LogEvent::Persisted(p) => Input::Persisted { upto: p.upto() },
+                LogEvent::Failed(failed) => Input::LogFailed(failed.to_string()),
+                LogEvent::Room(room) => Input::LogRoom(room),
+            };
+            let _ = log_events.send(ToOrder::One(input));
+        });
+        let (log, reader) = open.start(events)?;
+
+        let shared = Arc::new(Shared::default());
+        shared.view.store(core.view().0, Ordering::Relaxed);
+        shared.executed.store(executor.executed().0, Ordering::Relaxed);
+        let transport = match config.transport {
+            Transport::Tls => "tls",
+            Transport::Plain => "plain",
+        };
+        let status = Arc::new(StatusWriter {
+            me: id,
+            members,
+            transport,
+            backend: log.backend().to_owned(),
+            dir: dir.clone(),
+            started: Instant::now(),
+        });
+        let pool_threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(pool_threads)
+            .thread_name(|i| format!("duramen-pool{i}"))
+            .build()
+            .map_err(std::io::Error::other)?;
+        let net_cell: Arc<OnceLock<NetHandle>> = Arc::default();
+        let client_bytes: Arc<AtomicUsize> = Arc::default();
+        let paused: Arc<AtomicBool> = Arc::default();
+        let auth = Arc::new(auth);
+        let verify = Arc::new(Verify {
+            auth: auth.clone(),
+            shared: shared.clone(),
+            pool: Arc::new(pool),
+            to_order: to_order.clone(),
+            net: net_cell.clone(),
+            queue: Default::default(),
+        });
+        let receive = Receive {
+            auth,
+            shared: shared.clone(),
+            verify,
+            to_order: to_order.clone(),
+            to_execute: to_execute.clone(),
+            net: net_cell.clone(),
+            status: status.clone(),
+            peer_bytes: HashMap::new(),
+            client_bytes: client_bytes.clone(),
+            paused: paused.clone(),
+            reads: 0,
+            cheap: Vec::new(),
+            work: Vec::new(),
+        };
+        let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
+        config_net.listen = Some(listen);
+        let net = net::start(config_net, Box::new(receive))?;
+        let handle = net.handle();
+        let _ = net_cell.set(handle.clone());
+
+        let order = OrderStage {
+            core,
+            clock,
+            inbox: order_inbox,
+            log,
+            net: handle.clone(),
+            to_execute: to_execute.clone(),
+            to_fetch,
+            shared: shared.clone(),
+            client_bytes,
+            paused,
+            outputs: Vec::new(),
+            frames: Vec::new(),
+            published: Tick(0),
+        };
+        let execute = ExecuteStage {
+            executor,
+            members,
+            me: id,
+            hasher,
+            inbox: execute_inbox,
+            to_order: to_order.clone(),
+            net: handle.clone(),
+            shared: shared.clone(),
+            status: status.clone(),
+            nonce: random()?,
+            reads_ok: !members.byzantine(),
+            waiting: Default::default(),
+        };
+        let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
+        let fetch_net = handle.clone();
+        let threads = vec![
+            named("order").spawn(move || order.run())?,
+            named("exec").spawn(move || execute.run())?,
+            named("fetch").spawn(move || serve(&fetch_inbox, &reader, &fetch_net))?,
+        ];
+        let address = handle.local_addr();
+        Ok(Self { id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
+    }
+
+    /// Which replica this is.
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// What the log's recovery found.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Which way log writes reach the disk, and why not io_uring if not.
+    pub fn backend(&self) -> &str {
+        &self.status.backend
+    }
+
+    /// The view entered last.
+    pub fn view(&self) -> View {
+        View(self.shared.view.load(Ordering::Relaxed))
+    }
+
+    /// Everything known at the moment, one JSON object.
+    pub fn status_json(&self) -> String {
+        let stats = self.net.as_ref().map(|n| n.handle().stats());
+        self.status.json(&self.shared, stats.as_ref(), None)
+    }
+
+    /// Why the replica is mute, if it is or a thread of it has ended; waits up to `timeout` for that.
+    pub fn wait_failed(&self, timeout: Duration) -> Option<String> {
+        let until = Instant::now() + timeout;
+        loop {
+            if let Some(why) = self.shared.order.lock().halted.clone() {
+                return Some(why);
+            }
+            if self.threads.iter().any(JoinHandle::is_finished)
+                || self.net.as_ref().is_some_and(|n| !n.is_running())
+            {
+                return Some("a thread of this replica ended; see its messages".into());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Stops all stages and waits for them; what was appended is written.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut net) = self.net.take() {
+            net.stop();
+        }
+        let _ = self.to_order.send(ToOrder::Stop);
+        let _ = self.to_execute.send(ToExecute::Stop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reads batches of our log for peers that are behind; ends when the order stage does.
+fn serve(inbox: &Receiver<Serve>, reader: &LogReader, net: &NetHandle) {
+    for Serve { to, seq, lsn } in inbox {
+        let record = match reader.read(lsn) {
+            Ok(record) => record,
+            Err(e) => {
+                ::log::warn!("cannot read place {seq} for replica {to}: {e}");
+                continue;
+            }
+        };
+        let decoded =
+            OrderRecord::decode(record.kind, record.seq, record.view, record.digest, record.payload);
+        if let Ok(OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. }) = decoded {
+            net.send(To::Replica(to), frame(&Message::BatchIs(BatchIs { seq, batch })));
+        }
+    }
+}

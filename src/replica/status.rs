@@ -1,0 +1,153 @@
+//! The state of a replica as one JSON object, for `duramen status`.
+
+use super::shared::Shared;
+use crate::net::{Peer, Stats};
+use crate::quorum::Group as Members;
+use crate::types::*;
+use crate::wire::messages::Mode;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// What does not change while the replica runs.
+pub struct StatusWriter {
+    pub(super) me: ReplicaId,
+    pub(super) members: Members,
+    pub(super) transport: &'static str,
+    pub(super) backend: String,
+    pub(super) dir: PathBuf,
+    pub(super) started: Instant,
+}
+
+/// A JSON string literal.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if (c as u32) < 0x20 => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "null".to_owned(), quoted)
+}
+
+impl StatusWriter {
+    /// Everything known at the moment; `digest` where it was asked for.
+    pub fn json(&self, shared: &Shared, net: Option<&Stats>, digest: Option<(Seq, Digest)>) -> String {
+        let order = shared.order.lock().clone();
+        let status = order.status;
+        let number = |n: Option<u64>| n.unwrap_or(0);
+        let mode = match order.mode() {
+            Mode::Normal => "normal",
+            Mode::Changing => "changing",
+            Mode::Halted => "halted",
+        };
+        let connected =
+            |r: ReplicaId| net.is_some_and(|s| s.connections.iter().any(|c| c.peer == Peer::Replica(r)));
+        let peers: Vec<String> = order
+            .peers
+            .iter()
+            .map(|(r, s)| {
+                format!(
+                    r#"{{"replica":{r},"connected":{},"view":{},"decided":{}}}"#,
+                    connected(*r),
+                    number(s.map(|s| s.view.0)),
+                    number(s.map(|s| s.decided.0))
+                )
+            })
+            .collect();
+        let mut discards = shared.discards();
+        if let Some(net) = net {
+            for (peer, reason, n) in &net.discards {
+                let from = peer.map_or_else(|| "unknown".to_owned(), |p| p.to_string());
+                discards.push((from, format!("{reason:?}"), *n));
+            }
+        }
+        let discards: Vec<String> = discards
+            .iter()
+            .map(|(from, reason, n)| {
+                format!(r#"{{"from":{},"reason":{},"count":{n}}}"#, quoted(from), quoted(reason))
+            })
+            .collect();
+        let last_error =
+            shared.last_error.lock().clone().or_else(|| {
+                net.and_then(|s| s.last_errors.last()).map(|(peer, text)| format!("{peer}: {text}"))
+            });
+        let log = &order.log;
+        let usage = crate::sys::usage();
+        let per_write = log.records as f64 / log.writes.max(1) as f64;
+        let requests = shared.requests_executed.load(Ordering::Relaxed);
+        let digest = digest
+            .map_or_else(String::new, |(seq, d)| format!(r#""digest_seq":{seq},"state_digest":"{d}","#));
+        format!(
+            concat!(
+                r#"{{"replica":{me},"pid":{pid},"role":{role},"mode":"{mode}","view":{view},"wish":{wish},"#,
+                r#""mark":{mark},"decided":{decided},"executed":{executed},"durable_lsn":{durable},"#,
+                r#""halted":{halted},"uptime_ms":{uptime},"#,
+                r#""queues":{{"order":{q_order},"execute":{q_execute},"log_bytes":{q_log}}},"#,
+                r#""waiting_groups":{waiting},"instances_in_flight_max":{in_flight},"#,
+                r#""requests_executed":{requests},"batches_executed":{batches},"#,
+                r#""log":{{"writes":{writes},"records":{records},"bytes":{bytes},"records_per_write":{per_write:.2},"#,
+                r#""requests_per_write":{req_write:.2},"in_flight_max":{log_flight},"backend":{backend},"#,
+                r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
+                r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
+                r#"{digest}"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
+            ),
+            me = self.me,
+            pid = std::process::id(),
+            role = quoted(if order.leads { "leader" } else { "follower" }),
+            mode = mode,
+            view = number(status.map(|s| s.view.0)),
+            wish = number(status.map(|s| s.wish.0)),
+            mark = number(status.map(|s| s.mark.0)),
+            decided = number(status.map(|s| s.decided.0)),
+            executed = shared.executed.load(Ordering::Relaxed),
+            durable = log.durable,
+            halted = optional(order.halted.as_deref()),
+            uptime = self.started.elapsed().as_millis(),
+            q_order = order.queue,
+            q_execute = shared.execute_queue.load(Ordering::Relaxed),
+            q_log = log.queued_bytes,
+            waiting = order.waiting_groups,
+            in_flight = order.in_flight_max,
+            requests = requests,
+            batches = shared.batches_executed.load(Ordering::Relaxed),
+            writes = log.writes,
+            records = log.records,
+            bytes = log.bytes,
+            per_write = per_write,
+            req_write = requests as f64 / log.writes.max(1) as f64,
+            log_flight = log.in_flight_max,
+            backend = quoted(&self.backend),
+            room = log.has_room,
+            ready = log.segments_ready,
+            p50 = log.write_us_p50,
+            p99 = log.write_us_p99,
+            peers = peers.join(","),
+            b_in = net.map_or(0, |s| s.bytes_in),
+            b_out = net.map_or(0, |s| s.bytes_out),
+            discards = discards.join(","),
+            digest = digest,
+            error = optional(last_error.as_deref()),
+            cpu = usage.cpu_ms,
+            rss = usage.rss_bytes,
+            transport = self.transport,
+            model = self.members.model(),
+            n = self.members.n(),
+            f = self.members.f(),
+            free = crate::sys::free_bytes(&self.dir),
+        )
+    }
+}
