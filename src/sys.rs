@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 fn check(result: i64) -> io::Result<i64> {
@@ -129,4 +131,44 @@ pub fn free_bytes(path: &Path) -> u64 {
     // SAFETY: a terminated string and a struct to fill.
     let ok = unsafe { libc::statvfs(path.as_ptr(), &mut fs) } == 0;
     if ok { fs.f_bavail.saturating_mul(fs.f_frsize) } else { 0 }
+}
+
+/// Lets the kernel kill the child (SIGKILL) when the *thread* that spawns it ends, however it ends: no replica of a
+/// benchmark or a test survives it. Spawn from a thread that lives as long as the child shall.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let prepare = move || {
+        // SAFETY: plain integers.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The parent may have ended before the call above.
+        if std::os::unix::process::parent_id() != parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only prctl and getppid are called: async-signal-safe, and nothing allocates.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Asks a child to end (SIGTERM). A child that has ended already is no error.
+pub fn terminate(child: &Child) -> io::Result<()> {
+    // SAFETY: plain integers; a child that was not waited for keeps its pid.
+    match unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+/// Clock ticks per second, the unit of CPU time in `/proc/<pid>/stat`.
+pub fn clock_ticks() -> u64 {
+    // SAFETY: no arguments but a constant.
+    match unsafe { libc::sysconf(libc::_SC_CLK_TCK) } {
+        ticks if ticks > 0 => ticks as u64,
+        _ => 100,
+    }
 }

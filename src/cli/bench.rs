@@ -64,3 +64,7 @@ pub enum Service {
     /// The null service: request and reply bytes only
     Null,
 }
+
+pub fn run(_: Args) -> Result<(), super::CliError> {
+    unimplemented!()
+}

@@ -25,3 +25,7 @@ pub enum Scale {
     /// Under a minute
     Small,
 }
+
+pub fn run(_: Args) -> Result<(), super::CliError> {
+    unimplemented!()
+}

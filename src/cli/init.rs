@@ -44,6 +44,9 @@ pub struct Args {
     /// MiB of one log segment; cannot be changed later
     #[arg(long, value_name = "MIB", default_value_t = LogLimits::default().segment_mib)]
     segment_mib: u64,
+    /// Accept a tmpfs: nothing there survives a power loss
+    #[arg(long)]
+    allow_tmpfs: bool,
     /// MiB that a replica's log may take on its disk
     #[arg(long, value_name = "MIB", default_value_t = LogLimits::default().bytes_max_mib)]
     log_max_mib: u64,
@@ -74,8 +77,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
             ..LogLimits::default()
         },
     };
+    let allow_tmpfs = args.allow_tmpfs;
     let config =
-        init(&options, &|log, config, id| Ok(duramen::replica::format_log(log, config, id, false)?))?;
+        init(&options, &|log, config, id| Ok(duramen::replica::format_log(log, config, id, allow_tmpfs)?))?;
 
     let dir = options.dir.display();
     let (n, f) = (config.group().n(), config.f);

@@ -1,6 +1,14 @@
 //! `duramen kv`: operations on the replicated key-value store.
 
-use super::{DirArg, InsecureArg};
+use std::io::Write;
+use std::time::Duration;
+
+use duramen::client::{Client, ClientOptions, Outcome};
+use duramen::data_dir;
+use duramen::service::{KvOperation, KvReply, KvWrite};
+
+use super::connect::client_keys;
+use super::{CliError, DirArg, InsecureArg};
 
 /// As whom, and what.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -64,4 +72,98 @@ pub enum Operation {
         #[arg(long, default_value_t = 1000)]
         limit: u32,
     },
+}
+
+/// Does it and prints the result. A key that is not there, and a swap whose expectation failed, exit with 1.
+pub fn run(args: Args) -> Result<(), CliError> {
+    let dir = &args.dir.dir;
+    let config = data_dir::load_config(dir)?;
+    let keys = client_keys(dir, &config, Some(&args.client))?;
+    let mut options = ClientOptions::new(config, keys);
+    options.insecure = args.insecure.insecure;
+    options.deadline = Duration::from_millis(args.timeout_ms);
+    options.connect_timeout = options.deadline;
+    let client = Client::connect(options)?;
+    let write = |write: KvWrite| reply(client.session().invoke(write.into_operation(), None));
+    let missing = |key: &str| CliError::Failed(format!("there is no key {}", key.escape_debug()));
+    let odd = |reply: KvReply| Err(CliError::Failed(format!("the store answered {reply:?}")));
+    match &args.operation {
+        Operation::Put { key, value } => {
+            match write(KvWrite::Put { key: key.as_bytes(), value: value.as_bytes() })? {
+                KvReply::Ok => Ok(()),
+                other => odd(other),
+            }
+        }
+        Operation::Delete { key } => match write(KvWrite::Delete { key: key.as_bytes() })? {
+            KvReply::Ok => Ok(()),
+            KvReply::NotFound => Err(missing(key)),
+            other => odd(other),
+        },
+        Operation::Cas { key, expected, to, absent } => {
+            let expected = expected.as_deref().filter(|_| !absent).map(str::as_bytes);
+            match write(KvWrite::CompareAndSwap { key: key.as_bytes(), expected, value: to.as_bytes() })? {
+                KvReply::Ok => Ok(()),
+                KvReply::Mismatch { current: Some(current), .. } => Err(CliError::Failed(format!(
+                    "not swapped: the value is \"{}\"",
+                    String::from_utf8_lossy(&current).escape_debug()
+                ))),
+                KvReply::Mismatch { current: None, .. } => {
+                    Err(CliError::Failed("not swapped: there is no such key".into()))
+                }
+                other => odd(other),
+            }
+        }
+        Operation::Get { key } => {
+            match reply(client.read(KvOperation::Get { key: key.as_bytes() }.encode(), None))? {
+                KvReply::Value(value) => put_out(&[&value]),
+                KvReply::NotFound => Err(missing(key)),
+                other => odd(other),
+            }
+        }
+        Operation::Scan { from, to, limit } => scan(&client, from, to.as_deref(), *limit),
+    }
+}
+
+/// Keys and values, separated by a tab, in as many reads as the store's bound on a reply makes necessary. Each read is
+/// consistent; all of them together are not.
+fn scan(client: &Client, from: &str, to: Option<&str>, limit: u32) -> Result<(), CliError> {
+    let mut start = from.as_bytes().to_vec();
+    let mut left = limit;
+    while left > 0 {
+        let end = to.unwrap_or_default().as_bytes();
+        let operation = KvOperation::Scan { start: &start, end, limit: left }.encode();
+        let KvReply::Entries { entries, more } = reply(client.read(operation, None))? else {
+            return Err(CliError::Failed("the store's answer is none to a scan".into()));
+        };
+        for (key, value) in &entries {
+            put_out(&[key, b"\t", value])?;
+        }
+        left = left.saturating_sub(entries.len() as u32);
+        match entries.last() {
+            // The next key in order: the same with a zero byte behind.
+            Some((last, _)) if more => start = [last, &[0][..]].concat(),
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+fn reply(outcome: Outcome) -> Result<KvReply, CliError> {
+    match outcome {
+        Outcome::Done(bytes) => Ok(KvReply::decode(&bytes)?),
+        Outcome::NotExecuted(why) => Err(CliError::Failed(format!("not executed: {why}"))),
+        Outcome::UnknownOutcome(why) => {
+            Err(CliError::Failed(format!("perhaps executed, perhaps not: {why}")))
+        }
+        Outcome::Fail(why) => Err(CliError::Failed(format!("the replicas disagree: {why}"))),
+    }
+}
+
+/// Bytes as they are, and a line end.
+fn put_out(parts: &[&[u8]]) -> Result<(), CliError> {
+    let line = [parts, &[b"\n"]].concat().concat();
+    match std::io::stdout().write_all(&line) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(CliError::OutputClosed),
+        other => Ok(other?),
+    }
 }

@@ -1,6 +1,14 @@
 //! `duramen log`: looks at a replica's log while the replica does not run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use duramen::config::Config;
+use duramen::log::{Inspected, inspect, own_kind_name};
+use duramen::order::durable::DurableState;
+use duramen::order::record::OrderRecord;
+use duramen::wire::batch::{Batch, Hasher};
+
+use super::{CliError, emit};
 
 /// What to do with which log.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -14,12 +22,153 @@ pub struct Args {
 pub enum Action {
     /// Print every record's header, one line each
     Dump {
-        /// The log's folder, such as duramen-data/replica-0/log
+        /// A replica's folder, such as duramen-data/replica-0, or the log folder in it
         dir: PathBuf,
     },
     /// Check every segment and record; name the first damage
     Verify {
-        /// The log's folder, such as duramen-data/replica-0/log
+        /// A replica's folder, such as duramen-data/replica-0, or the log folder in it
         dir: PathBuf,
     },
+}
+
+/// Reads a log and prints what it finds; fails with the position if it is damaged. Changes nothing.
+pub fn run(args: Args) -> Result<(), CliError> {
+    match args.action {
+        Action::Dump { dir } => dump(&log_dir(dir)),
+        Action::Verify { dir } => verify(&log_dir(dir)),
+    }
+}
+
+fn log_dir(dir: PathBuf) -> PathBuf {
+    let log = dir.join("log");
+    if log.is_dir() { log } else { dir }
+}
+
+fn dump(dir: &Path) -> Result<(), CliError> {
+    // What emitting met ends the reading; it comes back through here.
+    let mut ended = None;
+    let result = inspect(dir, &mut |at: Inspected| {
+        emit(line(&at)).map_err(|error| {
+            ended = Some(error);
+            "the output ended".to_owned()
+        })
+    });
+    match ended {
+        Some(error) => Err(error),
+        None => Ok(result.map(drop)?),
+    }
+}
+
+fn line(at: &Inspected) -> String {
+    let Inspected { segment, offset, boot_epoch, durable_lsn, record } = at;
+    let (lsn, seq, view, bytes) = (record.lsn, record.seq, record.view, record.payload.len());
+    let what = match own_kind_name(record.kind) {
+        Some(name) => format!("{name:<12}"),
+        None => {
+            let decoded = OrderRecord::decode(record.kind, seq, view, record.digest, record.payload.clone());
+            match decoded {
+                Ok(decoded) => describe(&decoded),
+                Err(e) => format!("kind {} that cannot be read: {e}", record.kind),
+            }
+        }
+    };
+    format!(
+        "lsn {lsn}  {what}  payload {bytes} B, segment {segment} offset {offset}, start {boot_epoch}, durable {durable_lsn}"
+    )
+}
+
+fn describe(record: &OrderRecord) -> String {
+    match record {
+        OrderRecord::ViewEntered { view, reserve } => {
+            format!("{:<12} view {view}, votes up to seq {reserve}", "view-entered")
+        }
+        OrderRecord::Reserve { view, reserve } => {
+            format!("{:<12} view {view}, votes up to seq {reserve}", "reserve")
+        }
+        OrderRecord::Prepared { certificate: c, batch } => format!(
+            "{:<12} seq {} view {} digest {:?}, {} signatures, batch {} B",
+            "prepared",
+            c.seq,
+            c.view,
+            c.digest,
+            c.signatures.len(),
+            batch.len()
+        ),
+        OrderRecord::PreparedRef { certificate: c } => format!(
+            "{:<12} seq {} view {} digest {:?}, {} signatures, batch logged before",
+            "prepared-ref",
+            c.seq,
+            c.view,
+            c.digest,
+            c.signatures.len()
+        ),
+        OrderRecord::Mark { mark, digests } => format!(
+            "{:<12} seq {} chain {:?}, {} signatures, {} digests",
+            "mark",
+            mark.statement.seq,
+            mark.statement.batches,
+            mark.signatures.len(),
+            digests.len()
+        ),
+        OrderRecord::Batch { seq, digest, batch } => {
+            format!("{:<12} seq {seq} digest {digest:?}, batch {} B", "batch", batch.len())
+        }
+    }
+}
+
+/// Checks the log, that its records could follow each other, and that batches are what their digests name.
+fn verify(dir: &Path) -> Result<(), CliError> {
+    let config = cluster_config(dir)?;
+    let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
+    let mut state = DurableState::new(hasher);
+    let (mut batches, mut requests) = (0u64, 0u64);
+    let report = inspect(dir, &mut |at: Inspected| {
+        let record = at.record;
+        if own_kind_name(record.kind).is_some() {
+            return Ok(());
+        }
+        let place = |why: String| format!("segment {}, offset {}: {why}", at.segment, at.offset);
+        let decoded =
+            OrderRecord::decode(record.kind, record.seq, record.view, record.digest, record.payload)
+                .map_err(|e| place(e.to_string()))?;
+        if let OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. } = &decoded {
+            let batch = Batch::decode(&hasher, record.seq, batch.clone())
+                .map_err(|e| place(format!("its batch cannot be read: {e}")))?;
+            if batch.digest != record.digest {
+                return Err(place("its batch is not the one its digest names".into()));
+            }
+            batches += 1;
+            requests += batch.requests() as u64;
+        }
+        state.apply(record.lsn, &decoded).map_err(|e| place(e.to_string()))
+    })?;
+    let (view, mark, prepared) = (state.view, state.mark.statement.seq, state.prepared().count());
+    emit(format_args!(
+        "ok: {} records up to lsn {} in {} segments, {} B, {} starts",
+        report.records, report.last_lsn, report.segments, report.log_bytes, report.boot_epoch
+    ))?;
+    emit(format_args!(
+        "view {view}, mark at seq {mark}, {prepared} prepared above it; {batches} batches with {requests} requests"
+    ))?;
+    if report.torn_bytes > 0 {
+        emit(format_args!(
+            "{} B of unfinished writes behind the last record: the next start cuts them",
+            report.torn_bytes
+        ))?;
+    }
+    Ok(())
+}
+
+/// The configuration of the cluster whose replica's log this is: digests cannot be computed without it.
+fn cluster_config(dir: &Path) -> Result<Config, CliError> {
+    let dir = dir.canonicalize().map_err(|e| CliError::Failed(format!("{}: {e}", dir.display())))?;
+    let found = dir.ancestors().take(3).map(|dir| dir.join("cluster.toml")).find(|file| file.exists());
+    match found {
+        Some(file) => Ok(Config::load(&file)?),
+        None => Err(CliError::Failed(format!(
+            "{}: there is no cluster.toml beside this replica: copy it there",
+            dir.display()
+        ))),
+    }
 }

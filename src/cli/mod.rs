@@ -4,22 +4,17 @@
 //! Exit codes: 0 done, 1 failed (one line `error: …` on stderr says why and what to do), 2 wrong usage (clap's own).
 //! Results go to stdout through [`emit`], logs to stderr.
 
-mod init;
-
-// Arguments of commands whose engines are built beside this one; tested, and not offered until they can run.
-#[cfg(test)]
 mod bench;
-#[cfg(test)]
+mod connect;
 mod demo;
-#[cfg(test)]
 mod disk_check;
-#[cfg(test)]
+mod init;
 mod kv;
-#[cfg(test)]
+mod local_cluster;
 mod log_files;
-#[cfg(test)]
+mod machine;
+mod signals;
 mod start;
-#[cfg(test)]
 mod status;
 
 #[cfg(test)]
@@ -50,19 +45,41 @@ struct Cli {
 enum Command {
     /// Make a new cluster: configuration, keys, formatted replica folders.
     Init(init::Args),
+    /// Run one replica, or all of them, until Ctrl-C.
+    Start(start::Args),
+    /// Show what each replica says of itself.
+    Status(status::Args),
+    /// Use the replicated key-value store.
+    Kv(kv::Args),
+    /// Look at a replica's log while the replica does not run.
+    Log(log_files::Args),
+    /// Measure what synchronous writes cost on a disk.
+    DiskCheck(disk_check::Args),
+    /// Measure a cluster under closed-loop load.
+    Bench(Box<bench::Args>),
+    /// Watch four replicas survive kills under load, and prove that nothing was lost.
+    Demo(demo::Args),
 }
 
 impl Command {
     fn run(self) -> Result<(), CliError> {
         match self {
             Command::Init(args) => init::run(args),
+            Command::Start(args) => start::run(args),
+            Command::Status(args) => status::run(args),
+            Command::Kv(args) => kv::run(args),
+            Command::Log(args) => log_files::run(args),
+            Command::DiskCheck(args) => disk_check::run(args),
+            Command::Bench(args) => bench::run(*args),
+            Command::Demo(args) => demo::run(args),
         }
     }
 
     /// What is logged unless DURAMEN_LOG says otherwise.
     fn log_level(&self) -> LevelFilter {
         match self {
-            Command::Init(_) => LevelFilter::Warn,
+            Command::Start(_) => LevelFilter::Info,
+            _ => LevelFilter::Warn,
         }
     }
 }
@@ -120,6 +137,25 @@ pub struct InsecureArg {
     /// Allow plain links, without encryption and channel authentication, in the Byzantine model.
     #[arg(long)]
     pub insecure: bool,
+}
+
+/// What can be replicated.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
+pub enum ServiceName {
+    /// The key-value store
+    Kv,
+    /// The null service of the micro-benchmarks: request and reply bytes only
+    Null,
+}
+
+impl ServiceName {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kv => "kv",
+            Self::Null => "null",
+        }
+    }
 }
 
 /// The label that every output of a cluster with plain links carries; nothing for TLS.

@@ -1,8 +1,17 @@
-//! `duramen start`: one replica, or all of them as child processes.
+//! `duramen start`: one replica, or all of them as child processes. Never formats anything.
 
-use duramen::config::LogIo;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{DirArg, InsecureArg, word};
+use duramen::config::{Config, LogIo};
+use duramen::replica::{Replica, ReplicaOptions};
+use duramen::service::{KeyValueStore, NullService, Service};
+use duramen::types::ReplicaId;
+use duramen::{data_dir, sys};
+
+use super::signals::Interrupt;
+use super::{CliError, DirArg, InsecureArg, ServiceName, emit, transport_label, word};
 
 /// Which replicas to run, and how.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -16,9 +25,190 @@ pub struct Args {
     /// Run all replicas of the cluster on this machine
     #[arg(long, group = "which")]
     pub all: bool,
+    /// What is replicated: the same on all replicas, always
+    #[arg(long, value_enum, default_value = "kv")]
+    pub service: ServiceName,
+    /// Bytes of a reply of the null service to a request that names no length
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub reply_size: u32,
     #[command(flatten)]
     pub insecure: InsecureArg,
+    /// Accept a log on a tmpfs: it survives no power loss
+    #[arg(long)]
+    pub allow_tmpfs: bool,
     /// How log writes reach the disk [default: as cluster.toml says]
     #[arg(long, value_parser = word::<LogIo>(LogIo::WORDS))]
     pub io: Option<LogIo>,
+}
+
+/// How often a running replica, or the parent of some, looks at signals and children.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long children may take to end before they are killed.
+const STOP_TIME: Duration = Duration::from_secs(20);
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: Args) -> Result<(), CliError> {
+    let config = data_dir::load_config(&args.dir.dir)?;
+    config.check_transport(args.insecure.insecure)?;
+    match args.replica {
+        Some(id) => run_one(&args, config, ReplicaId(id)),
+        None => run_all(&args, &config),
+    }
+}
+
+fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
+    let service: Box<dyn Service> = match args.service {
+        ServiceName::Kv => Box::new(KeyValueStore::new()),
+        ServiceName::Null => Box::new(NullService::new(args.reply_size)),
+    };
+    let label = transport_label(&config);
+    let address = config.replica(id).map(|entry| entry.address.clone()).unwrap_or_default();
+    let replica = Replica::start(ReplicaOptions {
+        config,
+        dir: args.dir.dir.clone(),
+        id,
+        service,
+        insecure: args.insecure.insecure,
+        allow_tmpfs: args.allow_tmpfs,
+        io: args.io,
+    })?;
+    // Only now: a signal during recovery ends the process at once, which harms nothing.
+    let interrupt = Interrupt::install()?;
+    let (view, log) = (replica.view(), replica.recovery());
+    let torn = match log.torn_bytes {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes of unfinished writes cut"),
+    };
+    let label = label.map(|label| format!("; {label}")).unwrap_or_default();
+    emit(format_args!(
+        "replica {id} ready: {address}, view {view}, {} records in {:.1} MiB of log{torn}, {}{label}",
+        log.records,
+        log.log_bytes as f64 / f64::from(1 << 20),
+        replica.backend(),
+    ))?;
+
+    let mut halted = None;
+    while !interrupt.is_set() {
+        // A halted replica stays, mute, so that `status` can say why.
+        if halted.is_some() {
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        halted = replica.wait_failed(LOOK);
+        if let Some(why) = &halted {
+            log::error!("replica {id} has halted: it votes and answers no more: {why}");
+        }
+    }
+    replica.stop();
+    match halted {
+        Some(why) => Err(CliError::Failed(format!("replica {id} had halted: {why}"))),
+        None => Ok(()),
+    }
+}
+
+struct Running {
+    id: ReplicaId,
+    child: Child,
+    ended: bool,
+}
+
+fn run_all(args: &Args, config: &Config) -> Result<(), CliError> {
+    let interrupt = Interrupt::install()?;
+    let mut children = Children(Vec::new());
+    let mut forwards = Vec::new();
+    for id in config.group().members() {
+        let (child, forward) = spawn(args, id)?;
+        children.0.push(Running { id, child, ended: false });
+        forwards.extend(forward);
+    }
+    let group = config.group();
+    let mut failed = None;
+    while !interrupt.is_set() {
+        std::thread::sleep(LOOK);
+        for running in children.0.iter_mut().filter(|running| !running.ended) {
+            if let Some(status) = running.child.try_wait()? {
+                running.ended = true;
+                let message = format!("replica {} ended by itself ({status})", running.id);
+                log::error!("{message}");
+                failed.get_or_insert(message);
+            }
+        }
+        let left = children.0.iter().filter(|running| !running.ended).map(|running| running.id).collect();
+        if !group.quorum().reached_by(left) {
+            failed = failed.map(|why| format!("{why}; the rest is no quorum and was stopped"));
+            break;
+        }
+    }
+    children.stop()?;
+    forwards.into_iter().for_each(|forward| drop(forward.join()));
+    match failed {
+        Some(why) => Err(CliError::Failed(why)),
+        None => Ok(()),
+    }
+}
+
+type Forward = std::thread::JoinHandle<()>;
+
+/// Starts one replica as a child; its output comes out of ours, each line with the replica's number in front.
+fn spawn(args: &Args, id: ReplicaId) -> Result<(Child, [Forward; 2]), CliError> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["start", "--replica", &id.to_string(), "--dir"]).arg(&args.dir.dir);
+    command.args(["--service", args.service.as_str(), "--reply-size", &args.reply_size.to_string()]);
+    if args.insecure.insecure {
+        command.arg("--insecure");
+    }
+    if args.allow_tmpfs {
+        command.arg("--allow-tmpfs");
+    }
+    if let Some(io) = args.io {
+        command.args(["--io", &io.to_string()]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    sys::die_with_parent(&mut command);
+    let mut child = command.spawn()?;
+    let out = forward(id, child.stdout.take().expect("it was piped"), std::io::stdout);
+    let err = forward(id, child.stderr.take().expect("it was piped"), std::io::stderr);
+    Ok((child, [out, err]))
+}
+
+fn forward<W: Write>(
+    id: ReplicaId,
+    from: impl Read + Send + 'static,
+    to: impl Fn() -> W + Send + 'static,
+) -> Forward {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            // Read on when nobody listens, so that the child never waits for a full pipe.
+            let _ = to().write_all(format!("[{id}] {line}\n").as_bytes());
+        }
+    })
+}
+
+/// Killed, whatever way this process leaves.
+struct Children(Vec<Running>);
+
+impl Children {
+    /// Asks all to end and waits for them, in any order.
+    fn stop(&mut self) -> Result<(), CliError> {
+        for running in self.0.iter().filter(|running| !running.ended) {
+            sys::terminate(&running.child)?;
+        }
+        let end = Instant::now() + STOP_TIME;
+        while Instant::now() < end && self.0.iter().any(|running| !running.ended) {
+            for running in self.0.iter_mut().filter(|running| !running.ended) {
+                running.ended = running.child.try_wait()?.is_some();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for running in self.0.iter_mut().filter(|running| !running.ended) {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
 }

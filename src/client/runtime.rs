@@ -290,12 +290,32 @@ impl Client {
 
     /// A replica's own state as one JSON object; the reason if it does not answer in time.
     pub fn status(&self, replica: ReplicaId, deadline: Option<Duration>) -> Result<String, String> {
+        self.ask_status(replica, false, deadline)
+    }
+
+    /// As [`Client::status`], with `digest_seq` and `state_digest`: the digest of service state and client table after the
+    /// place executed last. Equal on correct replicas at equal places. It reads all of the state, in sequence with
+    /// executions.
+    pub fn status_with_digest(
+        &self,
+        replica: ReplicaId,
+        deadline: Option<Duration>,
+    ) -> Result<String, String> {
+        self.ask_status(replica, true, deadline)
+    }
+
+    fn ask_status(
+        &self,
+        replica: ReplicaId,
+        digest: bool,
+        deadline: Option<Duration>,
+    ) -> Result<String, String> {
         let shared = self.shared();
         let (sender, outcome) = bounded(1);
         let token: Callback = Box::new(move |outcome| drop(sender.send(outcome)));
         let deadline = shared.deadline(deadline);
         shared.note_dial_errors(&mut shared.core.lock());
-        shared.inbox.lock().push(Input::Status { replica, deadline, token });
+        shared.inbox.lock().push(Input::Status { replica, digest, deadline, token });
         shared.wake();
         match outcome.recv() {
             Ok(Outcome::Done(json)) => Ok(String::from_utf8_lossy(&json).into_owned()),

@@ -23,6 +23,7 @@
 use super::reply_votes::{Count, ReadCount, ReadVotes, ReplyVotes};
 use super::{Outcome, reason};
 use crate::quorum::{Group as Members, VoteSet};
+use crate::replica::DIGEST_QUERY;
 use crate::reply::routing::full_replier;
 use crate::types::*;
 use crate::wire::auth::ClientAuth;
@@ -119,6 +120,8 @@ pub enum Input<T> {
     Status {
         /// Whose.
         replica: ReplicaId,
+        /// With the digest of its state at the place executed last: it reads all of the state.
+        digest: bool,
         /// When to give up.
         deadline: Tick,
         /// Comes back with the outcome.
@@ -388,7 +391,9 @@ impl<T> ClientCore<T> {
                 self.outstanding += 1;
                 self.on_read(now, operation, deadline, token, out);
             }
-            Input::Status { replica, deadline, token } => self.on_status(replica, deadline, token, out),
+            Input::Status { replica, digest, deadline, token } => {
+                self.on_status(replica, digest, deadline, token, out);
+            }
             Input::Shutdown => self.shut_down(out),
             Input::Close(session) => {
                 self.session_mut(session.0).closed = true;
@@ -1188,7 +1193,14 @@ impl<T> ClientCore<T> {
         self.read_at = self.reads.values().map(|r| r.fallback_at).min();
     }
 
-    fn on_status(&mut self, replica: ReplicaId, deadline: Tick, token: T, out: &mut Vec<Output<T>>) {
+    fn on_status(
+        &mut self,
+        replica: ReplicaId,
+        digest: bool,
+        deadline: Tick,
+        token: T,
+        out: &mut Vec<Output<T>>,
+    ) {
         let refusal = match self.links.get(replica.index()) {
             None => Some(format!("there is no replica {replica}")),
             Some(Link::Up) if self.statuses.len() >= STATUS_QUERIES_MAX => {
@@ -1203,8 +1215,9 @@ impl<T> ClientCore<T> {
         }
         self.last_id += 1;
         self.expire_at(deadline);
-        self.statuses.insert(self.last_id, (replica, deadline, token));
-        out.push(Output::Send(only(replica), Message::StatusQuery(StatusQuery { id: self.last_id })));
+        let id = if digest { self.last_id | DIGEST_QUERY } else { self.last_id };
+        self.statuses.insert(id, (replica, deadline, token));
+        out.push(Output::Send(only(replica), Message::StatusQuery(StatusQuery { id })));
     }
 
     // Deadlines.
