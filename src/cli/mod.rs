@@ -5,6 +5,7 @@
 //! Results go to stdout through [`emit`], logs to stderr.
 
 mod bench;
+mod bench_load;
 mod connect;
 mod demo;
 mod disk_check;
@@ -194,6 +195,8 @@ fn digest() -> impl TypedValueParser<Value = DigestAlgorithm> {
 fn start_logging(usual: LevelFilter) {
     env_logger::Builder::new()
         .filter_level(usual)
+        // Its news of connections are told by the replica, too.
+        .filter_module("duramen::net", LevelFilter::Warn)
         .parse_env("DURAMEN_LOG")
         .format(|out, record| {
             let message = record.args().to_string();
