@@ -6,6 +6,7 @@
 
 mod bench;
 mod bench_load;
+mod checked_load;
 mod connect;
 mod demo;
 mod disk_check;
