@@ -8,9 +8,9 @@ use super::slot::{Decision, Proposal, Slot};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
-use crate::wire::batch::{Batch, Request, RequestKind};
+use crate::wire::batch::{AuthKind, Batch, Request, RequestKind};
 use crate::wire::messages::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// First reserve of a view, and step of later ones.
@@ -118,6 +118,8 @@ pub struct Orderer {
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
+    /// Clients whose MAC failed somewhere: only their signatures are taken from then on (RULES 12).
+    sign_only: BTreeSet<ClientId>,
     log_room: bool,
     last_time: WallTime,
     random: u64,
@@ -202,6 +204,7 @@ impl Orderer {
             next_seq: low.next(),
             highest,
             requests,
+            sign_only: BTreeSet::new(),
             log_room: true,
             last_time: WallTime(0),
             random,
@@ -434,7 +437,10 @@ impl Orderer {
                 Ok(())
             }
             Checked::ReadOk(ok) => self.on_read_ok(from, ok, out),
-            Checked::MacFailed(_) => Ok(()),
+            Checked::MacFailed(m) => {
+                self.sign_only.insert(m.client);
+                Ok(())
+            }
             Checked::Group(group) => {
                 self.on_group(u64::MAX, group, out);
                 Ok(())
@@ -449,6 +455,10 @@ impl Orderer {
         let notice = |code| Output::Notice { origin, code, group: digest };
         if !self.log_room {
             out.push(notice(NoticeCode::LogFull));
+            return;
+        }
+        if group.group().auth_kind == AuthKind::Mac && self.sign_only.contains(&group.group().client) {
+            out.push(notice(NoticeCode::Sign));
             return;
         }
         let again = group.clone();
@@ -570,6 +580,7 @@ impl Orderer {
             Verdict::Valid => true,
             Verdict::Unvouched(clients) => {
                 for client in clients {
+                    self.sign_only.insert(client);
                     out.push(Output::Broadcast(Message::MacFailed(MacFailed { client })));
                 }
                 false
