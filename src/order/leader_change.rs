@@ -274,7 +274,8 @@ impl Orderer {
         // A leader that restarted in this view goes on wishing for the next (RULES 11).
         self.wish = if self.leader() == self.me && !self.may_lead { view.next() } else { view };
         self.sync_high = choice.places.keys().last().copied().unwrap_or(marked);
-        self.highest = self.highest.max(self.sync_high);
+        // Places of earlier views that were not chosen do not exist any more.
+        self.highest = self.sync_high.max(self.decided).max(self.low);
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
         self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;

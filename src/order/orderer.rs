@@ -21,6 +21,8 @@ const RESERVE_AHEAD: u64 = 256;
 const EARLY_MAX: usize = 512;
 /// Places answered per FETCH.
 const FETCH_MAX: u64 = 64;
+/// FETCHes answered per peer and heartbeat.
+const FETCHES_MAX: u32 = 8;
 /// Bytes of batches served to one peer per heartbeat.
 const SERVE_BYTES_MAX: usize = 64 << 20;
 /// Batches fetched by digest at once.
@@ -61,6 +63,7 @@ pub(super) struct Peer {
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
     pub served_bytes: usize,
+    pub fetches: u32,
     pub early: VecDeque<Checked>,
     pub early_bytes: usize,
 }
@@ -924,6 +927,7 @@ impl Orderer {
         self.heartbeat(out);
         for peer in self.peers.values_mut() {
             peer.served_bytes = 0;
+            peer.fetches = 0;
         }
         self.recheck_clocks(out);
         self.repair(out);
@@ -1042,6 +1046,12 @@ impl Orderer {
     /// Answers with decisions, or with our own votes for what is not decided here.
     fn on_fetch(&mut self, from: ReplicaId, fetch: Fetch, out: &mut Vec<Output>) -> Result<(), Discard> {
         if fetch.from == Seq(0) || fetch.to < fetch.from || fetch.to.0 - fetch.from.0 >= FETCH_MAX {
+            return Err(Discard::TooMuch);
+        }
+        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        peer.fetches += 1;
+        if peer.fetches > FETCHES_MAX {
+            // Certificates are checked before they are shown: a peer must not keep us at that.
             return Err(Discard::TooMuch);
         }
         if fetch.from <= self.low {
