@@ -21,5 +21,9 @@ pub mod execute;
 /// What is replicated: the service trait, the key-value store, the null service of the micro-benchmarks, a counter.
 pub mod service;
 
+/// Many replicas in one process, from one seed.
+#[cfg(test)]
+mod sim;
+
 #[cfg(test)]
 mod quorum_tests;
