@@ -60,7 +60,14 @@ pub struct Client {
 
 impl Client {
     /// A client that wants so many requests executed.
-    pub fn new(id: ClientId, members: Members, hasher: Hasher, auth: ClientAuth, requests: u64, random: &mut Random) -> Self {
+    pub fn new(
+        id: ClientId,
+        members: Members,
+        hasher: Hasher,
+        auth: ClientAuth,
+        requests: u64,
+        random: &mut Random,
+    ) -> Self {
         let sessions = (0..random.between(1, 3))
             .map(|i| Session { nonce: u64::from(id.0) << 32 | i, next: 1, ..Default::default() })
             .collect();

@@ -295,7 +295,8 @@ impl Cluster {
         node.executor = Executor::new(self.setup.hasher(), self.setup.sessions_max);
         let mut replay = Replay::new(node.auth.clone());
         for record in node.disk.read() {
-            let ready = replay.record(&record).unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
+            let ready =
+                replay.record(&record).unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
             for batch in ready {
                 if correct {
                     self.history.handed(r, &batch);
@@ -389,7 +390,13 @@ impl Cluster {
             }
         }
         for c in &self.clients {
-            out += &format!("client {}: {} answered, {} left, content={}\n", c.id, c.answered, c.left, c.content());
+            out += &format!(
+                "client {}: {} answered, {} left, content={}\n",
+                c.id,
+                c.answered,
+                c.left,
+                c.content()
+            );
         }
         out + &format!("discards: {:?}", self.discards)
     }
@@ -493,7 +500,10 @@ impl Cluster {
             match Message::decode(kind, payload) {
                 Ok(message) => message,
                 Err(e) => {
-                    assert!(self.byzantine.contains(from), "a correct message does not decode: {e:?} {message:?}");
+                    assert!(
+                        self.byzantine.contains(from),
+                        "a correct message does not decode: {e:?} {message:?}"
+                    );
                     return;
                 }
             }
@@ -590,7 +600,8 @@ impl Cluster {
                 }
                 Output::ServeBatch { to, seq, lsn } => {
                     let batch = self.nodes[r.index()].disk.batch(lsn);
-                    let batch = batch.unwrap_or_else(|| panic!("{r} serves place {seq} from record {lsn}, not durable"));
+                    let batch = batch
+                        .unwrap_or_else(|| panic!("{r} serves place {seq} from record {lsn}, not durable"));
                     self.send(r, to, Message::BatchIs(BatchIs { seq, batch }));
                 }
                 Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),

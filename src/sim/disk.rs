@@ -121,7 +121,8 @@ impl Disk {
     /// What a scan at start finds.
     pub fn read(&self) -> impl Iterator<Item = OrderRecord> {
         self.records.iter().map(|r| {
-            OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload.clone()).expect("own record decodes")
+            OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload.clone())
+                .expect("own record decodes")
         })
     }
 

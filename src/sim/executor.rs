@@ -67,8 +67,13 @@ impl Executor {
             for r in group.requests() {
                 index += 1;
                 let (session, number, client) = (r.session, r.number, group.client);
-                let answer =
-                    |status: ReplyStatus, body| Answer { client, session, number, status: status as u8, body };
+                let answer = |status: ReplyStatus, body| Answer {
+                    client,
+                    session,
+                    number,
+                    status: status as u8,
+                    body,
+                };
                 match r.kind {
                     RequestKind::Noop => {}
                     RequestKind::Open => {

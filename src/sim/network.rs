@@ -77,7 +77,13 @@ impl Network {
     }
 
     /// When a message sent now arrives: never, once or twice; and the epoch of its link.
-    pub fn send(&mut self, now: Tick, from: ReplicaId, to: ReplicaId, random: &mut Random) -> (u64, Vec<Tick>) {
+    pub fn send(
+        &mut self,
+        now: Tick,
+        from: ReplicaId,
+        to: ReplicaId,
+        random: &mut Random,
+    ) -> (u64, Vec<Tick>) {
         let weather = self.weather.clone();
         let link = self.link(from, to);
         if link.cut || now < link.down_until {

@@ -28,7 +28,9 @@ impl Tokens {
 
     /// This client's MAC for `replica`.
     pub fn mac(&self, replica: ReplicaId, digest: &Digest) -> [u8; MAC_BYTES] {
-        token(self.me ^ (u64::from(replica.0) + 1) << 48, &digest.0)[..MAC_BYTES].try_into().expect("16 of 32")
+        token(self.me ^ (u64::from(replica.0) + 1) << 48, &digest.0)[..MAC_BYTES]
+            .try_into()
+            .expect("16 of 32")
     }
 }
 

@@ -223,8 +223,12 @@ pub fn swarm(members: Members, from: u64, usual: u64) {
     let (mut total, mut worst) = (Report::default(), (0, 0));
     let started = std::time::Instant::now();
     let count = seeds.end - seeds.start;
+    let mut failed = Vec::new();
     for seed in seeds {
-        let r = run(members, seed);
+        let Ok(r) = std::panic::catch_unwind(|| run(members, seed)) else {
+            failed.push(seed);
+            continue;
+        };
         total.events += r.events;
         total.places += r.places;
         total.acknowledged += r.acknowledged;
@@ -244,6 +248,7 @@ pub fn swarm(members: Members, from: u64, usual: u64) {
         worst.0,
         worst.1
     );
+    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
 }
 
 #[cfg(test)]

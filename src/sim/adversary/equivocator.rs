@@ -57,7 +57,10 @@ impl Adversary for Equivocator {
                 match other {
                     Some(b) => {
                         self.other.insert((p.view, p.seq), b.digest);
-                        out.push((to, Message::Propose(Propose { view: p.view, seq: p.seq, batch: b.bytes })));
+                        out.push((
+                            to,
+                            Message::Propose(Propose { view: p.view, seq: p.seq, batch: b.bytes }),
+                        ));
                     }
                     None => out.push((to, Message::Propose(p))),
                 }

@@ -60,7 +60,8 @@ impl Adversary for Forger {
         }
         match message {
             Message::Stop(s) => {
-                let view = *random.pick(&[View(u64::MAX), View(0), s.view.next(), View(s.view.0 + 1_000_000_000)]);
+                let view =
+                    *random.pick(&[View(u64::MAX), View(0), s.view.next(), View(s.view.0 + 1_000_000_000)]);
                 out.push((to, Message::Stop(Stop { view })));
             }
             Message::StopData(d) => {

@@ -75,7 +75,10 @@ impl Adversary for Liar {
             }
             Message::Status(mut s) => {
                 match random.below(4) {
-                    0 => (s.decided, s.mark) = (Seq(absurd(random, s.decided.0)), Seq(absurd(random, s.mark.0))),
+                    0 => {
+                        (s.decided, s.mark) =
+                            (Seq(absurd(random, s.decided.0)), Seq(absurd(random, s.mark.0)))
+                    }
                     1 => s.highest = Seq(s.mark.0 + power.window),
                     2 => s.highest = Seq(absurd(random, s.highest.0)),
                     _ => s.decided = Seq(absurd(random, s.decided.0)),

@@ -45,7 +45,8 @@ impl Adversary for Spoiler {
                     kind: RequestKind::Invoke,
                     operation: &b"forged"[..],
                 };
-                let group = Group::build(hasher, ClientId(0), &[request], |_| (AuthKind::Signature, vec![1; 64]));
+                let group =
+                    Group::build(hasher, ClientId(0), &[request], |_| (AuthKind::Signature, vec![1; 64]));
                 let digest = group.digest(hasher);
                 Batch::build(hasher, seq, batch.time, 0, vec![(group, digest)]).bytes
             }
