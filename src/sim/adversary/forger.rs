@@ -61,7 +61,7 @@ impl Adversary for Forger {
         match message {
             Message::Stop(s) => {
                 let view =
-                    *random.pick(&[View(u64::MAX), View(0), s.view.next(), View(s.view.0 + 1_000_000_000)]);
+                    *random.pick(&[View(u64::MAX), View(0), View(s.view.0.wrapping_add(1)), View(s.view.0.wrapping_add(1_000_000_000))]);
                 out.push((to, Message::Stop(Stop { view })));
             }
             Message::StopData(d) => {
@@ -82,7 +82,7 @@ impl Adversary for Forger {
                             sync.stop_data[at] = Arc::new(self.stop_data(power, &sync.stop_data[at], random));
                         }
                     }
-                    2 => sync.view = sync.view.next(),
+                    2 => sync.view = View(sync.view.0.wrapping_add(1)),
                     3 => {
                         if let Some(old) = self.old.first() {
                             sync.stop_data[0] = old.clone();
@@ -103,7 +103,7 @@ impl Adversary for Forger {
                 match random.below(4) {
                     0 => s.wish = View(u64::MAX),
                     1 => s.view = View(random.next()),
-                    2 => s.wish = s.view.next(),
+                    2 => s.wish = View(s.view.0.wrapping_add(1)),
                     _ => s.mode = *random.pick(&[Mode::Normal, Mode::Changing, Mode::Halted]),
                 }
                 out.push((to, Message::Status(s)));

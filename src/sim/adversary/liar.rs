@@ -79,7 +79,7 @@ impl Adversary for Liar {
                         (s.decided, s.mark) =
                             (Seq(absurd(random, s.decided.0)), Seq(absurd(random, s.mark.0)))
                     }
-                    1 => s.highest = Seq(s.mark.0 + power.window),
+                    1 => s.highest = Seq(s.mark.0.wrapping_add(power.window)),
                     2 => s.highest = Seq(absurd(random, s.highest.0)),
                     _ => s.decided = Seq(absurd(random, s.decided.0)),
                 }
@@ -99,7 +99,7 @@ impl Adversary for Liar {
                 match random.below(3) {
                     0 => statement.seq = Seq(absurd(random, statement.seq.0)),
                     1 => statement.batches.0[0] ^= 1,
-                    _ => statement.seq.0 += power.mark_interval,
+                    _ => statement.seq.0 = statement.seq.0.wrapping_add(power.mark_interval),
                 }
                 let signature = power.auth.sign_mark(&statement);
                 out.push((to, Message::Mark(Mark { statement, signature })));
