@@ -292,6 +292,8 @@ impl Orderer {
                 }
             }
             match slot.batch(&digest) {
+                // What is executed already may have been offered again since, and is to be answered again.
+                Some(_) if seq <= self.executed => {}
                 Some(batch) => self.requests.proposed(&batch.group_digests),
                 None => {
                     slot.wanted.insert(digest, self.now.tick);

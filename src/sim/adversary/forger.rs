@@ -60,8 +60,12 @@ impl Adversary for Forger {
         }
         match message {
             Message::Stop(s) => {
-                let view =
-                    *random.pick(&[View(u64::MAX), View(0), View(s.view.0.wrapping_add(1)), View(s.view.0.wrapping_add(1_000_000_000))]);
+                let view = *random.pick(&[
+                    View(u64::MAX),
+                    View(0),
+                    View(s.view.0.wrapping_add(1)),
+                    View(s.view.0.wrapping_add(1_000_000_000)),
+                ]);
                 out.push((to, Message::Stop(Stop { view })));
             }
             Message::StopData(d) => {
