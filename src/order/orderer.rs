@@ -909,6 +909,7 @@ impl Orderer {
         self.look_at_leader(out);
         self.change_timers(out);
         self.forward(out);
+        self.repeat_marks(out);
         if !self.reads.tokens.is_empty() {
             let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
             out.push(Output::Broadcast(Message::ReadCheck(check)));
