@@ -934,6 +934,7 @@ impl Orderer {
         self.look_at_leader(out);
         self.change_timers(out);
         self.forward(out);
+        self.repeat_marks(out);
         if !self.reads.tokens.is_empty() {
             let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
             out.push(Output::Broadcast(Message::ReadCheck(check)));
@@ -1218,6 +1219,45 @@ impl Orderer {
         if !tokens.is_empty() {
             out.push(Output::ReadRefused(tokens));
         }
+    }
+
+    /// Where the work stands, for a failing simulation.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        let slots: Vec<String> = self
+            .slots
+            .iter()
+            .take(4)
+            .map(|(s, x)| {
+                format!(
+                    "{s}:{}{}{} w{:?} a{:?} wanted{:?}",
+                    if x.proposal.is_some() { "P" } else { "-" },
+                    if x.prepared { "p" } else { "-" },
+                    if x.decision.is_some() { "D" } else { "-" },
+                    x.writes,
+                    x.accepts,
+                    x.wanted
+                )
+            })
+            .collect();
+        format!(
+            "phase={:?} may_lead={} bar={:?} reserve={} next={} sync_high={} failed={} decide_ms={} catch_up={:?} slots={} {slots:?}",
+            match &self.phase {
+                Phase::Normal => "Normal".to_string(),
+                Phase::Changing { entered, sync, quorum_since } =>
+                    format!("Changing(entered {entered}, sync {}, since {quorum_since:?})", sync.is_some()),
+                Phase::Halted(why) => why.clone(),
+            },
+            self.may_lead,
+            self.restart_bar,
+            self.reserve_durable,
+            self.next_seq,
+            self.sync_high,
+            self.failed_views,
+            self.decide_ns / 1_000_000,
+            self.catch_up.as_ref().map(|c| (c.mark.as_ref().map(|m| m.statement.seq), c.digests.len())),
+            self.slots.len(),
+        )
     }
 
     pub(super) fn set_next_seq(&mut self, seq: Seq) {
