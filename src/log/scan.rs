@@ -87,6 +87,7 @@ pub(super) fn scan(
         boot_epoch: 0,
         in_flight_bytes: u64::from(header.in_flight_bytes),
         durable: header.durable_lsn,
+        unfinished_bytes: 0,
         records: 0,
         segments: Vec::new(),
     };
@@ -118,6 +119,9 @@ pub(super) fn scan(
     let io = |e| LogError::io(&dir.join(&last.name), "read", e);
     let found_to = suffix.rest_of(&*last.file, &header, tail).map_err(io)?;
     suffix.bytes = (found_to - tail) as u64;
+    // Writes in flight start at the block behind the tail, or within the record that is begun there.
+    let before_writes = align_up(tail, BLOCK_BYTES) - tail + walk.unfinished_bytes;
+    let limit = walk.in_flight_bytes + before_writes as u64;
     let tail_position = header.start + (tail - DATA_START) as u64;
     suffix
         .later(&opened[at + 1..], header.number, tail_position, walk.lsn, walk.in_flight_bytes)
@@ -127,7 +131,7 @@ pub(super) fn scan(
         last: walk.lsn,
         durable: suffix.durable,
         suffix_bytes: suffix.bytes,
-        in_flight_bytes: walk.in_flight_bytes,
+        in_flight_bytes: limit,
         header_lost: suffix.header_lost,
         missing: suffix.missing,
     };
@@ -228,6 +232,9 @@ struct Walk<'a> {
     boot_epoch: u32,
     in_flight_bytes: u64,
     durable: Lsn,
+    /// Bytes of a record whose header stands at the tail without its payload: several writes, of which some may have
+    /// ended long before the crash.
+    unfinished_bytes: usize,
     records: u64,
     segments: Vec<SegmentIndex>,
 }
@@ -311,7 +318,9 @@ impl Walk<'_> {
         }
         self.boot_epoch = if first { record.boot_epoch } else { self.boot_epoch };
         let bytes = self.chunks.get(index, at, HEADER_BYTES + record.payload_bytes as usize).map_err(io)?;
-        Ok((crc32c::crc32c(&bytes[HEADER_BYTES..]) == record.payload_crc).then_some((at, record, bytes)))
+        let intact = crc32c::crc32c(&bytes[HEADER_BYTES..]) == record.payload_crc;
+        self.unfinished_bytes = if intact { 0 } else { record.bytes() };
+        Ok(intact.then_some((at, record, bytes)))
     }
 }
 
@@ -353,7 +362,8 @@ impl Suffix {
                     }
                     let Ok(record) = RecordHeader::decode(&piece[offset..]) else { continue };
                     if record.salt == header.salt {
-                        found_to = found_to.max((at + start + offset + record.bytes()).min(end));
+                        // Not to its payload's end: that may be in a write that never started.
+                        found_to = found_to.max(at + start + offset + HEADER_BYTES);
                         self.durable = self.durable.max(record.durable_lsn);
                         self.boot_epoch = self.boot_epoch.max(record.boot_epoch);
                     }

@@ -17,7 +17,7 @@ use super::buffers::AlignedBuffer;
 use super::error::LogFailed;
 use super::gate::Persisted;
 use super::group::{Filled, Packer, Prefix, Queued};
-use super::layout::{DATA_START, KIND_TRAILER, SegmentHeader};
+use super::layout::{BLOCK_BYTES, DATA_START, KIND_TRAILER, SegmentHeader, align_up, record_bytes};
 use super::options::Record;
 use super::reader::{Index, SegmentIndex};
 use super::segments::Made;
@@ -77,7 +77,9 @@ pub(super) struct Shared {
     pub mail: Mutex<Mail>,
     pub wake: Arc<EventFd>,
     pub queued_bytes: AtomicUsize,
-    /// Bytes for records not yet in a write: falls before `queued_bytes` does, so their difference is never too high.
+    /// Disk bytes that the queue can take at most.
+    pub queued_room: AtomicUsize,
+    /// Bytes for records not yet in a write: falls before `queued_room` does, so their difference is never too high.
     pub room_bytes: AtomicI64,
     pub room: AtomicBool,
     pub failed: AtomicBool,
@@ -122,7 +124,17 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Kept for control records: the last segment.
     pub fn reserve_bytes(&self) -> i64 {
-        self.segment_bytes as i64 - DATA_START as i64
+        self.usable(self.segment_bytes - DATA_START as u64)
+    }
+
+    /// What can surely be used of the rest of a segment: its end is left unused when the next record does not fit.
+    fn usable(&self, left: u64) -> i64 {
+        (left as i64 - self.largest_bytes()).max(0)
+    }
+
+    /// Disk bytes of the largest record alone in its group.
+    fn largest_bytes(&self) -> i64 {
+        align_up(record_bytes(self.record_bytes_max), BLOCK_BYTES) as i64
     }
 }
 
@@ -203,10 +215,12 @@ impl Stage {
 
     /// Bytes that records can still take, now and in segments to come.
     pub fn room_bytes(&self, blocked: bool) -> i64 {
-        let spare: u64 = self.spares.iter().map(|(_, file)| file.bytes() - DATA_START as u64).sum();
-        let more = if blocked { 0 } else { self.bounds.bytes_max.saturating_sub(self.files_bytes) };
-        let more = more / self.bounds.segment_bytes * (self.bounds.segment_bytes - DATA_START as u64);
-        self.packer.end.left() as i64 + spare as i64 + more as i64
+        let bounds = &self.bounds;
+        let usable = |file_bytes: u64| bounds.usable(file_bytes - DATA_START as u64);
+        let spare: i64 = self.spares.iter().map(|(_, file)| usable(file.bytes())).sum();
+        let more = if blocked { 0 } else { bounds.bytes_max.saturating_sub(self.files_bytes) };
+        let more = (more / bounds.segment_bytes) as i64 * usable(bounds.segment_bytes);
+        bounds.usable(self.packer.end.left() as u64) + spare + more
     }
 }
 
@@ -315,6 +329,7 @@ impl Running {
         let shared = &self.stage.shared;
         shared.room_bytes.store(self.stage.room_bytes(self.blocked), Ordering::Release);
         shared.queued_bytes.fetch_sub(filled.taken_bytes, Ordering::AcqRel);
+        shared.queued_room.fetch_sub(filled.taken_room, Ordering::AcqRel);
         self.update_room();
     }
 
@@ -364,9 +379,8 @@ impl Running {
         let room_bytes = self.stage.room_bytes(self.blocked);
         let shared = &self.stage.shared;
         shared.room_bytes.store(room_bytes, Ordering::Release);
-        let free = room_bytes - shared.queued_bytes.load(Ordering::Acquire) as i64;
-        let slack =
-            (self.stage.bounds.record_bytes_max as i64).min(self.stage.bounds.segment_bytes as i64 / 4);
+        let free = room_bytes - shared.queued_room.load(Ordering::Acquire) as i64;
+        let slack = self.stage.bounds.largest_bytes();
         let before = shared.room.load(Ordering::Acquire);
         let now = free >= self.stage.bounds.reserve_bytes() + if before { slack } else { 2 * slack };
         if now != before {
@@ -411,6 +425,7 @@ impl Running {
         let lsn = self.stage.packer.end.lsn;
         let queued = Queued { lsn, record };
         self.stage.shared.queued_bytes.fetch_add(queued.bytes(), Ordering::AcqRel);
+        self.stage.shared.queued_room.fetch_add(queued.room_bytes(), Ordering::AcqRel);
         // Not behind what a sleeper's mail may hold by now: those records have later numbers, and are not taken yet.
         self.queue.push_back(queued);
     }
