@@ -16,13 +16,13 @@ use super::test_disk::{
 };
 use super::*;
 
-fn tiny(dir: &Path) -> LogOptions {
+pub(super) fn tiny(dir: &Path) -> LogOptions {
     LogOptions {
         segment_bytes: 64 << 10,
-        bytes_max: 1 << 20,
+        bytes_max: 8 << 20,
         group_bytes_max: 8 << 10,
         record_bytes_max: 24 << 10,
-        queued_bytes_max: 1 << 20,
+        queued_bytes_max: 8 << 20,
         ..LogOptions::new(dir, CLUSTER, REPLICA)
     }
 }
@@ -30,7 +30,7 @@ fn tiny(dir: &Path) -> LogOptions {
 /// Numbers of records tell the run that wrote them.
 const RUN: u64 = 1000;
 
-fn size(n: u64) -> usize {
+pub(super) fn size(n: u64) -> usize {
     [20, 3000, 700, 20_000, 0, 9000, 4000, 1, 5000, 300, 6000][(n % 11) as usize]
 }
 
@@ -43,7 +43,7 @@ struct Run {
     events: Vec<Event>,
 }
 
-type MakeWriter = Box<dyn FnOnce(Arc<EventFd>) -> std::io::Result<Box<dyn Writer>> + Send>;
+pub(super) type MakeWriter = Box<dyn FnOnce(Arc<EventFd>) -> std::io::Result<Box<dyn Writer>> + Send>;
 
 /// Opens what is on `disk`, appends `appends` records, waits until all are reported durable; records every operation.
 /// `pause`: let the trailer come in between.
@@ -96,7 +96,7 @@ fn run(
 }
 
 /// Which of our records this is; panics if it is none.
-fn number_of(found: &ScannedRecord) -> u64 {
+pub(super) fn number_of(found: &ScannedRecord) -> u64 {
     let n = found.seq.0 / 3;
     let whole = ScannedRecord { lsn: Lsn(n), ..found.clone() };
     assert_is(&whole, n, size(n));
@@ -297,7 +297,7 @@ fn reordering(seed: u64) -> MakeWriter {
     })
 }
 
-fn uring() -> MakeWriter {
+pub(super) fn uring() -> MakeWriter {
     Box::new(|wake| Ok(Box::new(UringWriter::new(4, wake)?)))
 }
 
@@ -311,6 +311,25 @@ fn real_run(writer: MakeWriter, forget: bool) -> Run {
     let mut disk = RealDisk::new(dir.path().into(), true).unwrap();
     disk.forget_sync = forget;
     run(Arc::new(disk), forget, 45, 0, writer, true)
+}
+
+/// A stopped log of `records` records in memory, and their numbers.
+pub(super) fn memory_log(records: u64) -> (Image, Vec<u64>) {
+    let disk = Arc::new(MemoryDisk::default());
+    format_on(&*disk, &tiny(Path::new("memory"))).unwrap();
+    let run = run(disk.clone(), false, records, 0, threads(), false);
+    (image_of(&*disk), run.appended)
+}
+
+/// Opens an image; the numbers of the records in it.
+pub(super) fn open_image(image: Image) -> Result<(OpenLog, Vec<u64>), LogError> {
+    let mut found = Vec::new();
+    let disk = Arc::new(MemoryDisk::new(image));
+    let open = open_on(disk, tiny(Path::new("memory")), &mut |record| {
+        found.push(number_of(&record));
+        Ok(())
+    })?;
+    Ok((open, found))
 }
 
 fn in_flight_max(run: &Run) -> usize {

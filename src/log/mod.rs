@@ -154,6 +154,9 @@ fn open_on(
 /// What a scan found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryReport {
+    /// The first record of the oldest segment: 1, or more once older segments were recycled. Only the caller knows
+    /// whether its checkpoints cover what lies before; a lost first segment shows here alone.
+    pub first_lsn: Lsn,
     /// The last surviving record; every one up to it is durable. 0 = none.
     pub last_lsn: Lsn,
     /// Surviving records of the caller.
@@ -175,6 +178,7 @@ pub struct RecoveryReport {
 impl RecoveryReport {
     fn of(scan: &Scan) -> Self {
         Self {
+            first_lsn: scan.first_lsn,
             last_lsn: scan.findings.last,
             records: scan.records,
             log_bytes: scan.log_bytes,
@@ -306,9 +310,10 @@ impl OpenLog {
             let dir = self.opts.dir.clone();
             move |e| LogError::io(&dir, what, e)
         };
-        // From the highest number down, so that no gap ever shows.
+        // From the highest number down, one by one: a gap would show that a segment is missing.
         for name in self.scan.discard.drain(..).rev() {
             self.disk.remove(&name).map_err(io("remove a torn segment"))?;
+            self.disk.sync_dir().map_err(io("sync"))?;
         }
         let names = self.disk.list().map_err(io("list"))?;
         if names.iter().any(|name| name == UNFINISHED) {

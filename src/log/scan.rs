@@ -45,6 +45,8 @@ pub(super) struct Scan {
     pub spares: Vec<(u64, Arc<dyn DiskFile>)>,
     /// Files behind the tail that are no good as spares.
     pub discard: Vec<String>,
+    /// Of the oldest segment.
+    pub first_lsn: Lsn,
     pub records: u64,
     pub log_bytes: u64,
 }
@@ -91,6 +93,7 @@ pub(super) fn scan(
         records: 0,
         segments: Vec::new(),
     };
+    let first_lsn = header.first_lsn;
     let mut at = 0;
     let mut header = header;
     let tail = loop {
@@ -156,6 +159,7 @@ pub(super) fn scan(
         segments: walk.segments,
         spares: suffix.spares,
         discard: suffix.discard,
+        first_lsn,
         records: walk.records,
     })
 }
@@ -397,14 +401,17 @@ impl Suffix {
             }
             // From here on nothing is a spare: numbers must stay without gaps when these files go.
             self.discard.push(segment.name.clone());
+            // Files are made in order and removed from the end, each step durable.
+            if segment.number != expected {
+                self.missing.get_or_insert(expected);
+            }
+            expected = segment.number + 1;
             if spare {
                 continue;
             }
             if let Ok(header) = segment.header {
-                if segment.number != expected || !self.spares.is_empty() {
-                    self.missing.get_or_insert(expected.min(segment.number - 1));
-                }
-                expected = segment.number + 1;
+                // Spares are used in order: one before a segment with records has lost its own.
+                self.header_lost |= !self.spares.is_empty();
                 self.durable = self.durable.max(header.durable_lsn);
                 let before = header.start.saturating_sub(tail_position).max(1);
                 self.bytes = self.bytes.max(before);
@@ -421,7 +428,6 @@ impl Suffix {
             };
             self.header_lost |= has_records;
             self.bytes = self.bytes.max(1);
-            expected = segment.number + 1;
         }
         Ok(())
     }

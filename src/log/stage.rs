@@ -5,6 +5,7 @@
 //! when a write may start, on a new record; appenders signal only a thread that sleeps for records.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -178,8 +179,8 @@ struct Running {
     header_write: Option<u64>,
     /// The maker is at work.
     ordered: bool,
-    /// It cannot go on (disk full).
-    blocked: bool,
+    /// It cannot go on: tried again every second.
+    blocked: Option<io::Error>,
     /// The next record needs a segment and there is none.
     waits_for_segment: bool,
     /// The last record whose durability is on record.
@@ -204,7 +205,7 @@ impl Stage {
             in_flight: Vec::new(),
             header_write: None,
             ordered: false,
-            blocked: false,
+            blocked: None,
             waits_for_segment: false,
             noted,
             quiet_since: Instant::now(),
@@ -232,8 +233,9 @@ impl Running {
             let stop = self.take_mail();
             self.order_segment();
             self.start_write();
-            if stop && self.in_flight.is_empty() && !self.finish() {
-                return;
+            self.check_maker();
+            if self.failed || stop && self.in_flight.is_empty() && !self.finish() {
+                return self.drain(&mut done);
             }
             let timeout = self.sleep_for();
             if let Err(e) = self.writer.wait(timeout, &mut done) {
@@ -241,9 +243,6 @@ impl Running {
                 self.fail(LogFailed::new(segment, offset, "waiting for writes", &e));
             }
             self.complete(&mut done);
-            if self.failed {
-                return self.drain(&mut done);
-            }
         }
     }
 
@@ -260,17 +259,17 @@ impl Running {
             match made {
                 Made::Ready(number, file) => {
                     self.ordered = false;
-                    self.blocked = false;
+                    self.blocked = None;
                     self.waits_for_segment = false;
                     self.stage.files_bytes += file.bytes();
                     self.stage.spares.push_back((number, file));
                     self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
                 }
                 Made::Blocked(e) => {
-                    if !self.blocked {
+                    if self.blocked.is_none() {
                         ::log::warn!("log: no spare segment can be made, tried again every second: {e}");
                     }
-                    self.blocked = true;
+                    self.blocked = Some(e);
                 }
             }
             self.update_room();
@@ -285,6 +284,16 @@ impl Running {
         if !self.ordered && fits && self.stage.spares.len() < bounds.spare_segments.max(1) {
             let number = self.stage.spares.back().map_or(self.stage.packer.end.segment, |(n, _)| *n) + 1;
             self.ordered = self.stage.orders.send((number, bounds.segment_bytes)).is_ok();
+        }
+    }
+
+    /// A full disk may get space again; a broken one that stops the queue is the end.
+    fn check_maker(&mut self) {
+        if let (true, Some(e)) = (self.waits_for_segment, &self.blocked)
+            && !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+        {
+            let failed = LogFailed::new(self.stage.packer.end.segment + 1, 0, "making the segment", e);
+            self.fail(failed);
         }
     }
 
@@ -327,7 +336,7 @@ impl Running {
 
     fn took(&mut self, filled: &Filled) {
         let shared = &self.stage.shared;
-        shared.room_bytes.store(self.stage.room_bytes(self.blocked), Ordering::Release);
+        shared.room_bytes.store(self.stage.room_bytes(self.blocked.is_some()), Ordering::Release);
         shared.queued_bytes.fetch_sub(filled.taken_bytes, Ordering::AcqRel);
         shared.queued_room.fetch_sub(filled.taken_room, Ordering::AcqRel);
         self.update_room();
@@ -376,7 +385,7 @@ impl Running {
 
     /// Says when ordinary records must stop, and when they may come again.
     fn update_room(&mut self) {
-        let room_bytes = self.stage.room_bytes(self.blocked);
+        let room_bytes = self.stage.room_bytes(self.blocked.is_some());
         let shared = &self.stage.shared;
         shared.room_bytes.store(room_bytes, Ordering::Release);
         let free = room_bytes - shared.queued_room.load(Ordering::Acquire) as i64;
@@ -436,7 +445,7 @@ impl Running {
             self.trailer();
         }
         // Records that wait for a segment which cannot be made are given up: nobody was told that they are durable.
-        let stuck = self.waits_for_segment && (self.blocked || !self.ordered);
+        let stuck = self.waits_for_segment && (self.blocked.is_some() || !self.ordered);
         (!self.queue.is_empty() || self.stage.packer.is_spanning()) && !stuck
     }
 

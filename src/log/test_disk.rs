@@ -120,11 +120,17 @@ pub(super) struct Fault {
     /// How many fail from there on.
     pub times: usize,
     pub errno: i32,
+    /// Only calls that make a file count.
+    pub creates_only: bool,
 }
 
 impl Fault {
     pub fn new(at: usize, times: usize, errno: i32) -> Arc<Self> {
-        Arc::new(Self { calls: AtomicUsize::new(0), at, times, errno })
+        Arc::new(Self { calls: AtomicUsize::new(0), at, times, errno, creates_only: false })
+    }
+
+    pub fn of_creates(at: usize, times: usize, errno: i32) -> Arc<Self> {
+        Arc::new(Self { calls: AtomicUsize::new(0), at, times, errno, creates_only: true })
     }
 
     pub fn calls(&self) -> usize {
@@ -132,6 +138,10 @@ impl Fault {
     }
 
     pub fn check(&self) -> io::Result<()> {
+        if self.creates_only { Ok(()) } else { self.count() }
+    }
+
+    fn count(&self) -> io::Result<()> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let fails = call >= self.at && call - self.at < self.times;
         if fails { Err(io::Error::from_raw_os_error(self.errno)) } else { Ok(()) }
@@ -160,7 +170,7 @@ impl Disk for FailingDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.fault.check()?;
+        self.fault.count()?;
         Ok(self.file(self.inner.create(name, bytes)?))
     }
 
