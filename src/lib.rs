@@ -68,3 +68,7 @@ mod init_tests;
 mod keys_tests;
 #[cfg(test)]
 mod quorum_tests;
+
+/// One process, one seed, many replicas.
+#[cfg(test)]
+mod sim;

@@ -26,6 +26,11 @@ impl Queued {
     pub fn bytes(&self) -> usize {
         record_bytes(self.record.payload_bytes())
     }
+
+    /// The most it takes on disk: alone in its group.
+    pub fn room_bytes(&self) -> usize {
+        align_up(self.bytes(), BLOCK_BYTES)
+    }
 }
 
 /// Where the log ends, and how it goes on.
@@ -99,6 +104,8 @@ pub(super) struct Filled {
     pub records: usize,
     /// Queue bytes taken.
     pub taken_bytes: usize,
+    /// What they would have taken each alone in a group.
+    pub taken_room: usize,
     /// The next record needs another segment.
     pub segment_full: bool,
 }
@@ -129,6 +136,7 @@ impl Packer {
             starts: None,
             records: 0,
             taken_bytes: 0,
+            taken_room: 0,
             segment_full: false,
         };
         let mut at = self.fill_spanning(buffer, &mut filled);
@@ -146,6 +154,7 @@ impl Packer {
             let queued = queue.pop_front().expect("it was there");
             filled.records += 1;
             filled.taken_bytes += bytes;
+            filled.taken_room += queued.room_bytes();
             if queued.record.kind < super::layout::KIND_BOOT {
                 filled.starts.get_or_insert(queued.lsn);
             }

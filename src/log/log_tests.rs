@@ -205,7 +205,8 @@ fn a_record_above_the_bound_comes_back_to_the_caller() {
 fn at_its_bound_the_log_takes_control_records_only() {
     for io in BACKENDS {
         let dir = real_dir();
-        let opts = LogOptions { bytes_max: 4 * (256 << 10), ..small(dir.path(), io) };
+        let opts =
+            LogOptions { bytes_max: 4 * (256 << 10), record_bytes_max: 16 << 10, ..small(dir.path(), io) };
         format(&opts).unwrap();
         let (mut log, _, events) = start(collect(&opts).unwrap().0);
         let mut n = 1;

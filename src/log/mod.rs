@@ -60,9 +60,7 @@ pub use stage::{LogEvent, LogStats};
 use crate::sys::{self, EventFd};
 use buffers::AlignedBuffer;
 use group::{Packer, Prefix, Queued};
-use layout::{
-    BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader, record_bytes,
-};
+use layout::{BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use reader::Index;
 use scan::{Place, Scan};
 use segments::{Maker, UNFINISHED, make_segment, segment_name, segment_number};
@@ -156,6 +154,9 @@ fn open_on(
 /// What a scan found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryReport {
+    /// The first record of the oldest segment: 1, or more once older segments were recycled. Only the caller knows
+    /// whether its checkpoints cover what lies before; a lost first segment shows here alone.
+    pub first_lsn: Lsn,
     /// The last surviving record; every one up to it is durable. 0 = none.
     pub last_lsn: Lsn,
     /// Surviving records of the caller.
@@ -177,6 +178,7 @@ pub struct RecoveryReport {
 impl RecoveryReport {
     fn of(scan: &Scan) -> Self {
         Self {
+            first_lsn: scan.first_lsn,
             last_lsn: scan.findings.last,
             records: scan.records,
             log_bytes: scan.log_bytes,
@@ -248,6 +250,7 @@ impl OpenLog {
             mail: Mutex::new(Mail::default()),
             wake: Arc::new(EventFd::new().map_err(io("make an eventfd"))?),
             queued_bytes: AtomicUsize::new(0),
+            queued_room: AtomicUsize::new(0),
             room_bytes: AtomicI64::new(0),
             room: AtomicBool::new(true),
             failed: AtomicBool::new(false),
@@ -307,9 +310,10 @@ impl OpenLog {
             let dir = self.opts.dir.clone();
             move |e| LogError::io(&dir, what, e)
         };
-        // From the highest number down, so that no gap ever shows.
+        // From the highest number down, one by one: a gap would show that a segment is missing.
         for name in self.scan.discard.drain(..).rev() {
             self.disk.remove(&name).map_err(io("remove a torn segment"))?;
+            self.disk.sync_dir().map_err(io("sync"))?;
         }
         let names = self.disk.list().map_err(io("list"))?;
         if names.iter().any(|name| name == UNFINISHED) {
@@ -318,11 +322,17 @@ impl OpenLog {
         self.disk.sync_dir().map_err(io("sync"))?;
         let file = self.disk.open(&segment_name(self.scan.end.segment)).map_err(io("open"))?;
         let zeros = AlignedBuffer::new(1 << 20);
-        let mut at = self.scan.end.offset;
-        while at < self.scan.zero_to {
-            let n = zeros.len().min(self.scan.zero_to - at);
+        let (first, end) = (self.scan.end.offset, self.scan.zero_to);
+        let mut at = first + BLOCK_BYTES;
+        while at < end {
+            let n = zeros.len().min(end - at);
             file.write(&zeros[..n], at as u64, true).map_err(io("cut the torn tail"))?;
             at += n;
+        }
+        // Last, because it may hold the header of a record begun long before the crash: without that header the rest
+        // would look like more than was in flight.
+        if first < end {
+            file.write(&zeros[..BLOCK_BYTES], first as u64, true).map_err(io("cut the torn tail"))?;
         }
         Ok(())
     }
@@ -444,15 +454,18 @@ impl Log {
     /// `upto` is at least that. No I/O here, at most a wake-up.
     /// Errors: [`AppendError`] with the record in it.
     pub fn append(&mut self, record: Record) -> Result<Lsn, AppendError> {
-        if !self.has_room() {
-            let why = if self.has_failed() { AppendRefusal::Failed } else { AppendRefusal::NoRoom };
-            return Err(AppendError { why, record });
+        let (room, reserve) = (self.shared.room.load(Ordering::Acquire), self.bounds.reserve_bytes());
+        match self.queue(record, if room { reserve } else { i64::MAX }) {
+            // The thread has not said so: what is queued may turn out smaller on disk than it was taken for.
+            Err(e) if e.why == AppendRefusal::NoRoom && room => {
+                Err(AppendError { why: AppendRefusal::Full, record: e.record })
+            }
+            other => other,
         }
-        self.queue(record, self.bounds.reserve_bytes() / 2)
     }
 
     /// As [`Log::append`], for records without which the replica cannot go on (views, marks): these may still use the
-    /// reserve, one segment.
+    /// reserve, one segment. Refused with `NoRoom` when that is used up, too.
     pub fn append_control(&mut self, record: Record) -> Result<Lsn, AppendError> {
         self.queue(record, 0)
     }
@@ -460,25 +473,27 @@ impl Log {
     fn queue(&mut self, record: Record, reserve: i64) -> Result<Lsn, AppendError> {
         record.check_kind();
         let payload = record.payload_bytes();
-        let bytes = record_bytes(payload);
-        let queued = self.shared.queued_bytes.load(Ordering::Acquire);
-        let room = self.shared.room_bytes.load(Ordering::Acquire) - queued as i64;
+        let queued = Queued { lsn: self.next, record };
+        let (bytes, takes) = (queued.bytes(), queued.room_bytes());
+        let queued_bytes = self.shared.queued_bytes.load(Ordering::Acquire);
+        let queued_room = self.shared.queued_room.load(Ordering::Acquire);
+        let room = self.shared.room_bytes.load(Ordering::Acquire) - queued_room as i64;
         let why = if self.has_failed() {
             AppendRefusal::Failed
         } else if payload > self.bounds.record_bytes_max {
             AppendRefusal::TooLarge
-        } else if queued + bytes > self.queued_bytes_max {
+        } else if queued_bytes + bytes > self.queued_bytes_max {
             AppendRefusal::Full
-        } else if room - (bytes as i64) < reserve {
+        } else if room.saturating_sub(takes as i64) < reserve {
             AppendRefusal::NoRoom
         } else {
-            let lsn = self.next;
-            self.next = lsn.next();
+            self.next = self.next.next();
             self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-            self.shared.post(|mail| mail.records.push(Queued { lsn, record }));
-            return Ok(lsn);
+            self.shared.queued_room.fetch_add(takes, Ordering::AcqRel);
+            self.shared.post(|mail| mail.records.push(queued));
+            return Ok(Lsn(self.next.0 - 1));
         };
-        Err(AppendError { why, record })
+        Err(AppendError { why, record: queued.record })
     }
 
     /// Bytes appended and not yet in a write, headers included.

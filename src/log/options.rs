@@ -149,10 +149,10 @@ impl LogOptions {
         if !(1..=64).contains(&self.writes_in_flight_max) {
             return refuse("writes_in_flight_max must be 1..=64".into());
         }
-        let largest = align_up(record_bytes(self.record_bytes_max), BLOCK_BYTES) + DATA_START + BLOCK_BYTES;
-        if self.record_bytes_max > RECORD_BYTES_CAP || largest as u64 > self.segment_bytes {
+        let largest = align_up(record_bytes(self.record_bytes_max), BLOCK_BYTES) + DATA_START;
+        if self.record_bytes_max > RECORD_BYTES_CAP || largest as u64 > self.segment_bytes * 3 / 4 {
             return refuse(format!(
-                "record_bytes_max is {}: at most {RECORD_BYTES_CAP}, and a record must fit in a segment of {} bytes",
+                "record_bytes_max is {}: at most {RECORD_BYTES_CAP}, and well below a segment's {} bytes",
                 self.record_bytes_max, self.segment_bytes
             ));
         }

@@ -45,6 +45,8 @@ pub(super) struct Scan {
     pub spares: Vec<(u64, Arc<dyn DiskFile>)>,
     /// Files behind the tail that are no good as spares.
     pub discard: Vec<String>,
+    /// Of the oldest segment.
+    pub first_lsn: Lsn,
     pub records: u64,
     pub log_bytes: u64,
 }
@@ -87,9 +89,11 @@ pub(super) fn scan(
         boot_epoch: 0,
         in_flight_bytes: u64::from(header.in_flight_bytes),
         durable: header.durable_lsn,
+        unfinished_bytes: 0,
         records: 0,
         segments: Vec::new(),
     };
+    let first_lsn = header.first_lsn;
     let mut at = 0;
     let mut header = header;
     let tail = loop {
@@ -118,6 +122,9 @@ pub(super) fn scan(
     let io = |e| LogError::io(&dir.join(&last.name), "read", e);
     let found_to = suffix.rest_of(&*last.file, &header, tail).map_err(io)?;
     suffix.bytes = (found_to - tail) as u64;
+    // Writes in flight start at the block behind the tail, or within the record that is begun there.
+    let before_writes = align_up(tail, BLOCK_BYTES) - tail + walk.unfinished_bytes;
+    let limit = walk.in_flight_bytes + before_writes as u64;
     let tail_position = header.start + (tail - DATA_START) as u64;
     suffix
         .later(&opened[at + 1..], header.number, tail_position, walk.lsn, walk.in_flight_bytes)
@@ -127,7 +134,7 @@ pub(super) fn scan(
         last: walk.lsn,
         durable: suffix.durable,
         suffix_bytes: suffix.bytes,
-        in_flight_bytes: walk.in_flight_bytes,
+        in_flight_bytes: limit,
         header_lost: suffix.header_lost,
         missing: suffix.missing,
     };
@@ -152,6 +159,7 @@ pub(super) fn scan(
         segments: walk.segments,
         spares: suffix.spares,
         discard: suffix.discard,
+        first_lsn,
         records: walk.records,
     })
 }
@@ -228,6 +236,9 @@ struct Walk<'a> {
     boot_epoch: u32,
     in_flight_bytes: u64,
     durable: Lsn,
+    /// Bytes of a record whose header stands at the tail without its payload: several writes, of which some may have
+    /// ended long before the crash.
+    unfinished_bytes: usize,
     records: u64,
     segments: Vec<SegmentIndex>,
 }
@@ -311,7 +322,9 @@ impl Walk<'_> {
         }
         self.boot_epoch = if first { record.boot_epoch } else { self.boot_epoch };
         let bytes = self.chunks.get(index, at, HEADER_BYTES + record.payload_bytes as usize).map_err(io)?;
-        Ok((crc32c::crc32c(&bytes[HEADER_BYTES..]) == record.payload_crc).then_some((at, record, bytes)))
+        let intact = crc32c::crc32c(&bytes[HEADER_BYTES..]) == record.payload_crc;
+        self.unfinished_bytes = if intact { 0 } else { record.bytes() };
+        Ok(intact.then_some((at, record, bytes)))
     }
 }
 
@@ -353,7 +366,8 @@ impl Suffix {
                     }
                     let Ok(record) = RecordHeader::decode(&piece[offset..]) else { continue };
                     if record.salt == header.salt {
-                        found_to = found_to.max((at + start + offset + record.bytes()).min(end));
+                        // Not to its payload's end: that may be in a write that never started.
+                        found_to = found_to.max(at + start + offset + HEADER_BYTES);
                         self.durable = self.durable.max(record.durable_lsn);
                         self.boot_epoch = self.boot_epoch.max(record.boot_epoch);
                     }
@@ -387,14 +401,17 @@ impl Suffix {
             }
             // From here on nothing is a spare: numbers must stay without gaps when these files go.
             self.discard.push(segment.name.clone());
+            // Files are made in order and removed from the end, each step durable.
+            if segment.number != expected {
+                self.missing.get_or_insert(expected);
+            }
+            expected = segment.number + 1;
             if spare {
                 continue;
             }
             if let Ok(header) = segment.header {
-                if segment.number != expected || !self.spares.is_empty() {
-                    self.missing.get_or_insert(expected.min(segment.number - 1));
-                }
-                expected = segment.number + 1;
+                // Spares are used in order: one before a segment with records has lost its own.
+                self.header_lost |= !self.spares.is_empty();
                 self.durable = self.durable.max(header.durable_lsn);
                 let before = header.start.saturating_sub(tail_position).max(1);
                 self.bytes = self.bytes.max(before);
@@ -411,7 +428,6 @@ impl Suffix {
             };
             self.header_lost |= has_records;
             self.bytes = self.bytes.max(1);
-            expected = segment.number + 1;
         }
         Ok(())
     }

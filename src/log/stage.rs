@@ -5,6 +5,7 @@
 //! when a write may start, on a new record; appenders signal only a thread that sleeps for records.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use super::buffers::AlignedBuffer;
 use super::error::LogFailed;
 use super::gate::Persisted;
 use super::group::{Filled, Packer, Prefix, Queued};
-use super::layout::{DATA_START, KIND_TRAILER, SegmentHeader};
+use super::layout::{BLOCK_BYTES, DATA_START, KIND_TRAILER, SegmentHeader, align_up, record_bytes};
 use super::options::Record;
 use super::reader::{Index, SegmentIndex};
 use super::segments::Made;
@@ -77,7 +78,9 @@ pub(super) struct Shared {
     pub mail: Mutex<Mail>,
     pub wake: Arc<EventFd>,
     pub queued_bytes: AtomicUsize,
-    /// Bytes for records not yet in a write: falls before `queued_bytes` does, so their difference is never too high.
+    /// Disk bytes that the queue can take at most.
+    pub queued_room: AtomicUsize,
+    /// Bytes for records not yet in a write: falls before `queued_room` does, so their difference is never too high.
     pub room_bytes: AtomicI64,
     pub room: AtomicBool,
     pub failed: AtomicBool,
@@ -122,7 +125,17 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Kept for control records: the last segment.
     pub fn reserve_bytes(&self) -> i64 {
-        self.segment_bytes as i64 - DATA_START as i64
+        self.usable(self.segment_bytes - DATA_START as u64)
+    }
+
+    /// What can surely be used of the rest of a segment: its end is left unused when the next record does not fit.
+    fn usable(&self, left: u64) -> i64 {
+        (left as i64 - self.largest_bytes()).max(0)
+    }
+
+    /// Disk bytes of the largest record alone in its group.
+    fn largest_bytes(&self) -> i64 {
+        align_up(record_bytes(self.record_bytes_max), BLOCK_BYTES) as i64
     }
 }
 
@@ -166,8 +179,8 @@ struct Running {
     header_write: Option<u64>,
     /// The maker is at work.
     ordered: bool,
-    /// It cannot go on (disk full).
-    blocked: bool,
+    /// It cannot go on: tried again every second.
+    blocked: Option<io::Error>,
     /// The next record needs a segment and there is none.
     waits_for_segment: bool,
     /// The last record whose durability is on record.
@@ -192,7 +205,7 @@ impl Stage {
             in_flight: Vec::new(),
             header_write: None,
             ordered: false,
-            blocked: false,
+            blocked: None,
             waits_for_segment: false,
             noted,
             quiet_since: Instant::now(),
@@ -203,10 +216,12 @@ impl Stage {
 
     /// Bytes that records can still take, now and in segments to come.
     pub fn room_bytes(&self, blocked: bool) -> i64 {
-        let spare: u64 = self.spares.iter().map(|(_, file)| file.bytes() - DATA_START as u64).sum();
-        let more = if blocked { 0 } else { self.bounds.bytes_max.saturating_sub(self.files_bytes) };
-        let more = more / self.bounds.segment_bytes * (self.bounds.segment_bytes - DATA_START as u64);
-        self.packer.end.left() as i64 + spare as i64 + more as i64
+        let bounds = &self.bounds;
+        let usable = |file_bytes: u64| bounds.usable(file_bytes - DATA_START as u64);
+        let spare: i64 = self.spares.iter().map(|(_, file)| usable(file.bytes())).sum();
+        let more = if blocked { 0 } else { bounds.bytes_max.saturating_sub(self.files_bytes) };
+        let more = (more / bounds.segment_bytes) as i64 * usable(bounds.segment_bytes);
+        bounds.usable(self.packer.end.left() as u64) + spare + more
     }
 }
 
@@ -218,8 +233,9 @@ impl Running {
             let stop = self.take_mail();
             self.order_segment();
             self.start_write();
-            if stop && self.in_flight.is_empty() && !self.finish() {
-                return;
+            self.check_maker();
+            if self.failed || stop && self.in_flight.is_empty() && !self.finish() {
+                return self.drain(&mut done);
             }
             let timeout = self.sleep_for();
             if let Err(e) = self.writer.wait(timeout, &mut done) {
@@ -227,9 +243,6 @@ impl Running {
                 self.fail(LogFailed::new(segment, offset, "waiting for writes", &e));
             }
             self.complete(&mut done);
-            if self.failed {
-                return self.drain(&mut done);
-            }
         }
     }
 
@@ -246,17 +259,17 @@ impl Running {
             match made {
                 Made::Ready(number, file) => {
                     self.ordered = false;
-                    self.blocked = false;
+                    self.blocked = None;
                     self.waits_for_segment = false;
                     self.stage.files_bytes += file.bytes();
                     self.stage.spares.push_back((number, file));
                     self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
                 }
                 Made::Blocked(e) => {
-                    if !self.blocked {
+                    if self.blocked.is_none() {
                         ::log::warn!("log: no spare segment can be made, tried again every second: {e}");
                     }
-                    self.blocked = true;
+                    self.blocked = Some(e);
                 }
             }
             self.update_room();
@@ -271,6 +284,16 @@ impl Running {
         if !self.ordered && fits && self.stage.spares.len() < bounds.spare_segments.max(1) {
             let number = self.stage.spares.back().map_or(self.stage.packer.end.segment, |(n, _)| *n) + 1;
             self.ordered = self.stage.orders.send((number, bounds.segment_bytes)).is_ok();
+        }
+    }
+
+    /// A full disk may get space again; a broken one that stops the queue is the end.
+    fn check_maker(&mut self) {
+        if let (true, Some(e)) = (self.waits_for_segment, &self.blocked)
+            && !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+        {
+            let failed = LogFailed::new(self.stage.packer.end.segment + 1, 0, "making the segment", e);
+            self.fail(failed);
         }
     }
 
@@ -313,8 +336,9 @@ impl Running {
 
     fn took(&mut self, filled: &Filled) {
         let shared = &self.stage.shared;
-        shared.room_bytes.store(self.stage.room_bytes(self.blocked), Ordering::Release);
+        shared.room_bytes.store(self.stage.room_bytes(self.blocked.is_some()), Ordering::Release);
         shared.queued_bytes.fetch_sub(filled.taken_bytes, Ordering::AcqRel);
+        shared.queued_room.fetch_sub(filled.taken_room, Ordering::AcqRel);
         self.update_room();
     }
 
@@ -361,12 +385,11 @@ impl Running {
 
     /// Says when ordinary records must stop, and when they may come again.
     fn update_room(&mut self) {
-        let room_bytes = self.stage.room_bytes(self.blocked);
+        let room_bytes = self.stage.room_bytes(self.blocked.is_some());
         let shared = &self.stage.shared;
         shared.room_bytes.store(room_bytes, Ordering::Release);
-        let free = room_bytes - shared.queued_bytes.load(Ordering::Acquire) as i64;
-        let slack =
-            (self.stage.bounds.record_bytes_max as i64).min(self.stage.bounds.segment_bytes as i64 / 4);
+        let free = room_bytes - shared.queued_room.load(Ordering::Acquire) as i64;
+        let slack = self.stage.bounds.largest_bytes();
         let before = shared.room.load(Ordering::Acquire);
         let now = free >= self.stage.bounds.reserve_bytes() + if before { slack } else { 2 * slack };
         if now != before {
@@ -411,6 +434,7 @@ impl Running {
         let lsn = self.stage.packer.end.lsn;
         let queued = Queued { lsn, record };
         self.stage.shared.queued_bytes.fetch_add(queued.bytes(), Ordering::AcqRel);
+        self.stage.shared.queued_room.fetch_add(queued.room_bytes(), Ordering::AcqRel);
         // Not behind what a sleeper's mail may hold by now: those records have later numbers, and are not taken yet.
         self.queue.push_back(queued);
     }
@@ -421,7 +445,7 @@ impl Running {
             self.trailer();
         }
         // Records that wait for a segment which cannot be made are given up: nobody was told that they are durable.
-        let stuck = self.waits_for_segment && (self.blocked || !self.ordered);
+        let stuck = self.waits_for_segment && (self.blocked.is_some() || !self.ordered);
         (!self.queue.is_empty() || self.stage.packer.is_spanning()) && !stuck
     }
 

@@ -38,6 +38,11 @@ pub(super) trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// For io_uring. Tests' files have none (-1).
     fn fd(&self) -> RawFd;
+    /// Under which name a recording disk opened it.
+    #[cfg(test)]
+    fn name(&self) -> String {
+        String::new()
+    }
 }
 
 /// How often an interrupted or refused-for-now operation is tried again.
@@ -49,7 +54,7 @@ pub(super) struct RealDisk {
     handle: File,
     /// Only a tmpfs on an old kernel goes without.
     direct: bool,
-    /// The build with the sync left out, which the crash tests must catch.
+    /// O_DSYNC left out, which the crash tests must catch.
     #[cfg(test)]
     pub forget_sync: bool,
 }
@@ -75,12 +80,7 @@ impl RealDisk {
 
     fn file(&self, file: File) -> io::Result<Arc<dyn DiskFile>> {
         let bytes = file.metadata()?.len();
-        Ok(Arc::new(RealFile {
-            file,
-            bytes,
-            #[cfg(test)]
-            forget_sync: self.forget_sync,
-        }))
+        Ok(Arc::new(RealFile { file, bytes }))
     }
 }
 
@@ -124,8 +124,6 @@ impl Disk for RealDisk {
 struct RealFile {
     file: File,
     bytes: u64,
-    #[cfg(test)]
-    forget_sync: bool,
 }
 
 impl DiskFile for RealFile {
@@ -138,8 +136,6 @@ impl DiskFile for RealFile {
     }
 
     fn write(&self, bytes: &[u8], offset: u64, dsync: bool) -> io::Result<()> {
-        #[cfg(test)]
-        let dsync = dsync && !self.forget_sync;
         let mut done = 0;
         let mut retries = 0;
         while done < bytes.len() {
@@ -163,10 +159,6 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        #[cfg(test)]
-        if self.forget_sync {
-            return Ok(());
-        }
         self.file.sync_all()
     }
 

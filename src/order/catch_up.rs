@@ -16,7 +16,13 @@ impl Orderer {
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
         let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        // Twice the same mark: whoever executed that far has lost MARKs of ours, and we keep only the certificate.
+        let lost_mark = peer.status.is_some_and(|s| s.mark == status.mark) && status.mark < self.low;
         peer.status = Some(status);
+        if lost_mark && let Some(statement) = self.durable.mark_before(status.decided, status.mark) {
+            let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
+            out.push(Output::Send(from, Message::Mark(mark)));
+        }
         let normal = status.mode == Mode::Normal;
         if status.view == self.view() && normal {
             if from == self.leader() {
@@ -138,6 +144,16 @@ impl Orderer {
                     own.seq, own.batches, own.replies, other.batches, other.replies
                 );
                 return self.halt(why, out);
+            }
+        }
+    }
+
+    /// A MARK is lost as any message is: those not yet certified are said again.
+    pub(super) fn repeat_marks(&self, out: &mut Vec<Output>) {
+        for (seq, statement) in self.own_marks.range(self.mark_appended.next()..) {
+            if let Some(mark) = self.marks.get(seq).and_then(|by| by.get(&self.me)) {
+                debug_assert_eq!(mark.statement, *statement);
+                out.push(Output::Broadcast(Message::Mark(*mark)));
             }
         }
     }

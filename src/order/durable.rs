@@ -166,6 +166,12 @@ impl DurableState {
         self.prepared.iter()
     }
 
+    /// What the highest mark in `(above, upto]` states.
+    pub fn mark_before(&self, upto: Seq, above: Seq) -> Option<MarkStatement> {
+        let end = self.marks.partition_point(|m| m.statement.seq <= upto);
+        self.marks[..end].last().map(|m| m.statement).filter(|s| s.seq > above)
+    }
+
     /// The furthest mark reachable from `from` with at most `most` digests, and those digests.
     pub fn chain_from(&self, from: Seq, most: usize) -> Option<(MarkCertificate, Vec<Digest>)> {
         let reach = Seq(from.0.saturating_add(most as u64));

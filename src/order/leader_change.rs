@@ -212,10 +212,15 @@ impl Orderer {
         for data in all {
             let mut complete = true;
             for c in data.slots.iter().map(|s| &s.certificate).filter(|c| c.seq > marked) {
+                // Below our own mark everybody finds the batch by the mark; and where we know the decision, a
+                // certificate for anything else cannot be chosen.
+                if c.seq <= self.low || self.slots.get(&c.seq).is_some_and(|s| s.decision.is_some()) {
+                    continue;
+                }
                 let slot = self.slots.entry(c.seq).or_default();
                 if slot.batch(&c.digest).is_none() {
                     complete = false;
-                    if slot.wanted.insert(c.digest, self.now.tick).is_none() {
+                    if slot.wanted.insert(c.digest, self.now.tick).is_none() && data.sender != self.me {
                         let fetch = FetchBatch { seq: c.seq, digest: c.digest };
                         out.push(Output::Send(data.sender, Message::FetchBatch(fetch)));
                     }
@@ -274,7 +279,8 @@ impl Orderer {
         // A leader that restarted in this view goes on wishing for the next (RULES 11).
         self.wish = if self.leader() == self.me && !self.may_lead { view.next() } else { view };
         self.sync_high = choice.places.keys().last().copied().unwrap_or(marked);
-        self.highest = self.highest.max(self.sync_high);
+        // Places of earlier views that were not chosen do not exist any more.
+        self.highest = self.sync_high.max(self.decided).max(self.low);
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
         self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;
@@ -292,6 +298,8 @@ impl Orderer {
                 }
             }
             match slot.batch(&digest) {
+                // What is executed already may have been offered again since, and is to be answered again.
+                Some(_) if seq <= self.executed => {}
                 Some(batch) => self.requests.proposed(&batch.group_digests),
                 None => {
                     slot.wanted.insert(digest, self.now.tick);

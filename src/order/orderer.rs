@@ -8,9 +8,9 @@ use super::slot::{Decision, Proposal, Slot};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
-use crate::wire::batch::{Batch, Request, RequestKind};
+use crate::wire::batch::{AuthKind, Batch, Request, RequestKind};
 use crate::wire::messages::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// First reserve of a view, and step of later ones.
@@ -21,6 +21,8 @@ const RESERVE_AHEAD: u64 = 256;
 const EARLY_MAX: usize = 512;
 /// Places answered per FETCH.
 const FETCH_MAX: u64 = 64;
+/// FETCHes answered per peer and heartbeat.
+const FETCHES_MAX: u32 = 8;
 /// Bytes of batches served to one peer per heartbeat.
 const SERVE_BYTES_MAX: usize = 64 << 20;
 /// Batches fetched by digest at once.
@@ -61,6 +63,7 @@ pub(super) struct Peer {
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
     pub served_bytes: usize,
+    pub fetches: u32,
     pub early: VecDeque<Checked>,
     pub early_bytes: usize,
 }
@@ -118,6 +121,8 @@ pub struct Orderer {
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
+    /// Clients whose MAC failed somewhere: only their signatures are taken from then on (RULES 12).
+    sign_only: BTreeSet<ClientId>,
     log_room: bool,
     last_time: WallTime,
     random: u64,
@@ -202,6 +207,7 @@ impl Orderer {
             next_seq: low.next(),
             highest,
             requests,
+            sign_only: BTreeSet::new(),
             log_room: true,
             last_time: WallTime(0),
             random,
@@ -434,7 +440,10 @@ impl Orderer {
                 Ok(())
             }
             Checked::ReadOk(ok) => self.on_read_ok(from, ok, out),
-            Checked::MacFailed(_) => Ok(()),
+            Checked::MacFailed(m) => {
+                self.sign_only.insert(m.client);
+                Ok(())
+            }
             Checked::Group(group) => {
                 self.on_group(u64::MAX, group, out);
                 Ok(())
@@ -449,6 +458,10 @@ impl Orderer {
         let notice = |code| Output::Notice { origin, code, group: digest };
         if !self.log_room {
             out.push(notice(NoticeCode::LogFull));
+            return;
+        }
+        if group.group().auth_kind == AuthKind::Mac && self.sign_only.contains(&group.group().client) {
+            out.push(notice(NoticeCode::Sign));
             return;
         }
         let again = group.clone();
@@ -570,6 +583,7 @@ impl Orderer {
             Verdict::Valid => true,
             Verdict::Unvouched(clients) => {
                 for client in clients {
+                    self.sign_only.insert(client);
                     out.push(Output::Broadcast(Message::MacFailed(MacFailed { client })));
                 }
                 false
@@ -913,12 +927,14 @@ impl Orderer {
         self.heartbeat(out);
         for peer in self.peers.values_mut() {
             peer.served_bytes = 0;
+            peer.fetches = 0;
         }
         self.recheck_clocks(out);
         self.repair(out);
         self.look_at_leader(out);
         self.change_timers(out);
         self.forward(out);
+        self.repeat_marks(out);
         if !self.reads.tokens.is_empty() {
             let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
             out.push(Output::Broadcast(Message::ReadCheck(check)));
@@ -1031,6 +1047,12 @@ impl Orderer {
     /// Answers with decisions, or with our own votes for what is not decided here.
     fn on_fetch(&mut self, from: ReplicaId, fetch: Fetch, out: &mut Vec<Output>) -> Result<(), Discard> {
         if fetch.from == Seq(0) || fetch.to < fetch.from || fetch.to.0 - fetch.from.0 >= FETCH_MAX {
+            return Err(Discard::TooMuch);
+        }
+        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
+        peer.fetches += 1;
+        if peer.fetches > FETCHES_MAX {
+            // Certificates are checked before they are shown: a peer must not keep us at that.
             return Err(Discard::TooMuch);
         }
         if fetch.from <= self.low {
@@ -1197,6 +1219,45 @@ impl Orderer {
         if !tokens.is_empty() {
             out.push(Output::ReadRefused(tokens));
         }
+    }
+
+    /// Where the work stands, for a failing simulation.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        let slots: Vec<String> = self
+            .slots
+            .iter()
+            .take(4)
+            .map(|(s, x)| {
+                format!(
+                    "{s}:{}{}{} w{:?} a{:?} wanted{:?}",
+                    if x.proposal.is_some() { "P" } else { "-" },
+                    if x.prepared { "p" } else { "-" },
+                    if x.decision.is_some() { "D" } else { "-" },
+                    x.writes,
+                    x.accepts,
+                    x.wanted
+                )
+            })
+            .collect();
+        format!(
+            "phase={:?} may_lead={} bar={:?} reserve={} next={} sync_high={} failed={} decide_ms={} catch_up={:?} slots={} {slots:?}",
+            match &self.phase {
+                Phase::Normal => "Normal".to_string(),
+                Phase::Changing { entered, sync, quorum_since } =>
+                    format!("Changing(entered {entered}, sync {}, since {quorum_since:?})", sync.is_some()),
+                Phase::Halted(why) => why.clone(),
+            },
+            self.may_lead,
+            self.restart_bar,
+            self.reserve_durable,
+            self.next_seq,
+            self.sync_high,
+            self.failed_views,
+            self.decide_ns / 1_000_000,
+            self.catch_up.as_ref().map(|c| (c.mark.as_ref().map(|m| m.statement.seq), c.digests.len())),
+            self.slots.len(),
+        )
     }
 
     pub(super) fn set_next_seq(&mut self, seq: Seq) {

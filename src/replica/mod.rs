@@ -25,3 +25,6 @@ mod startup;
 
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_log};
+
+#[cfg(test)]
+mod replica_tests;

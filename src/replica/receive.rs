@@ -6,7 +6,8 @@ use super::status::StatusWriter;
 use crate::net::{Closed, ConnectionId, Frame, From, NetHandle, Peer, Receiver, Refusal, To};
 use crate::order::Input;
 use crate::types::*;
-use crate::wire::auth::Authenticator;
+use crate::wire::auth::{Authenticator, ClientAuth};
+use crate::wire::error::{AuthError, Rejected};
 use crate::wire::messages::*;
 use bytes::Bytes;
 use crossbeam::channel::Sender;
@@ -254,7 +255,9 @@ impl Verify {
                     self.shared.discard(Peer::Client(client), why);
                     if let Some(net) = self.net.get() {
                         let view = View(self.shared.view.load(Ordering::Relaxed));
-                        let code = NoticeCode::Rejected;
+                        let mac = self.auth.client_auth == ClientAuth::Mac;
+                        let sign = mac && why == Rejected::Auth(AuthError::Signature);
+                        let code = if sign { NoticeCode::Sign } else { NoticeCode::Rejected };
                         let notice = Notice { code, view, group: Digest::ZERO, text: why.to_string() };
                         net.send(To::Connection(connection), frame(&Message::Notice(notice)));
                     }

@@ -475,7 +475,12 @@ impl Authenticator {
             }
             Message::ReadCheck(m) => Checked::ReadCheck(m),
             Message::ReadOk(m) => Checked::ReadOk(m),
-            Message::MacFailed(m) => Checked::MacFailed(m),
+            Message::MacFailed(m) => {
+                if !self.scheme.knows_client(m.client) {
+                    return Err(AuthError::UnknownClient.into());
+                }
+                Checked::MacFailed(m)
+            }
             Message::Group(bytes) => Checked::Group(self.group(None, bytes)?),
             Message::Replies(_)
             | Message::Read(_)

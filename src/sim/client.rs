@@ -1,0 +1,221 @@
+//! Simulated client processes: sessions opened in the order, several requests outstanding, groups signed,
+//! retransmission to all, answers counted.
+
+use super::executor::Answer;
+use super::random::Random;
+use super::scheme::Tokens;
+use crate::quorum::{Group as Members, VoteSet};
+use crate::types::*;
+use crate::wire::auth::{ClientAuth, group_bytes};
+use crate::wire::batch::*;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+struct Pending {
+    operation: Vec<u8>,
+    sent: Tick,
+    answers: BTreeMap<(u8, Bytes), VoteSet>,
+}
+
+#[derive(Default)]
+struct Session {
+    nonce: u64,
+    id: Option<SessionId>,
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+}
+
+/// An answer that a client took as final.
+pub struct Acknowledged {
+    /// The session.
+    pub session: SessionId,
+    /// The request.
+    pub number: RequestNumber,
+    /// How it ended.
+    pub status: u8,
+    /// The result.
+    pub body: Bytes,
+}
+
+/// One client process.
+pub struct Client {
+    /// Its key.
+    pub id: ClientId,
+    members: Members,
+    hasher: Hasher,
+    auth: ClientAuth,
+    /// Replicas that get a bad MAC tag from this client.
+    pub lies_to: VoteSet,
+    sessions: Vec<Session>,
+    /// Requests yet to be submitted over all sessions.
+    pub left: u64,
+    outstanding_max: usize,
+    retry_ms: u64,
+    /// Whom it takes for the leader.
+    pub hint: ReplicaId,
+    /// Requests answered.
+    pub answered: u64,
+    groups_sent: Vec<Bytes>,
+}
+
+impl Client {
+    /// A client that wants so many requests executed.
+    pub fn new(
+        id: ClientId,
+        members: Members,
+        hasher: Hasher,
+        auth: ClientAuth,
+        requests: u64,
+        random: &mut Random,
+    ) -> Self {
+        let sessions = (0..random.between(1, 3))
+            .map(|i| Session { nonce: u64::from(id.0) << 32 | i, next: 1, ..Default::default() })
+            .collect();
+        Self {
+            id,
+            members,
+            hasher,
+            auth,
+            lies_to: VoteSet::default(),
+            sessions,
+            left: requests,
+            outstanding_max: random.between(1, 6) as usize,
+            retry_ms: random.between(60, 200),
+            hint: ReplicaId(0),
+            answered: 0,
+            groups_sent: Vec::new(),
+        }
+    }
+
+    /// Whether everything it wanted was answered.
+    pub fn content(&self) -> bool {
+        self.left == 0 && self.sessions.iter().all(|s| s.pending.is_empty())
+    }
+
+    fn group(&mut self, requests: &[Request<Vec<u8>>]) -> Bytes {
+        let (keys, cluster, n) = (Tokens::of_client(self.id), self.hasher.cluster, self.members.n());
+        let group = Group::build(&self.hasher, self.id, requests, |digest| match self.auth {
+            ClientAuth::Channel => (AuthKind::Channel, Vec::new()),
+            ClientAuth::Signature => {
+                (AuthKind::Signature, keys.sign(&group_bytes(&cluster, digest)).0.to_vec())
+            }
+            ClientAuth::Mac => {
+                let tag = |r| {
+                    let mut tag = keys.mac(r, digest);
+                    tag[0] ^= self.lies_to.contains(r) as u8;
+                    tag
+                };
+                (AuthKind::Mac, (0..n).map(ReplicaId).flat_map(tag).collect())
+            }
+        });
+        let bytes = group.bytes().clone();
+        if self.groups_sent.len() < 64 {
+            self.groups_sent.push(bytes.clone());
+        }
+        bytes
+    }
+
+    /// An old group of this client, to be replayed.
+    pub fn old_group(&self, random: &mut Random) -> Option<Bytes> {
+        (!self.groups_sent.is_empty()).then(|| random.pick(&self.groups_sent).clone())
+    }
+
+    /// What leaves now: new requests to the leader (or all), late ones to all.
+    pub fn act(&mut self, now: Tick, random: &mut Random) -> Vec<(ReplicaId, Bytes)> {
+        let all: Vec<ReplicaId> = self.members.members().collect();
+        let retry_ns = self.retry_ms * 1_000_000;
+        let (mut new, mut late) = (Vec::new(), Vec::new());
+        for s in &mut self.sessions {
+            let Some(id) = s.id else {
+                late.push(Request {
+                    session: SessionId(0),
+                    number: RequestNumber(s.nonce),
+                    kind: RequestKind::Open,
+                    operation: Vec::new(),
+                });
+                continue;
+            };
+            for (number, p) in &mut s.pending {
+                if now.since(p.sent) >= retry_ns {
+                    p.sent = now;
+                    late.push(Request {
+                        session: id,
+                        number: RequestNumber(*number),
+                        kind: RequestKind::Invoke,
+                        operation: p.operation.clone(),
+                    });
+                }
+            }
+            while s.pending.len() < self.outstanding_max && self.left > 0 {
+                self.left -= 1;
+                let number = s.next;
+                s.next += 1;
+                let operation = random.next().to_le_bytes()[..random.between(1, 8) as usize].to_vec();
+                new.push(Request {
+                    session: id,
+                    number: RequestNumber(number),
+                    kind: RequestKind::Invoke,
+                    operation: operation.clone(),
+                });
+                s.pending.insert(number, Pending { operation, sent: now, answers: BTreeMap::new() });
+                if random.per_mille(300) {
+                    break;
+                }
+            }
+        }
+        let mut out = Vec::new();
+        if !late.is_empty() {
+            let bytes = self.group(&late);
+            out.extend(all.iter().map(|r| (*r, bytes.clone())));
+        }
+        // Often all in one group, sometimes one request each.
+        let parts = if random.per_mille(500) { new.len().max(1) } else { 1 };
+        for part in new.chunks(parts) {
+            let bytes = self.group(part);
+            if random.per_mille(700) {
+                out.push((self.hint, bytes));
+            } else {
+                out.extend(all.iter().map(|r| (*r, bytes.clone())));
+            }
+        }
+        out
+    }
+
+    /// An answer arrived; crash mode believes the leader, Byzantine mode a quorum of equal answers (RULES 14).
+    pub fn answer(&mut self, from: ReplicaId, leads: bool, a: &Answer) -> Option<Acknowledged> {
+        if leads {
+            self.hint = from;
+        }
+        let quorum = self.members.quorum();
+        let trusted = !self.members.byzantine();
+        if trusted && !leads {
+            return None;
+        }
+        if a.session == SessionId(0) {
+            // A session's id: believed when f+1 agree; sessions of a run are few, so the first quorum is not counted.
+            let s = self.sessions.iter_mut().find(|s| s.nonce == a.number.0 && s.id.is_none())?;
+            let votes = s.pending.entry(0).or_insert_with(|| Pending {
+                operation: Vec::new(),
+                sent: Tick(0),
+                answers: BTreeMap::new(),
+            });
+            let set = votes.answers.entry((a.status, a.body.clone())).or_default();
+            set.insert(from);
+            if trusted || quorum.reached_by(*set) {
+                s.id = Some(SessionId(u64::from_le_bytes(a.body[..].try_into().expect("8 bytes"))));
+                s.pending.clear();
+            }
+            return None;
+        }
+        let s = self.sessions.iter_mut().find(|s| s.id == Some(a.session))?;
+        let p = s.pending.get_mut(&a.number.0)?;
+        let set = p.answers.entry((a.status, a.body.clone())).or_default();
+        set.insert(from);
+        if !trusted && !quorum.reached_by(*set) {
+            return None;
+        }
+        s.pending.remove(&a.number.0);
+        self.answered += 1;
+        Some(Acknowledged { session: a.session, number: a.number, status: a.status, body: a.body.clone() })
+    }
+}

@@ -1,0 +1,738 @@
+//! n replicas from the real ordering core over simulated network, disk, execution and time.
+
+use super::adversary::{Adversary, Power};
+use super::checkers::history::History;
+use super::client::Client;
+use super::disk::{Disk, Tail};
+use super::executor::{Answer, Executor};
+use super::network::{Network, Weather};
+use super::random::Random;
+use super::scheme::ReplicaKeys;
+use crate::order::restore::{Replay, first_record};
+use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
+use crate::quorum::{Group as Members, VoteSet};
+use crate::types::*;
+use crate::wire::auth::{AuthenticGroup, Authenticator, BatchLimits, ClientAuth};
+use crate::wire::batch::{Batch, Hasher};
+use crate::wire::messages::*;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Wall clock at tick 0, so that a time is a date.
+const EPOCH_NS: u64 = 1_700_000_000_000_000_000;
+
+/// What a directed scenario does with a message about to leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Nothing.
+    Pass,
+    /// It is lost.
+    Drop,
+    /// It waits for [`Cluster::release`].
+    Hold,
+}
+
+/// Decides on messages in directed scenarios.
+pub type Filter = Box<dyn FnMut(ReplicaId, ReplicaId, &Message) -> Fate>;
+
+/// What a run is made of.
+#[derive(Clone)]
+pub struct Setup {
+    pub members: Members,
+    pub order: OrderConfig,
+    pub weather: Weather,
+    pub write_us: (u64, u64),
+    pub execute_us: (u64, u64),
+    pub client_auth: ClientAuth,
+    /// Every message passes through its encoding.
+    pub encode: bool,
+    pub sessions_max: usize,
+}
+
+impl Setup {
+    /// Small windows, a 100 ms timeout, fair weather.
+    pub fn new(members: Members) -> Self {
+        let order = OrderConfig {
+            window: 32,
+            open: 8,
+            mark_interval: 8,
+            batch_bytes: 4096,
+            batch_requests: 16,
+            view_timeout_ms: 100,
+            clock_skew_ms: 1000,
+            client_bytes_max: 1 << 16,
+            pool_bytes_max: 1 << 20,
+            seed: 1,
+        };
+        let client_auth = if members.byzantine() { ClientAuth::Signature } else { ClientAuth::Channel };
+        Self {
+            members,
+            order,
+            weather: Weather::fair(),
+            write_us: (50, 500),
+            execute_us: (1, 50),
+            client_auth,
+            encode: true,
+            sessions_max: 256,
+        }
+    }
+
+    pub fn hasher(&self) -> Hasher {
+        Hasher { cluster: ClusterId([7; 16]), algorithm: DigestAlgorithm::Blake3 }
+    }
+
+    pub fn authenticator(&self, me: ReplicaId) -> Authenticator {
+        Authenticator {
+            members: self.members,
+            me,
+            hasher: self.hasher(),
+            client_auth: self.client_auth,
+            limits: BatchLimits {
+                batch_bytes_max: 1 << 16,
+                group_bytes_max: 1 << 15,
+                batch_requests_max: 256,
+                window: self.order.window,
+            },
+            scheme: Arc::new(ReplicaKeys(me)),
+        }
+    }
+}
+
+enum Event {
+    Deliver { from: ReplicaId, to: ReplicaId, epoch: u64, message: Message },
+    Group { to: ReplicaId, client: ClientId, bytes: Bytes },
+    Answers { from: ReplicaId, leads: bool, answers: Vec<Answer> },
+    Written { node: ReplicaId, boot: u64, write: u64 },
+    Executed { node: ReplicaId, boot: u64 },
+    Tick { node: ReplicaId, boot: u64, due: Tick },
+    Client(usize),
+    Command(Box<dyn FnOnce(&mut Cluster)>),
+}
+
+struct Due {
+    at: Tick,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    // The heap gives the greatest first: reversed.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+/// One replica.
+pub struct Node {
+    pub me: ReplicaId,
+    /// `None` while it is down.
+    pub core: Option<Orderer>,
+    pub disk: Disk,
+    pub executor: Executor,
+    pub adversary: Option<Box<dyn Adversary>>,
+    /// Nanoseconds its wall clock is ahead.
+    pub skew: i64,
+    auth: Authenticator,
+    boot: u64,
+    queue: VecDeque<Arc<Batch>>,
+    executing: bool,
+    handed: Seq,
+    tick_due: Tick,
+    before: (View, Seq, Seq, Seq),
+    pub ready: Vec<u64>,
+    pub refused: Vec<u64>,
+}
+
+/// All of it.
+pub struct Cluster {
+    pub setup: Setup,
+    pub now: Tick,
+    pub random: Random,
+    pub network: Network,
+    pub nodes: Vec<Node>,
+    pub clients: Vec<Client>,
+    pub history: History,
+    pub filter: Option<Filter>,
+    pub held: Vec<(ReplicaId, ReplicaId, Message)>,
+    pub byzantine: VoteSet,
+    pub events: u64,
+    pub views_started: u64,
+    /// Discards by reason, over all replicas.
+    pub discards: BTreeMap<String, u64>,
+    pub trace: bool,
+    /// No replica may halt; directed scenarios of halting say otherwise.
+    pub may_halt: bool,
+    heap: BinaryHeap<Due>,
+    order: u64,
+}
+
+impl Cluster {
+    /// All replicas freshly formatted and started.
+    pub fn new(setup: Setup, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let n = setup.members.n();
+        let network = Network::new(n, setup.weather.clone());
+        let nodes = (0..n)
+            .map(ReplicaId)
+            .map(|me| {
+                let mut disk = Disk::new(setup.write_us);
+                disk.append(&first_record());
+                disk.crash(Tail::Kept, &mut random);
+                Node {
+                    me,
+                    core: None,
+                    disk,
+                    executor: Executor::new(setup.hasher(), setup.sessions_max),
+                    adversary: None,
+                    skew: 0,
+                    auth: setup.authenticator(me),
+                    boot: 0,
+                    queue: VecDeque::new(),
+                    executing: false,
+                    handed: Seq(0),
+                    tick_due: Tick(u64::MAX),
+                    before: Default::default(),
+                    ready: Vec::new(),
+                    refused: Vec::new(),
+                }
+            })
+            .collect();
+        let mut this = Self {
+            setup,
+            now: Tick(1_000_000_000),
+            random,
+            network,
+            nodes,
+            clients: Vec::new(),
+            history: History::default(),
+            filter: None,
+            held: Vec::new(),
+            byzantine: VoteSet::default(),
+            events: 0,
+            views_started: 0,
+            discards: BTreeMap::new(),
+            trace: std::env::var_os("DURAMEN_TRACE").is_some(),
+            may_halt: false,
+            heap: BinaryHeap::new(),
+            order: 0,
+        };
+        (0..n).map(ReplicaId).for_each(|r| this.restart(r));
+        this
+    }
+
+    // ---- what scenarios do ---------------------------------------------------------------------------------------
+
+    pub fn core(&self, r: u32) -> &Orderer {
+        self.nodes[r as usize].core.as_ref().expect("this replica is up")
+    }
+
+    pub fn up(&self, r: ReplicaId) -> bool {
+        self.nodes[r.index()].core.is_some()
+    }
+
+    pub fn all(&self) -> Vec<ReplicaId> {
+        self.setup.members.members().collect()
+    }
+
+    /// Replicas that do not lie.
+    pub fn correct(&self) -> Vec<ReplicaId> {
+        self.all().into_iter().filter(|r| !self.byzantine.contains(*r)).collect()
+    }
+
+    /// From now on this replica's messages pass through `adversary`.
+    pub fn corrupt(&mut self, r: ReplicaId, adversary: Box<dyn Adversary>) {
+        self.byzantine.insert(r);
+        self.nodes[r.index()].adversary = Some(adversary);
+    }
+
+    pub fn add_client(&mut self, requests: u64) -> usize {
+        let id = ClientId(self.clients.len() as u32);
+        let (members, hasher, auth) = (self.setup.members, self.setup.hasher(), self.setup.client_auth);
+        let client = Client::new(id, members, hasher, auth, requests, &mut self.random);
+        self.clients.push(client);
+        let at = self.clients.len() - 1;
+        self.at(0, Event::Client(at));
+        at
+    }
+
+    /// Does something in so many microseconds.
+    pub fn later(&mut self, us: u64, what: impl FnOnce(&mut Cluster) + 'static) {
+        self.at(us, Event::Command(Box::new(what)));
+    }
+
+    pub fn crash(&mut self, r: ReplicaId, tail: Tail) {
+        let node = &mut self.nodes[r.index()];
+        if node.core.take().is_none() {
+            return;
+        }
+        node.boot += 1;
+        node.queue.clear();
+        node.executing = false;
+        node.disk.crash(tail, &mut self.random);
+        self.network.disconnect(r);
+        self.note(r, || "crash".to_string());
+    }
+
+    pub fn restart(&mut self, r: ReplicaId) {
+        let node = &mut self.nodes[r.index()];
+        if node.core.is_some() {
+            return;
+        }
+        let correct = !self.byzantine.contains(r);
+        node.executor = Executor::new(self.setup.hasher(), self.setup.sessions_max);
+        let mut replay = Replay::new(node.auth.clone());
+        for record in node.disk.read() {
+            let ready =
+                replay.record(&record).unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
+            for batch in ready {
+                if correct {
+                    self.history.handed(r, &batch);
+                }
+                let outcome = node.executor.execute(&batch);
+                if correct {
+                    self.history.executed(r, batch.seq, node.executor.replies, &outcome);
+                }
+            }
+        }
+        node.handed = replay.handed_out();
+        let mut order = self.setup.order.clone();
+        order.seed = self.random.next();
+        let now = clock(self.now, node.skew);
+        node.core = Some(replay.finish(order, now).expect("a formatted log"));
+        node.before = Default::default();
+        node.tick_due = Tick(u64::MAX);
+        self.note(r, || "restart".to_string());
+        self.schedule_tick(r);
+    }
+
+    /// Hands a message to `to` at once, as if `from` had sent it.
+    pub fn inject(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        self.deliver(from, to, message);
+    }
+
+    /// Delivers held messages that `which` picks.
+    pub fn release(&mut self, which: impl Fn(ReplicaId, ReplicaId, &Message) -> bool) {
+        for (from, to, message) in std::mem::take(&mut self.held) {
+            if which(from, to, &message) {
+                self.deliver(from, to, message);
+            } else {
+                self.held.push((from, to, message));
+            }
+        }
+    }
+
+    /// Lets writes of `r` complete, or not.
+    pub fn hold_disk(&mut self, r: ReplicaId, held: bool) {
+        self.nodes[r.index()].disk.held = held;
+        self.submit(r);
+    }
+
+    pub fn run_ms(&mut self, ms: u64) {
+        let end = self.now.plus_ms(ms);
+        while self.heap.peek().is_some_and(|d| d.at <= end) {
+            self.one();
+        }
+        self.now = end;
+    }
+
+    /// Runs until `done`; false if `ms` pass before.
+    pub fn run_until(&mut self, ms: u64, mut done: impl FnMut(&Cluster) -> bool) -> bool {
+        let end = self.now.plus_ms(ms);
+        while !done(self) {
+            if self.heap.peek().is_none_or(|d| d.at > end) {
+                return false;
+            }
+            self.one();
+        }
+        true
+    }
+
+    /// Whether all clients are content and all correct replicas that are up have executed everything.
+    pub fn settled(&self) -> bool {
+        let end = self.history.end();
+        self.clients.iter().all(Client::content)
+            && self.correct().into_iter().filter(|r| self.up(*r)).all(|r| {
+                let node = &self.nodes[r.index()];
+                node.executor.executed == end
+            })
+    }
+
+    /// Where everybody stands, for a failing run.
+    pub fn picture(&self) -> String {
+        let mut out = format!("t={} history={}\n", self.now.0 / 1_000_000, self.history.end());
+        for node in &self.nodes {
+            let lies = if self.byzantine.contains(node.me) { " lies" } else { "" };
+            match &node.core {
+                None => out += &format!("{}{lies}: down, {} records\n", node.me, node.disk.len()),
+                Some(c) => {
+                    out += &format!(
+                        "{}{lies}: {:?} executed={} wait={:?} {}\n",
+                        node.me,
+                        c.status(),
+                        c.executed(),
+                        c.waiting(),
+                        c.picture()
+                    );
+                }
+            }
+        }
+        for c in &self.clients {
+            out += &format!(
+                "client {}: {} answered, {} left, content={}\n",
+                c.id,
+                c.answered,
+                c.left,
+                c.content()
+            );
+        }
+        out + &format!("discards: {:?}", self.discards)
+    }
+
+    // ---- the machinery -------------------------------------------------------------------------------------------
+
+    fn note(&self, r: ReplicaId, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>9.3} {r} {}", self.now.0 as f64 / 1e6, what());
+        }
+    }
+
+    fn at(&mut self, us: u64, event: Event) {
+        self.at_tick(Tick(self.now.0 + us * 1000), event);
+    }
+
+    fn at_tick(&mut self, at: Tick, event: Event) {
+        self.order += 1;
+        self.heap.push(Due { at, order: self.order, event });
+    }
+
+    fn one(&mut self) {
+        let due = self.heap.pop().expect("checked");
+        self.now = self.now.max(due.at);
+        self.events += 1;
+        match due.event {
+            Event::Deliver { from, to, epoch, message } => {
+                if self.network.arrives(from, to, epoch) {
+                    self.deliver(from, to, message);
+                }
+            }
+            Event::Group { to, client, bytes } => self.group(to, client, bytes),
+            Event::Answers { from, leads, answers } => {
+                for a in answers {
+                    let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
+                    if let Some(ack) = client.answer(from, leads, &a) {
+                        self.history.acknowledged(&ack);
+                    }
+                }
+            }
+            Event::Written { node, boot, write } => {
+                if self.nodes[node.index()].boot == boot {
+                    let upto = self.nodes[node.index()].disk.complete(write);
+                    self.submit(node);
+                    if let Some(upto) = upto {
+                        self.step(node, Input::Persisted { upto });
+                    }
+                }
+            }
+            Event::Executed { node, boot } => {
+                if self.nodes[node.index()].boot == boot {
+                    self.executed(node);
+                }
+            }
+            Event::Tick { node, boot, due } => {
+                let n = &mut self.nodes[node.index()];
+                if n.boot == boot && n.tick_due == due {
+                    n.tick_due = Tick(u64::MAX);
+                    self.step(node, Input::Tick);
+                }
+            }
+            Event::Client(at) => self.client(at),
+            Event::Command(what) => what(self),
+        }
+    }
+
+    fn client(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        let id = client.id;
+        for (to, bytes) in client.act(self.now, &mut self.random) {
+            let us = self.random.between(50, 500);
+            self.at(us, Event::Group { to, client: id, bytes });
+        }
+        if !self.clients[at].content() {
+            let us = self.random.between(500, 20_000);
+            self.at(us, Event::Client(at));
+        }
+    }
+
+    /// A client's group reaches a replica.
+    pub fn group(&mut self, to: ReplicaId, client: ClientId, bytes: Bytes) {
+        let node = &self.nodes[to.index()];
+        if node.core.is_none() {
+            return;
+        }
+        if let Ok(group) = node.auth.group(Some(client), bytes) {
+            self.step(to, Input::Group { origin: u64::from(client.0), group });
+        }
+    }
+
+    fn deliver(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        if self.nodes[to.index()].core.is_none() {
+            return;
+        }
+        let message = if self.setup.encode {
+            let (kind, head, tail) = message.encode();
+            let payload: Bytes = match tail {
+                Some(tail) => [head, tail].concat().into(),
+                None => head,
+            };
+            match Message::decode(kind, payload) {
+                Ok(message) => message,
+                Err(e) => {
+                    assert!(
+                        self.byzantine.contains(from),
+                        "a correct message does not decode: {e:?} {message:?}"
+                    );
+                    return;
+                }
+            }
+        } else {
+            message
+        };
+        let node = &mut self.nodes[to.index()];
+        if let Some(adversary) = &mut node.adversary {
+            adversary.hears(from, &message);
+        }
+        match node.auth.replica(from, message) {
+            Ok(checked) => self.step(to, Input::Message(checked)),
+            Err(e) => {
+                *self.discards.entry(format!("rejected {e:?}")).or_default() += 1;
+                // In the MAC scheme a group forwarded for a client that lies to us is one of those.
+                let excused = self.byzantine.contains(from) || self.setup.client_auth == ClientAuth::Mac;
+                assert!(excused, "{to} rejects a message of correct {from}: {e:?}");
+            }
+        }
+    }
+
+    /// One step of one core, its checks, and its outputs.
+    pub fn step(&mut self, r: ReplicaId, input: Input) {
+        let now = clock(self.now, self.nodes[r.index()].skew);
+        let lies = self.byzantine.contains(r);
+        if self.trace && !matches!(input, Input::Tick) {
+            self.note(r, || brief(&input));
+        }
+        let node = &mut self.nodes[r.index()];
+        let Some(core) = &mut node.core else { return };
+        let mut out = Vec::new();
+        let result = if lies {
+            // A liar's core is fed with the consequences of its lies: its asserts are its own business.
+            match catch_unwind(AssertUnwindSafe(|| core.step(now, input, &mut out))) {
+                Ok(result) => result,
+                Err(_) => return self.crash(r, Tail::Kept),
+            }
+        } else {
+            let result = core.step(now, input, &mut out);
+            invariants::check(core);
+            node.before = invariants::check_step(node.before, core);
+            result
+        };
+        if let Err(why) = result {
+            *self.discards.entry(format!("{why:?}")).or_default() += 1;
+        }
+        self.outputs(r, out);
+        self.schedule_tick(r);
+    }
+
+    fn schedule_tick(&mut self, r: ReplicaId) {
+        let node = &mut self.nodes[r.index()];
+        let Some(core) = &node.core else { return };
+        let due = core.next_deadline().max(self.now);
+        if due != node.tick_due {
+            node.tick_due = due;
+            let boot = node.boot;
+            self.at_tick(due, Event::Tick { node: r, boot, due });
+        }
+    }
+
+    fn outputs(&mut self, r: ReplicaId, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(to, message) => {
+                    assert!(to != r, "a message to oneself: {message:?}");
+                    self.send(r, to, message);
+                }
+                Output::Broadcast(message) => {
+                    for to in self.all().into_iter().filter(|to| *to != r) {
+                        self.send(r, to, message.clone());
+                    }
+                }
+                Output::Append(lsn, record) => {
+                    let at = self.nodes[r.index()].disk.append(&record);
+                    assert_eq!(at, lsn, "records are numbered in order");
+                    self.submit(r);
+                }
+                Output::Execute(batch) => {
+                    let lies = self.byzantine.contains(r);
+                    let node = &mut self.nodes[r.index()];
+                    assert_eq!(batch.seq, node.handed.next(), "handed to execution out of sequence");
+                    node.handed = batch.seq;
+                    node.queue.push_back(batch.clone());
+                    if !lies {
+                        self.history.handed(r, &batch);
+                    }
+                    self.note(r, || format!("hands out {} {}", batch.seq, batch.digest));
+                    self.start_executing(r);
+                }
+                Output::Resend(group) => {
+                    let answers = self.nodes[r.index()].executor.again(group.group());
+                    self.answers(r, answers);
+                }
+                Output::ServeBatch { to, seq, lsn } => {
+                    let batch = self.nodes[r.index()].disk.batch(lsn);
+                    let batch = batch
+                        .unwrap_or_else(|| panic!("{r} serves place {seq} from record {lsn}, not durable"));
+                    self.send(r, to, Message::BatchIs(BatchIs { seq, batch }));
+                }
+                Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),
+                Output::ReadRefused(tokens) => self.nodes[r.index()].refused.extend(tokens),
+                Output::ViewStarted(view) => {
+                    self.views_started += 1;
+                    self.note(r, || format!("begins view {view}"));
+                }
+                Output::Halt(why) => {
+                    self.note(r, || format!("halts: {why}"));
+                    assert!(self.may_halt || self.byzantine.contains(r), "{r} halts: {why}");
+                }
+                Output::Notice { .. } => {}
+            }
+            if self.nodes[r.index()].core.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn submit(&mut self, r: ReplicaId) {
+        let node = &mut self.nodes[r.index()];
+        while let Some((write, us)) = node.disk.submit(&mut self.random) {
+            let boot = node.boot;
+            self.order += 1;
+            let at = Tick(self.now.0 + us * 1000);
+            self.heap.push(Due { at, order: self.order, event: Event::Written { node: r, boot, write } });
+        }
+    }
+
+    fn start_executing(&mut self, r: ReplicaId) {
+        let node = &mut self.nodes[r.index()];
+        if node.executing || node.queue.is_empty() {
+            return;
+        }
+        node.executing = true;
+        let boot = node.boot;
+        let us = self.random.between(self.setup.execute_us.0, self.setup.execute_us.1);
+        self.at(us, Event::Executed { node: r, boot });
+    }
+
+    fn executed(&mut self, r: ReplicaId) {
+        let lies = self.byzantine.contains(r);
+        let node = &mut self.nodes[r.index()];
+        let batch = node.queue.pop_front().expect("it was being executed");
+        let outcome = node.executor.execute(&batch);
+        let (seq, replies) = (batch.seq, node.executor.replies);
+        if !lies {
+            self.history.executed(r, seq, replies, &outcome);
+        }
+        self.answers(r, outcome.answers);
+        self.step(r, Input::Executed { seq, replies, progress: outcome.progress });
+        self.nodes[r.index()].executing = false;
+        self.start_executing(r);
+    }
+
+    fn answers(&mut self, r: ReplicaId, mut answers: Vec<Answer>) {
+        let node = &self.nodes[r.index()];
+        let Some(core) = &node.core else { return };
+        let leads = core.leads();
+        // Crash mode: only the leader answers (RULES 14).
+        if answers.is_empty() || !self.setup.members.byzantine() && !leads {
+            return;
+        }
+        if self.byzantine.contains(r) && self.random.per_mille(500) {
+            for a in &mut answers {
+                a.body = Bytes::from_static(b"8 wrong!");
+            }
+        }
+        let us = self.random.between(50, 500);
+        if !self.random.per_mille(self.setup.weather.loss) {
+            self.at(us, Event::Answers { from: r, leads, answers });
+        }
+    }
+
+    fn send(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        let node = &mut self.nodes[from.index()];
+        if let Some(mut adversary) = node.adversary.take() {
+            let power = Power {
+                auth: node.auth.clone(),
+                window: self.setup.order.window,
+                mark_interval: self.setup.order.mark_interval,
+            };
+            let mut out = Vec::new();
+            adversary.sends(&power, to, message, &mut self.random, &mut out);
+            self.nodes[from.index()].adversary = Some(adversary);
+            for (to, message) in out {
+                if to != from && self.setup.members.contains(to) {
+                    self.carry(from, to, message);
+                }
+            }
+        } else {
+            self.carry(from, to, message);
+        }
+    }
+
+    fn carry(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        if let Some(filter) = &mut self.filter {
+            match filter(from, to, &message) {
+                Fate::Pass => {}
+                Fate::Drop => return,
+                Fate::Hold => return self.held.push((from, to, message)),
+            }
+        }
+        let (epoch, times) = self.network.send(self.now, from, to, &mut self.random);
+        for at in times {
+            self.at_tick(at, Event::Deliver { from, to, epoch, message: message.clone() });
+        }
+    }
+
+    /// A group checked as `to` would check it.
+    pub fn authentic(&self, to: ReplicaId, bytes: Bytes) -> AuthenticGroup {
+        self.nodes[to.index()].auth.group(None, bytes).expect("an authentic group")
+    }
+}
+
+fn clock(now: Tick, skew: i64) -> Now {
+    Now { tick: now, wall: WallTime((EPOCH_NS + now.0).saturating_add_signed(skew)) }
+}
+
+fn brief(input: &Input) -> String {
+    match input {
+        Input::Message(m) => {
+            let mut text = format!("{m:?}");
+            text.truncate(220);
+            text
+        }
+        other => {
+            let mut text = format!("{other:?}");
+            text.truncate(120);
+            text
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A tiny deterministic service behind the real session table, with a chain over all replies.
+
+use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
+use crate::types::*;
+use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
+use crate::wire::messages::ReplyStatus;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// One answer to a client.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Answer {
+    /// To whom.
+    pub client: ClientId,
+    /// 0 for an OPEN.
+    pub session: SessionId,
+    /// Number, or the OPEN's nonce.
+    pub number: RequestNumber,
+    /// How it ended, as its number.
+    pub status: u8,
+    /// The result.
+    pub body: Bytes,
+}
+
+/// What executing one batch did.
+pub struct Outcome {
+    /// Answers in order.
+    pub answers: Vec<Answer>,
+    /// Highest number executed of each session touched.
+    pub progress: Vec<(SessionId, RequestNumber)>,
+    /// Requests executed for the first time.
+    pub fresh: Vec<(SessionId, RequestNumber)>,
+}
+
+/// The state of one replica's service.
+pub struct Executor {
+    hasher: Hasher,
+    table: ClientTable,
+    state: Digest,
+    /// The chain of reply digests.
+    pub replies: Digest,
+    /// Executed up to here.
+    pub executed: Seq,
+}
+
+impl Executor {
+    /// Before the first batch.
+    pub fn new(hasher: Hasher, sessions_max: usize) -> Self {
+        let limits = ClientTableLimits { sessions_per_client_max: sessions_max, ..Default::default() };
+        Self {
+            hasher,
+            table: ClientTable::new(limits),
+            state: Digest::ZERO,
+            replies: Digest::ZERO,
+            executed: Seq(0),
+        }
+    }
+
+    /// Executes the next batch.
+    pub fn execute(&mut self, batch: &Batch) -> Outcome {
+        assert_eq!(batch.seq, self.executed.next(), "executed out of sequence");
+        self.executed = batch.seq;
+        let (mut answers, mut fresh) = (Vec::new(), Vec::new());
+        let mut progress: BTreeMap<SessionId, RequestNumber> = BTreeMap::new();
+        let mut index = 0;
+        for group in &batch.groups {
+            for r in group.requests() {
+                index += 1;
+                let (session, number, client) = (r.session, r.number, group.client);
+                let answer = |status: ReplyStatus, body| Answer {
+                    client,
+                    session,
+                    number,
+                    status: status as u8,
+                    body,
+                };
+                match r.kind {
+                    RequestKind::Noop => {}
+                    RequestKind::Open => {
+                        let id = self.table.open(client, number.0, batch.seq, index);
+                        answers.push(answer(ReplyStatus::Done, id.0.to_le_bytes().to_vec().into()));
+                    }
+                    RequestKind::Invoke => match self.table.check(client, session, number) {
+                        Verdict::Execute => {
+                            self.state = self.hasher.hash(&[
+                                &self.state.0,
+                                &session.0.to_le_bytes(),
+                                &number.0.to_le_bytes(),
+                                r.operation,
+                            ]);
+                            let body = Bytes::copy_from_slice(&self.state.0[..8]);
+                            self.table.store(session, number, batch.seq, body.clone());
+                            fresh.push((session, number));
+                            progress.insert(session, number);
+                            answers.push(answer(ReplyStatus::Done, body));
+                        }
+                        Verdict::Duplicate(Some(kept)) => {
+                            let body = kept.result.clone();
+                            answers.push(answer(ReplyStatus::Done, body));
+                            progress.extend(self.table.last_executed(session).map(|last| (session, last)));
+                        }
+                        Verdict::Duplicate(None) => answers.push(answer(ReplyStatus::TooOld, Bytes::new())),
+                        Verdict::Gap => {}
+                        Verdict::Expired => answers.push(answer(ReplyStatus::Expired, Bytes::new())),
+                    },
+                }
+            }
+        }
+        let mut digest = self.state;
+        for a in &answers {
+            digest = self.hasher.hash(&[&digest.0, &a.number.0.to_le_bytes(), &[a.status], &a.body]);
+        }
+        self.replies = self.hasher.chain(&self.replies, &digest);
+        Outcome { answers, progress: progress.into_iter().collect(), fresh }
+    }
+
+    /// Answers a group again from the table.
+    pub fn again(&self, group: &Group) -> Vec<Answer> {
+        let answer = |r: &crate::wire::batch::Request<&[u8]>, status: ReplyStatus, body| Answer {
+            client: group.client,
+            session: r.session,
+            number: r.number,
+            status: status as u8,
+            body,
+        };
+        group
+            .requests()
+            .filter(|r| r.kind == RequestKind::Invoke)
+            .filter_map(|r| match self.table.check(group.client, r.session, r.number) {
+                Verdict::Duplicate(Some(kept)) => Some(answer(&r, ReplyStatus::Done, kept.result.clone())),
+                Verdict::Duplicate(None) => Some(answer(&r, ReplyStatus::TooOld, Bytes::new())),
+                Verdict::Expired => Some(answer(&r, ReplyStatus::Expired, Bytes::new())),
+                _ => None,
+            })
+            .collect()
+    }
+}
