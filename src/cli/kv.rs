@@ -18,10 +18,10 @@ pub struct Args {
     #[command(flatten)]
     pub insecure: InsecureArg,
     /// Act as this client, with its key from the cluster's folder
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
     pub client: String,
     /// Milliseconds after which the outcome is reported as unknown
-    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    #[arg(long, global = true, value_name = "MS", default_value_t = 10_000)]
     pub timeout_ms: u64,
     #[command(subcommand)]
     pub operation: Operation,

@@ -131,7 +131,7 @@ pub fn emit(line: impl fmt::Display) -> Result<(), CliError> {
 #[derive(clap::Args, Debug, Clone, PartialEq)]
 pub struct DirArg {
     /// The cluster's folder.
-    #[arg(long, value_name = "DIR", default_value = "./duramen-data")]
+    #[arg(long, global = true, value_name = "DIR", default_value = "./duramen-data")]
     pub dir: PathBuf,
 }
 
@@ -139,7 +139,7 @@ pub struct DirArg {
 #[derive(clap::Args, Debug, Clone, PartialEq)]
 pub struct InsecureArg {
     /// Allow plain links, without encryption and channel authentication, in the Byzantine model.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub insecure: bool,
 }
 

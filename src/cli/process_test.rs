@@ -101,7 +101,11 @@ impl Running {
             if first.is_some() && all.iter().all(|digest| same_place(digest) == same_place(first)) {
                 panic!("states differ at one place: {all:?}");
             }
-            assert!(Instant::now() < end, "the replicas do not reach one place: {all:?}");
+            if Instant::now() >= end {
+                let states: Vec<_> =
+                    (0..self.cluster.n()).map(|i| format!("\n{}", self.status(i))).collect();
+                panic!("the replicas do not reach one place: {all:?}{}", states.concat());
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
