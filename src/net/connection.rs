@@ -4,7 +4,7 @@ use super::framing::{Assembler, Frame};
 use super::hello::{GREETING_BYTES_MAX, Refusal};
 use super::outbound::{Full, GATHER_MAX, Queue};
 use super::stats::Flow;
-use super::{Closed, ConnectionId, From};
+use super::{Closed, ConnectionId, From, Peer};
 use crate::identity::PublicKey;
 use crate::types::ReplicaId;
 use bytes::Bytes;
@@ -15,8 +15,9 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Encrypted bytes kept for a socket that takes no more; also the plaintext fed to TLS at a time.
-const TLS_BUFFER_BYTES: usize = 128 * 1024;
+/// Encrypted bytes kept for a socket that takes no more; also the plaintext fed to TLS at a time. Replicas are few and send much.
+const TLS_REPLICA_BYTES: usize = 128 * 1024;
+const TLS_OTHERS_BYTES: usize = 32 * 1024;
 
 /// What is known of the other side.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) struct Connection {
     session: Session,
     assembler: Assembler,
     queue: Queue,
+    tls_bytes: usize,
     shut: bool,
 }
 
@@ -80,7 +82,7 @@ impl Connection {
         let session = match tls {
             None => Session::Plain,
             Some(mut tls) => {
-                tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+                tls.set_buffer_limit(Some(TLS_OTHERS_BYTES));
                 Session::Tls(Box::new(tls))
             }
         };
@@ -99,6 +101,7 @@ impl Connection {
             session,
             assembler: Assembler::new(GREETING_BYTES_MAX),
             queue: Queue::new(usize::MAX),
+            tls_bytes: TLS_OTHERS_BYTES,
             shut: false,
         }
     }
@@ -116,6 +119,10 @@ impl Connection {
     /// The peer is known: it may send more, and so may we.
     pub(super) fn established(&mut self, from: From, payload_bytes_max: u32, queue_bytes_max: usize) {
         self.phase = Phase::Up(from);
+        if let (Session::Tls(tls), Peer::Replica(_)) = (&mut self.session, from.peer) {
+            self.tls_bytes = TLS_REPLICA_BYTES;
+            tls.set_buffer_limit(Some(TLS_REPLICA_BYTES));
+        }
         self.assembler.set_payload_bytes_max(payload_bytes_max);
         self.queue.set_bytes_max(queue_bytes_max);
     }
@@ -251,7 +258,7 @@ impl Connection {
             Session::Tls(tls) => {
                 // Frames stay whole and countable until the socket has taken what was encrypted before.
                 if !tls.wants_write() && !tls.is_handshaking() {
-                    let n = self.queue.gather(&mut slices, TLS_BUFFER_BYTES);
+                    let n = self.queue.gather(&mut slices, self.tls_bytes);
                     let taken = tls.writer().write_vectored(&slices[..n])?;
                     self.flow.frames_out.add(self.queue.consume(taken));
                 }

@@ -663,6 +663,9 @@ impl EventLoop {
                 self.receiver.disconnected(&from, reason);
             }
             Phase::Connecting(replica) | Phase::Greeting(Some(replica)) => {
+                if matches!(reason, Closed::Stopped) {
+                    return;
+                }
                 let refused = matches!(reason, Closed::Refused { .. });
                 self.log_link(replica, &conn.address, &reason.to_string());
                 if let Closed::Refused { refusal, text, .. } = reason {

@@ -739,3 +739,136 @@ fn impossible_configurations_are_refused_at_start() {
     let e = start(taken).to_string();
     assert!(e.contains("cannot listen on 127.0.0.1:"), "{e}");
 }
+
+/// A client that speaks TLS and greets by hand, to do what ours never would.
+fn tls_client(node: &Node, id: u32) -> (rustls::Connection, TcpStream) {
+    let config = tls::Tls::new(&identity(client(id))).unwrap();
+    let config = config.dial_config(identity(replica(0)).public_key()).unwrap();
+    let mut tls = tls::Tls::dial(config).unwrap();
+    let mut socket = stranger(node, &[]);
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket).unwrap();
+    }
+    tls.writer().write_all(&greeting(client(id), 0)).unwrap();
+    tls.complete_io(&mut socket).unwrap();
+    node.connected(client(id));
+    (tls, socket)
+}
+
+#[test]
+fn a_few_key_updates_are_followed_and_a_storm_of_them_is_cut_off() {
+    let r0 = Node::start(config(replica(0), &[0, 1], Transport::Tls));
+    let (mut tls, mut socket) = tls_client(&r0, 0);
+    for n in 0..100u16 {
+        tls.refresh_traffic_keys().unwrap();
+        tls.writer().write_all(&wire(&Frame::new(n, pattern(100, 0)))).unwrap();
+        while tls.wants_write() {
+            tls.write_tls(&mut socket).unwrap();
+        }
+        assert_eq!(r0.frame().1, n);
+    }
+    for _ in 0..200 {
+        tls.refresh_traffic_keys().unwrap();
+    }
+    while tls.wants_write() && tls.write_tls(&mut socket).is_ok() {}
+    assert!(matches!(r0.disconnected(), (from, Closed::Tls(_)) if from.peer == client(0)));
+    r0.counts(Some(client(0)), Discard::Tls);
+}
+
+#[test]
+fn a_replayed_recording_of_a_session_gets_nowhere() {
+    let r0 = Node::start(config(replica(0), &[0, 1], Transport::Tls));
+    // Between a client and the replica, a wire that keeps what the client said.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut c0 = config(client(0), &[listener.local_addr().unwrap().port()], Transport::Tls);
+    c0.replicas[0].key = identity(replica(0)).public_key();
+    let c = Node::start(c0);
+    let (mut near, _) = listener.accept().unwrap();
+    let mut far = stranger(&r0, &[]);
+    let (mut back_from, mut back_to) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+    let back = std::thread::spawn(move || {
+        let _ = io::copy(&mut back_from, &mut back_to);
+    });
+    let tape = std::thread::spawn(move || {
+        let (mut tape, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(n @ 1..) = near.read(&mut buffer) {
+            tape.extend_from_slice(&buffer[..n]);
+            if far.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = far.shutdown(std::net::Shutdown::Both);
+        tape
+    });
+    c.connected(replica(0));
+    c.handle.send(To::AllReplicas, Frame::new(6, pattern(100, 0)));
+    assert_eq!(r0.frame().1, 6);
+    drop(c);
+    let tape = tape.join().unwrap();
+    back.join().unwrap();
+    r0.disconnected();
+
+    let mut again = stranger(&r0, &[]);
+    let _ = again.write_all(&tape);
+    ends(again);
+    r0.counts(None, Discard::Tls);
+    assert!(r0.events.try_iter().all(|event| !matches!(event, Event::Connected(_) | Event::Frame(..))));
+}
+
+#[test]
+fn commands_beyond_the_cap_are_discarded_and_counted_while_the_net_thread_is_stuck() {
+    let mut c0 = config(replica(0), &[0, 1], Transport::Plain);
+    c0.commands_bytes_max = 1 << 20;
+    let (go, gate) = unbounded();
+    let (count, _counted) = unbounded();
+    let net = start(c0, Box::new(Stuck { gate, count, first: true })).unwrap();
+    let handle = net.handle();
+    let port = handle.local_addr().unwrap().port();
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.write_all(&[greeting(client(0), 0), wire(&Frame::new(1, Bytes::new()))].concat()).unwrap();
+    until("the net thread in its receiver", || {
+        handle.stats().connections.first().is_some_and(|c| c.frames_in == 1)
+    });
+    for _ in 0..100 {
+        handle.send(To::AllReplicas, Frame::new(1, vec![0; 100_000].into()));
+    }
+    let stats = handle.stats();
+    let busy: u64 = stats.discards.iter().filter(|d| d.1 == Discard::NetBusy).map(|d| d.2).sum();
+    assert_eq!(busy, 90);
+    go.send(()).unwrap();
+}
+
+#[test]
+fn a_receiver_that_panics_ends_the_net_thread_and_stop_says_so() {
+    struct Panics;
+    impl Receiver for Panics {
+        fn frame(&mut self, _from: &From, _kind: u16, _payload: Bytes) {}
+        fn connected(&mut self, _from: &From) {
+            panic!("as this test wants it");
+        }
+        fn disconnected(&mut self, _from: &From, _reason: &Closed) {}
+        fn end_of_poll(&mut self) {}
+    }
+    let mut net = start(config(replica(0), &[0, 1], Transport::Plain), Box::new(Panics)).unwrap();
+    assert!(net.is_running());
+    let port = net.handle().local_addr().unwrap().port();
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.write_all(&greeting(client(0), 0)).unwrap();
+    until("its end", || !net.is_running());
+    net.handle().send(To::AllReplicas, Frame::new(1, Bytes::new()));
+    assert!(!net.stop());
+}
+
+#[test]
+fn a_flood_of_connections_is_accepted_at_a_bounded_rate() {
+    let mut c0 = config(replica(0), &[0, 1], Transport::Tls);
+    c0.accepts_per_second = 20;
+    let r0 = Node::start(c0);
+    let begun = Instant::now();
+    let flood: Vec<_> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", r0.port())).unwrap()).collect();
+    until("the burst", || r0.handle.stats().accepted >= 20);
+    std::thread::sleep(Duration::from_millis(200));
+    let accepted = r0.handle.stats().accepted as f64;
+    assert!(accepted <= 21.0 + 20.0 * begun.elapsed().as_secs_f64(), "{accepted} in {:?}", begun.elapsed());
+    drop(flood);
+}

@@ -11,8 +11,9 @@
 //! replaces the old, whose frames are not delivered any more. A client dials all replicas; one client key may hold several
 //! connections, up to a cap.
 //!
-//! **Who closes, and why** ([`Closed`]): the peer; a read or write error; bytes that are no frame; a greeting refused, too
-//! slow or too long; a client that does not read; [`NetHandle::disconnect`]; [`Net::stop`]. A replica's full queue never closes:
+//! **Who closes, and why** ([`Closed`](crate::net::Closed)): the peer; a read or write error; bytes that are no frame; a greeting refused, too
+//! slow or too long; a client that does not read;
+//! [`disconnect`](crate::net::NetHandle::disconnect); [`stop`](crate::net::Net::stop). A replica's full queue never closes:
 //! the newest frame is discarded and the protocol repairs.
 //!
 //! **Memory a peer can claim.** Unknown: at most `unknown_max` connections with one greeting each. Known: one frame being received
@@ -27,6 +28,8 @@ mod outbound;
 mod stats;
 mod tls;
 
+#[cfg(test)]
+mod dial_tests;
 #[cfg(test)]
 mod framing_tests;
 #[cfg(test)]

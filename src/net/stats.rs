@@ -113,6 +113,9 @@ pub(super) struct Flow {
     pub queue_bytes: Counter,
 }
 
+/// A connection whose peer is known: who, from where, how much.
+type Open = (Peer, String, Arc<Flow>);
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     /// Flows of connections that ended.
@@ -120,7 +123,7 @@ pub(super) struct Counters {
     pub polls: Counter,
     pub accepted: Counter,
     pub wakes: AtomicU64,
-    open: Mutex<BTreeMap<ConnectionId, (Peer, String, Arc<Flow>)>>,
+    open: Mutex<BTreeMap<ConnectionId, Open>>,
     discards: Mutex<BTreeMap<(Option<Peer>, Discard), u64>>,
     last_errors: Mutex<BTreeMap<Peer, String>>,
 }
