@@ -144,6 +144,8 @@ pub enum Output<T> {
 /// What is known of the way to a replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Link {
+    /// The first attempt is under way.
+    Connecting,
     /// No connection, and why.
     Down(String),
     /// Connected.
@@ -269,7 +271,7 @@ impl<T> ClientCore<T> {
         Self {
             auth,
             scheme,
-            links: vec![Link::Down("not connected yet".into()); n],
+            links: vec![Link::Connecting; n],
             up: VoteSet::default(),
             mute: VoteSet::default(),
             views: vec![View::FIRST; n],
@@ -355,6 +357,7 @@ impl<T> ClientCore<T> {
     /// The connections in words, for errors.
     pub fn describe_links(&self) -> String {
         let link = |(i, link): (usize, &Link)| match link {
+            Link::Connecting => format!("replica {i} not connected yet"),
             Link::Up => format!("replica {i} connected"),
             Link::Down(why) => format!("replica {i} not connected ({why})"),
             Link::Refused(why) => format!("replica {i} refused ({why})"),
@@ -1189,6 +1192,7 @@ impl<T> ClientCore<T> {
                 Some("too many status queries".into())
             }
             Some(Link::Up) => None,
+            Some(Link::Connecting) => Some(format!("replica {replica} is not connected yet")),
             Some(Link::Down(why) | Link::Refused(why)) => Some(format!("replica {replica}: {why}")),
         };
         if let Some(why) = refusal {
