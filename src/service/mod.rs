@@ -17,6 +17,15 @@
 //! # Reads
 //! [`Service::query`] may run between two executions on one replica's state, unordered. Its version is what lets a client compare
 //! the answers of several replicas (RULES 9).
+//!
+//! [`Service`]: crate::service::Service
+//! [`Context`]: crate::service::Context
+//! [`Snapshot::write_to`]: crate::service::Snapshot::write_to
+//! [`CanonicalReader`]: crate::service::CanonicalReader
+//! [`DigestWriter`]: crate::service::DigestWriter
+//! [`conformance`]: crate::service::conformance
+//! [`Service::restore`]: crate::service::Service::restore
+//! [`Service::query`]: crate::service::Service::query
 
 mod canonical;
 /// Checks of the contract, for the tests of services.
