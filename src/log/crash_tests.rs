@@ -57,7 +57,7 @@ fn run(
 ) -> Run {
     let before = image_of(&*disk);
     let trace = Trace::default();
-    let recording = RecordingDisk::new(disk, trace.clone());
+    let recording = RecordingDisk::over(disk, trace.clone());
     let disk: Arc<dyn Disk> = if forget { Arc::new(ForgetfulDisk(recording)) } else { recording };
     let opts = tiny(Path::new("recorded"));
     let mut run = Run { before, kept: Vec::new(), appended: Vec::new(), events: Vec::new() };
@@ -68,7 +68,7 @@ fn run(
     .unwrap();
     let (to, events) = crossbeam::channel::unbounded();
     let persisted = trace.clone();
-    let report = Box::new(move |event| {
+    let report = Arc::new(move |event| {
         if let LogEvent::Persisted(p) = &event {
             persisted.push(Event::Persisted(p.upto().0));
         }
@@ -85,7 +85,7 @@ fn run(
         let n = generation * RUN + n;
         log.append(record(n, size(n))).unwrap();
         run.appended.push(n);
-        if pause && n % 13 == 0 {
+        if pause && n.is_multiple_of(13) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
