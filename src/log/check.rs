@@ -72,7 +72,8 @@ fn measure(disk: &RealDisk) -> std::io::Result<Vec<DiskSpeed>> {
     let file = disk.open(FILE)?;
     buffer.fill(0x5a);
     let speed = |bytes: usize| {
-        let mut write_ns = Histogram::<u64>::new(3).expect("three digits are valid");
+        let mut write_ns =
+            Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3).expect("the bounds are valid");
         let start = Instant::now();
         let mut at = 0;
         while start.elapsed() < TIME_PER_SIZE {
@@ -104,7 +105,7 @@ pub(super) fn direct_io_problem(dir: &Path) -> Result<Option<LogError>, LogError
         Err(e) => return Err(LogError::io(dir, "create a file", e)),
         Ok(file) => sys::direct_io_alignment(&file)
             .map(|(memory, offset)| memory.max(offset))
-            .filter(|needed| *needed == 0 || BLOCK_BYTES as u32 % needed != 0)
+            .filter(|needed| *needed == 0 || !(BLOCK_BYTES as u32).is_multiple_of(*needed))
             .map(|needed| match needed {
                 0 => LogError::NoDirectIo(dir.into()),
                 _ => LogError::Alignment { dir: dir.into(), needed },
