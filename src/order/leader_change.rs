@@ -81,6 +81,13 @@ impl Orderer {
         self.weigh_wishes(out);
     }
 
+    /// Whether the leader itself, or f+1 others, wish for a later view.
+    pub(super) fn wish_is_shared(&self) -> bool {
+        let wishing = |r: &ReplicaId| self.peers[r].wish > self.view();
+        let others: VoteSet = self.peers.keys().copied().filter(wishing).collect();
+        others.contains(self.leader()) || self.members.one_correct().reached_by(others)
+    }
+
     /// f+1 wishes: join. Q wishes: enter.
     pub(super) fn weigh_wishes(&mut self, out: &mut Vec<Output>) {
         let others: Vec<View> = self.peers.values().map(|p| p.wish).collect();
@@ -110,6 +117,7 @@ impl Orderer {
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.wish = self.wish.max(view);
         self.may_lead = true;
+        self.leader_lied = false;
         self.reserve_durable = Seq(0);
         self.sync = None;
         self.failed_views += 1;

@@ -122,6 +122,8 @@ pub struct Orderer {
     last_time: WallTime,
     random: u64,
     pub(super) last_leader_sign: Tick,
+    /// The leader of this view proposed what no correct replica proposes.
+    pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
@@ -206,6 +208,7 @@ impl Orderer {
             last_time: WallTime(0),
             random,
             last_leader_sign: now.tick,
+            leader_lied: false,
             last_progress: now.tick,
             failed_views: 0,
             decide_ns: 0,
@@ -571,6 +574,7 @@ impl Orderer {
                 false
             }
             Verdict::Invalid(_) => {
+                self.leader_lied = true;
                 self.suspect(out);
                 return Err(Discard::InvalidBatch);
             }
@@ -583,6 +587,7 @@ impl Orderer {
 
     fn on_bad_propose(&mut self, from: ReplicaId, view: View, out: &mut Vec<Output>) -> Result<(), Discard> {
         if from == self.leader() && view == self.view() && matches!(self.phase, Phase::Normal) {
+            self.leader_lied = true;
             self.suspect(out);
         }
         Err(Discard::InvalidBatch)
@@ -937,12 +942,14 @@ impl Orderer {
 
     /// Is the leader alive, and does the service advance? A served queue never triggers a change.
     fn look_at_leader(&mut self, out: &mut Vec<Output>) {
-        if !matches!(self.phase, Phase::Normal) || self.leader() == self.me {
+        if !matches!(self.phase, Phase::Normal) {
             return;
         }
         let timeout = self.timeout_ns();
+        let leads = self.leader() == self.me;
         let idle = self.now.tick.since(self.last_progress) > timeout;
-        let silent = self.now.tick.since(self.last_leader_sign) > timeout;
+        // A leader looks at itself too: it may be the only one left in its view, and it alone can say so.
+        let silent = !leads && self.now.tick.since(self.last_leader_sign) > timeout;
         if self.log_room {
             self.requests.purge();
         }
@@ -955,14 +962,12 @@ impl Orderer {
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
         if silent || stuck && idle || unserved {
             self.suspect(out);
-        } else if self.wish == self.view().next() && !idle && self.restart_bar_passed() {
-            // The cause is gone: a wish that nobody shared is taken back.
-            self.wish = self.view();
+        } else if self.wish > self.view() && !(leads && !self.may_lead) && !self.wish_is_shared() {
+            // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
+            if !(self.leader_lied && idle) {
+                self.wish = self.view();
+            }
         }
-    }
-
-    pub(super) fn restart_bar_passed(&self) -> bool {
-        matches!(self.phase, Phase::Normal)
     }
 
     /// Followers hand old requests to the leader: a client may reach only some of us.
