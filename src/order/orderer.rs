@@ -994,6 +994,7 @@ impl Orderer {
     /// Something is missing: ask again for batches, and for places others have.
     fn repair(&mut self, out: &mut Vec<Output>) {
         let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
+        self.fetch_known(out);
         self.ask_again(stalled_ns, out);
         if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
             return;
