@@ -60,6 +60,8 @@ pub(super) struct Peer {
     pub wish: View,
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
+    /// When it was last asked for places.
+    pub fetched: Tick,
     pub served_bytes: usize,
     pub early: VecDeque<Checked>,
     pub early_bytes: usize,
@@ -1012,14 +1014,13 @@ impl Orderer {
         let behind_mark = status.mark > self.decided;
         let pause = self.heartbeat_ms() * 1_000_000;
         let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        if status.decided <= self.decided
-            || self.catch_up.is_some()
-            || !(behind_mark || stalled)
-            || self.now.tick.since(self.last_fetch) < pause
-        {
+        if status.decided <= self.decided || self.catch_up.is_some() || !(behind_mark || stalled) {
             return;
         }
-        self.last_fetch = self.now.tick;
+        // Counted for each peer: one that boasts must not use up the turn of those that have something.
+        let now = self.now.tick;
+        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
+        peer.fetched = now;
         let first = self.decided.next();
         let fetch = Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) };
         out.push(Output::Send(from, Message::Fetch(fetch)));
@@ -1090,7 +1091,8 @@ impl Orderer {
             return Err(Discard::Duplicate);
         }
         // Only what a FETCH of ours may have asked for: bounds what an eager peer can make us keep.
-        if seq.0 - self.decided.0 > FETCH_MAX || self.last_fetch == Tick(0) {
+        let asked = self.last_fetch.max(self.peers.get(&from).map_or(Tick(0), |p| p.fetched));
+        if seq.0 - self.decided.0 > FETCH_MAX || asked == Tick(0) {
             return Err(Discard::Unasked);
         }
         let slot = self.slots.entry(seq).or_default();
