@@ -743,7 +743,7 @@ impl Orderer {
 
     fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
-        let quorum = self.members.quorum();
+        let (quorum, timeout) = (self.members.quorum(), self.timeout_ns());
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.decision.is_some() {
             return;
@@ -754,7 +754,7 @@ impl Orderer {
             return;
         };
         if let Some(p) = &slot.proposal {
-            let took = now.since(p.since);
+            let took = now.since(p.since).min(timeout);
             self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
         }
         let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
