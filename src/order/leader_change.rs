@@ -289,6 +289,7 @@ impl Orderer {
         self.sync_high = choice.places.keys().last().copied().unwrap_or(marked);
         self.highest = self.highest.max(self.sync_high);
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
+        self.view_began = self.now.tick;
         self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;
         for (seq, digest) in choice.places {

@@ -127,6 +127,7 @@ pub struct Orderer {
     /// The leader of this view proposed what no correct replica proposes.
     pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
+    pub(super) view_began: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
     next_heartbeat: Tick,
@@ -212,6 +213,7 @@ impl Orderer {
             last_leader_sign: now.tick,
             leader_lied: false,
             last_progress: now.tick,
+            view_began: now.tick,
             failed_views: 0,
             decide_ns: 0,
             next_heartbeat: now.tick,
@@ -955,7 +957,8 @@ impl Orderer {
         if self.log_room {
             self.requests.purge();
         }
-        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t));
+        // A new leader answers for its own time only: what the views before it left undone is old already.
+        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t.max(self.view_began)));
         let stuck = self
             .slots
             .range(self.decided.next()..)
