@@ -477,6 +477,8 @@ impl Orderer {
 
     /// A batch closes when a place is free and requests wait: batches grow with the load, without a timer.
     fn try_propose(&mut self, out: &mut Vec<Output>) {
+        // Decisions of a later view may have reached this leader before that view did.
+        self.next_seq = self.next_seq.max(self.decided.next());
         if self.leads() && self.requests.any() {
             self.ensure_reserve(self.next_seq, out);
         }
