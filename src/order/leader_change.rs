@@ -345,9 +345,13 @@ impl Orderer {
         self.weigh_wishes(out);
         let timeout = self.timeout_ns();
         let (now, view) = (self.now.tick, self.view());
+        // Only a leader that shows itself is worth a doubled timeout.
+        let base = self.config.view_timeout_ms.saturating_mul(1_000_000);
+        let leader_seen = self.peers.get(&self.leader()).map_or(now, |p| p.seen);
+        let patience = if now.since(leader_seen) > base { base } else { timeout };
         let Phase::Changing { entered, quorum_since, .. } = &mut self.phase else { return };
         let entered = *entered;
-        if quorum_since.is_some_and(|t| now.since(t) > timeout) {
+        if quorum_since.is_some_and(|t| now.since(t) > patience) {
             *quorum_since = Some(now);
             if self.wish <= view {
                 self.wish = view.next();

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     pub wish: View,
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
+    /// When it last said anything.
+    pub seen: Tick,
     /// When it was last asked for places.
     pub fetched: Tick,
     pub served_bytes: usize,
@@ -408,9 +410,8 @@ impl Orderer {
         message: Checked,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
-        if from == self.me || !self.peers.contains_key(&from) {
-            return Err(Discard::WrongPlace);
-        }
+        let Some(peer) = self.peers.get_mut(&from) else { return Err(Discard::WrongPlace) };
+        peer.seen = self.now.tick;
         match message {
             Checked::Propose { view, batch, verdict } => self.on_propose(from, view, batch, verdict, out),
             Checked::BadPropose { view, .. } => self.on_bad_propose(from, view, out),
