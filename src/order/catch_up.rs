@@ -236,10 +236,13 @@ impl Orderer {
         for _ in 0..n {
             self.ask_turn = (self.ask_turn + 1) % n;
             let candidate = ReplicaId(self.ask_turn);
-            let able = self.peers.get(&candidate).and_then(|p| p.status).is_some_and(|s| s.decided >= seq);
-            if able {
+            if self.says_it_has(candidate, seq) {
                 break;
             }
+        }
+        // Nobody says so: then everybody in turn, where the round above ended where it began.
+        if !self.says_it_has(ReplicaId(self.ask_turn), seq) {
+            self.ask_turn = (self.ask_turn + 1) % n;
         }
         let mut target = ReplicaId(self.ask_turn);
         if target == self.me {
@@ -249,6 +252,10 @@ impl Orderer {
         if target != self.me {
             out.push(Output::Send(target, Message::FetchBatch(FetchBatch { seq, digest })));
         }
+    }
+
+    fn says_it_has(&self, who: ReplicaId, seq: Seq) -> bool {
+        self.peers.get(&who).and_then(|p| p.status).is_some_and(|s| s.decided >= seq)
     }
 
     /// Batches that were asked for, or waited for, longer than `after_ns`: ask the next replica.

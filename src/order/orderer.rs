@@ -62,6 +62,10 @@ pub(super) struct Peer {
     pub wish: View,
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
+    /// When it last said anything.
+    pub seen: Tick,
+    /// When it was last asked for places.
+    pub fetched: Tick,
     pub served_bytes: usize,
     pub fetches: u32,
     pub early: VecDeque<Checked>,
@@ -127,7 +131,10 @@ pub struct Orderer {
     last_time: WallTime,
     random: u64,
     pub(super) last_leader_sign: Tick,
+    /// The leader of this view proposed what no correct replica proposes.
+    pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
+    pub(super) view_began: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
     next_heartbeat: Tick,
@@ -212,7 +219,9 @@ impl Orderer {
             last_time: WallTime(0),
             random,
             last_leader_sign: now.tick,
+            leader_lied: false,
             last_progress: now.tick,
+            view_began: now.tick,
             failed_views: 0,
             decide_ns: 0,
             next_heartbeat: now.tick,
@@ -411,9 +420,8 @@ impl Orderer {
         message: Checked,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
-        if from == self.me || !self.peers.contains_key(&from) {
-            return Err(Discard::WrongPlace);
-        }
+        let Some(peer) = self.peers.get_mut(&from) else { return Err(Discard::WrongPlace) };
+        peer.seen = self.now.tick;
         match message {
             Checked::Propose { view, batch, verdict } => self.on_propose(from, view, batch, verdict, out),
             Checked::BadPropose { view, .. } => self.on_bad_propose(from, view, out),
@@ -487,6 +495,8 @@ impl Orderer {
 
     /// A batch closes when a place is free and requests wait: batches grow with the load, without a timer.
     fn try_propose(&mut self, out: &mut Vec<Output>) {
+        // Decisions of a later view may have reached this leader before that view did.
+        self.next_seq = self.next_seq.max(self.decided.next());
         if self.leads() && self.requests.any() {
             self.ensure_reserve(self.next_seq, out);
         }
@@ -589,6 +599,7 @@ impl Orderer {
                 false
             }
             Verdict::Invalid(_) => {
+                self.leader_lied = true;
                 self.suspect(out);
                 return Err(Discard::InvalidBatch);
             }
@@ -601,6 +612,7 @@ impl Orderer {
 
     fn on_bad_propose(&mut self, from: ReplicaId, view: View, out: &mut Vec<Output>) -> Result<(), Discard> {
         if from == self.leader() && view == self.view() && matches!(self.phase, Phase::Normal) {
+            self.leader_lied = true;
             self.suspect(out);
         }
         Err(Discard::InvalidBatch)
@@ -759,7 +771,7 @@ impl Orderer {
 
     fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
-        let quorum = self.members.quorum();
+        let (quorum, timeout) = (self.members.quorum(), self.timeout_ns());
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.decision.is_some() {
             return;
@@ -770,7 +782,7 @@ impl Orderer {
             return;
         };
         if let Some(p) = &slot.proposal {
-            let took = now.since(p.since);
+            let took = now.since(p.since).min(timeout);
             self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
         }
         let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
@@ -962,16 +974,19 @@ impl Orderer {
 
     /// Is the leader alive, and does the service advance? A served queue never triggers a change.
     fn look_at_leader(&mut self, out: &mut Vec<Output>) {
-        if !matches!(self.phase, Phase::Normal) || self.leader() == self.me {
+        if !matches!(self.phase, Phase::Normal) {
             return;
         }
         let timeout = self.timeout_ns();
+        let leads = self.leader() == self.me;
         let idle = self.now.tick.since(self.last_progress) > timeout;
-        let silent = self.now.tick.since(self.last_leader_sign) > timeout;
+        // A leader looks at itself too: it may be the only one left in its view, and it alone can say so.
+        let silent = !leads && self.now.tick.since(self.last_leader_sign) > timeout;
         if self.log_room {
             self.requests.purge();
         }
-        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t));
+        // A new leader answers for its own time only: what the views before it left undone is old already.
+        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t.max(self.view_began)));
         let stuck = self
             .slots
             .range(self.decided.next()..)
@@ -980,14 +995,12 @@ impl Orderer {
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
         if silent || stuck && idle && self.log_room || unserved {
             self.suspect(out);
-        } else if self.wish == self.view().next() && !idle && self.restart_bar_passed() {
-            // The cause is gone: a wish that nobody shared is taken back.
-            self.wish = self.view();
+        } else if self.wish > self.view() && !(leads && !self.may_lead) && !self.wish_is_shared() {
+            // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
+            if !(self.leader_lied && idle) {
+                self.wish = self.view();
+            }
         }
-    }
-
-    pub(super) fn restart_bar_passed(&self) -> bool {
-        matches!(self.phase, Phase::Normal)
     }
 
     /// Followers hand old requests to the leader: a client may reach only some of us.
@@ -1014,6 +1027,7 @@ impl Orderer {
     /// Something is missing: ask again for batches, and for places others have.
     fn repair(&mut self, out: &mut Vec<Output>) {
         let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
+        self.fetch_known(out);
         self.ask_again(stalled_ns, out);
         if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
             return;
@@ -1031,14 +1045,13 @@ impl Orderer {
         let behind_mark = status.mark > self.decided;
         let pause = self.heartbeat_ms() * 1_000_000;
         let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        if status.decided <= self.decided
-            || self.catch_up.is_some()
-            || !(behind_mark || stalled)
-            || self.now.tick.since(self.last_fetch) < pause
-        {
+        if status.decided <= self.decided || self.catch_up.is_some() || !(behind_mark || stalled) {
             return;
         }
-        self.last_fetch = self.now.tick;
+        // Counted for each peer: one that boasts must not use up the turn of those that have something.
+        let now = self.now.tick;
+        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
+        peer.fetched = now;
         let first = self.decided.next();
         let fetch = Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) };
         out.push(Output::Send(from, Message::Fetch(fetch)));
@@ -1115,7 +1128,8 @@ impl Orderer {
             return Err(Discard::Duplicate);
         }
         // Only what a FETCH of ours may have asked for: bounds what an eager peer can make us keep.
-        if seq.0 - self.decided.0 > FETCH_MAX || self.last_fetch == Tick(0) {
+        let asked = self.last_fetch.max(self.peers.get(&from).map_or(Tick(0), |p| p.fetched));
+        if seq.0 - self.decided.0 > FETCH_MAX || asked == Tick(0) {
             return Err(Discard::Unasked);
         }
         let slot = self.slots.entry(seq).or_default();
