@@ -191,8 +191,8 @@ thread_local! {
 impl Client {
     /// Connects to all replicas and waits for enough of them: a quorum, or [`ClientOptions::connect_to`].
     ///
-    /// Then first attempts at the others get 250 ms more. Returns at once when so many refuse that no quorum is left. Replicas that are not there yet are tried for as
-    /// long as the client lives.
+    /// Then first attempts at the others get 250 ms more. Returns at once when so many refuse that no quorum is left.
+    /// Replicas that are not there yet are tried for as long as the client lives.
     pub fn connect(options: ClientOptions) -> Result<Client, ClientError> {
         let ClientOptions { config, keys, .. } = &options;
         config.check_transport(options.insecure)?;
