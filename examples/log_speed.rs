@@ -50,7 +50,7 @@ fn main() {
         Some("threads") => IoBackend::Threads,
         _ => IoBackend::Auto,
     };
-    let speeds = log::disk_check(dir.as_ref()).expect("the directory can be measured");
+    let speeds = log::disk_check(dir.as_ref(), log::DISK_CHECK_SIZES).expect("the directory can be measured");
     println!("io_uring: {:?}", speeds.uring);
     for s in &speeds.speeds {
         println!(

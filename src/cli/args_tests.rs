@@ -36,7 +36,19 @@ fn start_takes_one_replica_or_all_and_not_both() {
     let args: start::Args = parse("--replica 2 --io threads --dir d").unwrap();
     let dir = DirArg { dir: "d".into() };
     let insecure = InsecureArg { insecure: false };
-    assert_eq!(args, start::Args { dir, replica: Some(2), all: false, insecure, io: Some(LogIo::Threads) });
+    let expected = start::Args {
+        dir,
+        replica: Some(2),
+        all: false,
+        service: ServiceName::Kv,
+        reply_size: 0,
+        insecure,
+        allow_tmpfs: false,
+        io: Some(LogIo::Threads),
+    };
+    assert_eq!(args, expected);
+    let args: start::Args = parse("--replica 0 --service null --reply-size 7 --allow-tmpfs").unwrap();
+    assert_eq!((args.service, args.reply_size, args.allow_tmpfs), (ServiceName::Null, 7, true));
     let args: start::Args = parse("--all --insecure").unwrap();
     assert!(args.all && args.insecure.insecure);
     assert_eq!(args.dir.dir, PathBuf::from("./duramen-data"));
@@ -75,8 +87,8 @@ fn kv_has_the_five_operations() {
 #[test]
 fn the_other_commands_read_their_options() {
     let args: status::Args = parse("--json").unwrap();
-    assert!(args.json && !args.insecure.insecure);
-    assert_eq!(args.dir.dir, PathBuf::from("./duramen-data"));
+    assert!(args.json && !args.insecure.insecure && args.client.is_none());
+    assert_eq!((args.dir.dir, args.timeout_ms), (PathBuf::from("./duramen-data"), 1000));
 
     let log = |line| parse::<log_files::Args>(line).map(|a| a.action);
     assert_eq!(log("dump d"), Ok(log_files::Action::Dump { dir: "d".into() }));
@@ -86,31 +98,43 @@ fn the_other_commands_read_their_options() {
     assert_eq!(parse("d --json"), Ok(disk_check::Args { dir: "d".into(), json: true }));
 
     let args: demo::Args = parse("--scale small --allow-tmpfs").unwrap();
-    assert_eq!(args, demo::Args { scale: demo::Scale::Small, dir: None, allow_tmpfs: true, json: false });
+    let expected =
+        demo::Args { scale: demo::Scale::Small, dir: None, allow_tmpfs: true, keep: false, json: false };
+    assert_eq!(args, expected);
 
     let line = "--local 3 --model crash --dir d --service null --value-size 0 --reply-size 9 --clients 2 --outstanding 4 \
-                --duration 1.5 --warmup 0 --transport plain --insecure --client-auth channel --io uring --json out";
+                --keys 9 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring \
+                --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out";
     let args: bench::Args = parse(line).unwrap();
     let expected = bench::Args {
-        local: 3,
+        local: Some(3),
         model: FaultModel::Crash,
         dir: "d".into(),
-        service: bench::Service::Null,
+        service: ServiceName::Null,
         value_size: 0,
         reply_size: 9,
+        keys: 9,
         clients: 2,
         outstanding: 4,
         duration: 1.5,
         warmup: 0.0,
+        seed: 3,
         transport: Transport::Plain,
         insecure: InsecureArg { insecure: true },
         client_auth: Some(duramen::config::ClientAuth::Channel),
         io: LogIo::Uring,
+        expect_rate: Some(5e4),
+        write_limit_gb: 2.0,
+        allow_tmpfs: true,
+        keep: true,
         json: Some("out".into()),
     };
     assert_eq!(args, expected);
     let usual: bench::Args = parse("--local 4").unwrap();
-    assert_eq!((usual.value_size, usual.service), (4096, bench::Service::Kv));
+    assert_eq!((usual.value_size, usual.service), (4096, ServiceName::Kv));
+    assert_eq!((usual.clients, usual.outstanding), (8, 100));
+    let running: bench::Args = parse("--dir d").unwrap();
+    assert_eq!(running.local, None);
 }
 
 #[test]

@@ -8,6 +8,11 @@ fn duramen(args: &[&str], dir: &Path) -> Output {
     command.args(args).current_dir(dir).env_remove("DURAMEN_LOG").output().unwrap()
 }
 
+/// On a real disk: logs are refused elsewhere.
+fn temp_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
 #[track_caller]
 fn fails(output: &Output, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -20,7 +25,7 @@ fn fails(output: &Output, words: &[&str]) {
 
 #[test]
 fn init_makes_a_cluster_in_the_default_folder_and_says_what_comes_next() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = temp_dir();
     let output = duramen(&["init"], temp.path());
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
@@ -39,7 +44,7 @@ fn init_makes_a_cluster_in_the_default_folder_and_says_what_comes_next() {
 
 #[test]
 fn init_passes_its_options_on_and_labels_plain_links() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = temp_dir();
     let args = "init --replicas 5 --model crash --dir d --listen localhost:9000 --client a --client b --transport plain \
                 --digest sha512 --view-timeout-ms 200 --segment-mib 8 --log-max-mib 64";
     let output = duramen(&args.split_whitespace().collect::<Vec<_>>(), temp.path());
@@ -58,7 +63,7 @@ fn init_passes_its_options_on_and_labels_plain_links() {
 
 #[test]
 fn failures_exit_1_with_one_line_that_says_what_to_do() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = temp_dir();
     let init = |more: &[&str]| duramen(&[&["init", "--dir", "d"], more].concat(), temp.path());
     fails(&init(&["--replicas", "3"]), &["3 bear no fault", "4 or more"]);
     fails(&init(&["--listen", "127.0.0.1:65534"]), &["port 65537", "65532 or lower"]);
@@ -72,7 +77,7 @@ fn failures_exit_1_with_one_line_that_says_what_to_do() {
 
 #[test]
 fn wrong_usage_exits_2() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = temp_dir();
     for args in [
         &[][..],
         &["nonsense"],
@@ -93,7 +98,7 @@ fn wrong_usage_exits_2() {
 
 #[test]
 fn a_closed_stdout_is_no_failure() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = temp_dir();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let child = Command::new(env!("CARGO_BIN_EXE_duramen"))

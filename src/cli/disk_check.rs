@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use duramen::log::disk_check;
+use duramen::log::{DISK_CHECK_SIZES, disk_check};
 use serde_json::json;
 
 use super::machine::Mount;
@@ -20,7 +20,7 @@ pub struct Args {
 
 /// Measures and prints.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let report = disk_check(&args.dir)?;
+    let report = disk_check(&args.dir, DISK_CHECK_SIZES)?;
     let Mount { device, file_system } = Mount::of(&args.dir);
     if args.json {
         let speeds: Vec<_> = (report.speeds.iter())

@@ -174,14 +174,6 @@ impl LocalCluster {
         (0..self.n()).for_each(|i| self.kill(i));
     }
 
-    /// Asks a replica to end (SIGTERM) and waits; errors if it ended with another code than 0 or had to be killed.
-    pub fn stop(&mut self, i: u32) -> Result<(), String> {
-        if let Some(running) = &self.running[i as usize] {
-            let _ = sys::terminate(&running.child);
-        }
-        self.wait_end(i, Instant::now() + STOP_TIME)
-    }
-
     /// Asks all to end, then waits for all.
     pub fn stop_all(&mut self) -> Result<(), String> {
         for running in self.running.iter().flatten() {
@@ -189,13 +181,6 @@ impl LocalCluster {
         }
         let end = Instant::now() + STOP_TIME;
         (0..self.n()).map(|i| self.wait_end(i, end)).fold(Ok(()), Result::and)
-    }
-
-    /// The exit code of a replica that ended by itself; `None` while it runs. A signal counts as -1.
-    pub fn ended(&mut self, i: u32) -> Option<i32> {
-        let running = self.running[i as usize].as_mut()?;
-        let status = running.child.try_wait().ok().flatten()?;
-        Some(status.code().unwrap_or(-1))
     }
 
     fn wait_end(&mut self, i: u32, end: Instant) -> Result<(), String> {

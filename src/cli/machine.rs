@@ -1,11 +1,9 @@
 //! What a figure was taken on, and what a process has used.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use duramen::log::disk_check;
 use duramen::sys;
 
 /// The machine block of every output with figures.
@@ -63,7 +61,8 @@ fn mount_of(mountinfo: &str, dir: &Path) -> Option<Mount> {
 impl Machine {
     /// Looks around and measures the disk under `dir`: half a second.
     pub fn measure(dir: &Path) -> Result<Machine, String> {
-        let sync_write_ns = sync_write(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let disk = disk_check(dir, &[4 << 10]).map_err(|e| e.to_string())?;
+        let small = disk.speeds.first().ok_or("the disk was not measured")?;
         let line = |file: &str, name: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
@@ -79,7 +78,7 @@ impl Machine {
             memory_bytes: memory_kib << 10,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into(),
             mount: Mount::of(dir),
-            sync_write_ns,
+            sync_write_ns: (small.write_ns_p50, small.write_ns_p99),
         })
     }
 
@@ -113,34 +112,6 @@ impl Machine {
             "sync_write_us_p99": self.sync_write_ns.1 as f64 / 1e3,
         })
     }
-}
-
-/// Median and 99th percentile of a 4 KiB write through O_DSYNC into a file that has its blocks, nanoseconds.
-/// (`duramen disk-check` measures more, and with O_DIRECT as the log does.)
-fn sync_write(dir: &Path) -> io::Result<(u64, u64)> {
-    const BLOCKS: u64 = 1024;
-    let path = dir.join(format!("sync-write-{}.tmp", std::process::id()));
-    let measure = || {
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_DSYNC);
-        let mut file = options.open(&path)?;
-        let block = [0x5a; 4096];
-        // One large write first, so that the many small ones meet no allocation.
-        file.write_all(&block.repeat(BLOCKS as usize))?;
-        file.sync_all()?;
-        let mut times = Vec::new();
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(500) {
-            let before = Instant::now();
-            file.write_all_at(&block, times.len() as u64 % BLOCKS * 4096)?;
-            times.push(before.elapsed().as_nanos() as u64);
-        }
-        times.sort_unstable();
-        Ok((times[times.len() / 2], times[times.len() * 99 / 100]))
-    };
-    let result = measure();
-    let _ = fs::remove_file(&path);
-    result
 }
 
 /// CPU seconds that a process has used, in user mode and in the kernel. 0 if it is gone.

@@ -81,6 +81,8 @@ impl Command {
     fn log_level(&self) -> LevelFilter {
         match self {
             Command::Start(_) => LevelFilter::Info,
+            // They cut connections themselves.
+            Command::Bench(_) | Command::Demo(_) => LevelFilter::Error,
             _ => LevelFilter::Warn,
         }
     }

@@ -33,7 +33,7 @@ pub struct DiskSpeed {
 /// What `disk-check` shows.
 #[derive(Clone, Debug)]
 pub struct DiskReport {
-    /// 4k, 16k, 64k, 256k, 1M.
+    /// In the order of the sizes asked for.
     pub speeds: Vec<DiskSpeed>,
     /// `Err` says why io_uring cannot be used.
     pub uring: Result<(), String>,
@@ -45,9 +45,13 @@ const FILE: &str = "disk-check.tmp";
 const FILE_BYTES: usize = 32 << 20;
 const TIME_PER_SIZE: Duration = Duration::from_millis(500);
 
+/// Bytes per write that `disk-check` measures.
+pub const DISK_CHECK_SIZES: &[usize] = &[4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
 /// Measures synchronous writes into a zero-filled file in `dir`, one at a time, about half a second per size.
+/// `sizes`: multiples of 4 KiB up to 1 MiB, such as [`DISK_CHECK_SIZES`].
 /// Errors: a full, missing or read-only directory, no direct I/O.
-pub fn disk_check(dir: &Path) -> Result<DiskReport, LogError> {
+pub fn disk_check(dir: &Path, sizes: &[usize]) -> Result<DiskReport, LogError> {
     let io = |what| move |e| LogError::io(dir, what, e);
     let memory_fs = sys::is_memory_fs(dir).map_err(io("statfs"))?;
     let problem = direct_io_problem(dir)?;
@@ -57,12 +61,12 @@ pub fn disk_check(dir: &Path) -> Result<DiskReport, LogError> {
     };
     let disk = RealDisk::new(dir.into(), direct).map_err(io("open"))?;
     let uring = probe_uring(&disk);
-    let speeds = measure(&disk);
+    let speeds = measure(&disk, sizes);
     let _ = disk.remove(FILE);
     Ok(DiskReport { speeds: speeds.map_err(io("write"))?, uring, memory_fs })
 }
 
-fn measure(disk: &RealDisk) -> std::io::Result<Vec<DiskSpeed>> {
+fn measure(disk: &RealDisk, sizes: &[usize]) -> std::io::Result<Vec<DiskSpeed>> {
     let file = disk.create(FILE, FILE_BYTES as u64)?;
     let mut buffer = AlignedBuffer::new(1 << 20);
     for at in (0..FILE_BYTES).step_by(buffer.len()) {
@@ -72,8 +76,8 @@ fn measure(disk: &RealDisk) -> std::io::Result<Vec<DiskSpeed>> {
     let file = disk.open(FILE)?;
     buffer.fill(0x5a);
     let speed = |bytes: usize| {
-        let mut write_ns =
-            Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3).expect("the bounds are valid");
+        let bounds = Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3);
+        let mut write_ns = bounds.expect("the bounds are valid");
         let start = Instant::now();
         let mut at = 0;
         while start.elapsed() < TIME_PER_SIZE {
@@ -91,7 +95,7 @@ fn measure(disk: &RealDisk) -> std::io::Result<Vec<DiskSpeed>> {
             bytes_per_second: ((writes * bytes as u64) as f64 / start.elapsed().as_secs_f64()) as u64,
         })
     };
-    [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20].into_iter().map(speed).collect()
+    sizes.iter().copied().map(speed).collect()
 }
 
 /// Why direct I/O cannot be done in `dir`, if it cannot.
@@ -105,7 +109,7 @@ pub(super) fn direct_io_problem(dir: &Path) -> Result<Option<LogError>, LogError
         Err(e) => return Err(LogError::io(dir, "create a file", e)),
         Ok(file) => sys::direct_io_alignment(&file)
             .map(|(memory, offset)| memory.max(offset))
-            .filter(|needed| *needed == 0 || !(BLOCK_BYTES as u32).is_multiple_of(*needed))
+            .filter(|needed| *needed == 0 || BLOCK_BYTES as u32 % needed != 0)
             .map(|needed| match needed {
                 0 => LogError::NoDirectIo(dir.into()),
                 _ => LogError::Alignment { dir: dir.into(), needed },

@@ -50,7 +50,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use ring::rand::SecureRandom;
 
-pub use check::{DiskReport, DiskSpeed, disk_check};
+pub use check::{DISK_CHECK_SIZES, DiskReport, DiskSpeed, disk_check};
 pub use error::{Damage, LogError, LogFailed};
 pub use gate::{Durable, DurableGate, Persisted};
 pub use options::{IoBackend, LogOptions, Record, ScannedRecord};

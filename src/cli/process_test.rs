@@ -1,0 +1,537 @@
+//! Whole replicas as processes: killed at random moments under load, and given what they must refuse.
+//!
+//! A killed process leaves the page cache alone, so these tests cannot see a missing sync: the log's crash tests do.
+//! `DURAMEN_ROUNDS=1000 cargo test --release --test process kill` kills more often.
+
+#[allow(dead_code)]
+#[path = "checked_load.rs"]
+mod checked_load;
+#[allow(dead_code)]
+#[path = "local_cluster.rs"]
+mod local_cluster;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use checked_load::{CheckedLoad, Plan};
+use duramen::client::{Client, ClientOptions, Outcome};
+use duramen::config::{LogLimits, Settings, Transport};
+use duramen::init::InitOptions;
+use duramen::keys::ClientKeys;
+use duramen::quorum::FaultModel;
+use duramen::service::KvWrite;
+use duramen::types::ReplicaId;
+use duramen::{config::Config, data_dir, init, replica};
+use local_cluster::{LocalCluster, free_ports};
+use parking_lot::{Mutex, MutexGuard};
+
+const EXE: &str = env!("CARGO_BIN_EXE_duramen");
+const START_TIME: Duration = Duration::from_secs(60);
+/// For anything that should be quick, on a machine that is not.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test with running clusters at a time: they share few cores.
+static CLUSTERS: Mutex<()> = Mutex::new(());
+
+/// On a real disk: logs are refused elsewhere.
+fn temp_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn small_log() -> LogLimits {
+    LogLimits { segment_mib: 8, bytes_max_mib: 4096, spare_segments: 1, ..LogLimits::default() }
+}
+
+fn options(dir: &Path, model: FaultModel) -> InitOptions {
+    let replicas = if model == FaultModel::Crash { 3 } else { 4 };
+    let dir = dir.join("cluster");
+    InitOptions { dir, replicas, model, log: small_log(), ..InitOptions::default() }
+}
+
+struct Running {
+    cluster: LocalCluster,
+    client: Client,
+    _temp: tempfile::TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Running {
+    fn start(model: FaultModel) -> Running {
+        let (one, temp) = (CLUSTERS.lock(), temp_dir());
+        let mut cluster =
+            LocalCluster::create(Path::new(EXE), options(temp.path(), model), &[], false).unwrap();
+        cluster.start_all(START_TIME, &|| true).unwrap();
+        let keys = data_dir::client_key_file(cluster.dir(), "default");
+        let keys = ClientKeys::load(&keys, &cluster.config).unwrap();
+        let client = Client::connect(ClientOptions::new(cluster.config.clone(), keys)).unwrap();
+        Running { cluster, client, _temp: temp, _one: one }
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        let operation = KvWrite::Put { key: key.as_bytes(), value: value.as_bytes() }.into_operation();
+        let outcome = self.client.session().invoke(operation, Some(PATIENCE));
+        assert!(matches!(&outcome, Outcome::Done(reply) if reply[..] == [0]), "{outcome:?}");
+    }
+
+    fn status(&self, i: u32) -> serde_json::Value {
+        let json = self.client.status(ReplicaId(i), Some(PATIENCE)).unwrap();
+        serde_json::from_str(&json).unwrap()
+    }
+
+    fn digest(&self, i: u32) -> Option<(u64, String)> {
+        let json = self.client.status_with_digest(ReplicaId(i), Some(PATIENCE)).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&json).ok()?;
+        Some((status["digest_seq"].as_u64()?, status["state_digest"].as_str()?.to_owned()))
+    }
+
+    #[track_caller]
+    fn wait_for_equal_digests(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let all: Vec<_> = (0..self.cluster.n()).map(|i| self.digest(i)).collect();
+            if all[0].is_some() && all.iter().all(|digest| *digest == all[0]) {
+                return;
+            }
+            let (first, same_place) = (&all[0], |d: &Option<(u64, String)>| d.as_ref().map(|d| d.0));
+            if first.is_some() && all.iter().all(|digest| same_place(digest) == same_place(first)) {
+                panic!("states differ at one place: {all:?}");
+            }
+            assert!(Instant::now() < end, "the replicas do not reach one place: {all:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % n
+    }
+
+    fn pause(&mut self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(self.below(ms)));
+    }
+}
+
+/// The number in a variable of the environment.
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Rounds on one cluster, before it is checked and another begins: its log is never shortened.
+const ROUNDS_PER_CLUSTER: u64 = 5;
+
+fn kill_rounds(model: FaultModel) {
+    let rounds = variable("DURAMEN_ROUNDS").unwrap_or(4);
+    let seed = variable("DURAMEN_SEED").unwrap_or_else(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        since.as_nanos() as u64
+    });
+    // Shown if the test fails. It sets what is killed, not how threads and disks run meanwhile.
+    println!("DURAMEN_SEED={seed} {model:?}");
+    let mut random = Random(seed);
+    let mut left = rounds;
+    while left > 0 {
+        let now = left.min(ROUNDS_PER_CLUSTER);
+        left -= now;
+        kill_some(model, now, &mut random);
+    }
+}
+
+fn kill_some(model: FaultModel, rounds: u64, random: &mut Random) {
+    let mut running = Running::start(model);
+    let plan = Plan {
+        writers: 4,
+        outstanding: 16,
+        value_bytes: 200,
+        rate_max: 4000.0,
+        // Shorter than some outages: unknown outcomes shall occur.
+        deadline: Duration::from_millis(1500),
+        seed: random.below(u64::MAX),
+    };
+    let mut load = CheckedLoad::start(&running.client, plan);
+    for round in 0..rounds {
+        random.pause(700);
+        let n = running.cluster.n();
+        if round % 2 == 0 {
+            let victim = random.below(u64::from(n)) as u32;
+            println!("round {round}: kill {victim} after {} acknowledged", load.acked());
+            running.cluster.kill(victim);
+            random.pause(2500);
+            running.cluster.start(victim).unwrap();
+            running.cluster.wait_ready(victim, START_TIME, &|| true).unwrap();
+        } else {
+            println!("round {round}: kill all after {} acknowledged", load.acked());
+            running.cluster.kill_all();
+            random.pause(300);
+            running.cluster.start_all(START_TIME, &|| true).unwrap();
+        }
+        let (goal, end) = (load.acked() + 200, Instant::now() + PATIENCE);
+        while load.acked() < goal {
+            assert!(Instant::now() < end, "no progress after round {round}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    load.stop();
+    let findings = load.verify(&running.client).unwrap();
+    println!("{findings:?}");
+    assert!(findings.good(), "{findings:?}");
+    running.wait_for_equal_digests();
+    drop(load);
+    running.cluster.stop_all().unwrap();
+    for i in 0..running.cluster.n() {
+        let log = duramen(&["log", "verify", &format!("replica-{i}")], running.cluster.dir());
+        assert_eq!(log.status.code(), Some(0), "{}", String::from_utf8_lossy(&log.stderr));
+    }
+}
+
+#[test]
+fn kill_9_of_one_or_all_under_load_loses_nothing_acknowledged_byzantine() {
+    kill_rounds(FaultModel::Byzantine);
+}
+
+#[test]
+fn kill_9_of_one_or_all_under_load_loses_nothing_acknowledged_crash() {
+    kill_rounds(FaultModel::Crash);
+}
+
+#[test]
+fn garbage_at_a_port_is_counted_and_harms_nobody() {
+    let running = Running::start(FaultModel::Byzantine);
+    running.put("before", "x");
+    let address = running.cluster.config.replicas[0].address.clone();
+    let mut random = Random(7);
+    for round in 0..20u64 {
+        let mut garbage: Vec<u8> = (0..1 << (round % 17)).map(|_| random.below(256) as u8).collect();
+        if round % 3 == 0 {
+            // The head of a TLS record, so that the garbage gets further in.
+            garbage.splice(0..0, [0x16, 3, 1, 0x40, 0]);
+        }
+        let mut socket = TcpStream::connect(&address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _ = socket.write_all(&garbage);
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        // Whatever it says to that, it must hang up.
+        let mut answer = Vec::new();
+        let ended = socket.read_to_end(&mut answer);
+        let slow = |e: &std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+        assert!(!ended.as_ref().is_err_and(slow), "round {round}: still connected");
+        assert!(answer.len() < 4096);
+    }
+    running.put("after", "x");
+    let status = running.status(0);
+    let counted: u64 = status["discards"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|discard| discard["from"] == "unknown")
+        .filter_map(|discard| discard["count"].as_u64())
+        .sum();
+    assert!(counted >= 10, "{}", status["discards"]);
+}
+
+#[test]
+fn status_tells_who_cannot_be_reached_and_fails_without_a_quorum() {
+    let mut running = Running::start(FaultModel::Byzantine);
+    running.put("a", "b");
+    let dir = running.cluster.dir().to_owned();
+    let status = |args: &[&str]| duramen(&[&["status", "--dir", "."], args].concat(), &dir);
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let all = status(&[]);
+    assert_eq!(all.status.code(), Some(0), "{}", String::from_utf8_lossy(&all.stderr));
+    assert!(text(&all).contains("leader") && !text(&all).contains("unreachable"), "{}", text(&all));
+
+    running.cluster.kill(2);
+    let three = status(&["--json"]);
+    assert_eq!(three.status.code(), Some(0), "{}", String::from_utf8_lossy(&three.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&three.stdout).unwrap();
+    assert_eq!(json["answered"], 3);
+    assert!(json["replicas"][2]["unreachable"].is_string(), "{json}");
+    assert!(json["replicas"][0]["executed"].as_u64() > Some(0), "{json}");
+
+    running.cluster.kill(3);
+    let two = status(&[]);
+    fails(&two, &["2 of 4", "3"]);
+    assert!(text(&two).contains("unreachable at 127.0.0.1:"), "{}", text(&two));
+}
+
+#[test]
+fn kv_reads_writes_swaps_and_scans_through_a_running_cluster() {
+    let running = Running::start(FaultModel::Crash);
+    let dir = running.cluster.dir().to_owned();
+    let kv = |line: &str| {
+        let args: Vec<&str> = ["kv"].into_iter().chain(line.split_whitespace()).collect();
+        duramen(&[&args[..], &["--dir", "."]].concat(), &dir)
+    };
+    #[track_caller]
+    fn says(output: &Output, text: &str) {
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), text);
+    }
+    says(&kv("put a 1"), "");
+    says(&kv("put b 2"), "");
+    says(&kv("put c 3"), "");
+    says(&kv("get a"), "1\n");
+    says(&kv("scan a c"), "a\t1\nb\t2\n");
+    says(&kv("scan --limit 1"), "a\t1\n");
+    says(&kv("cas a 1 --to 9"), "");
+    fails(&kv("cas a 1 --to 9"), &["not swapped", "\"9\""]);
+    says(&kv("cas d --absent --to 4"), "");
+    fails(&kv("cas d --absent --to 5"), &["not swapped", "\"4\""]);
+    says(&kv("delete a"), "");
+    fails(&kv("delete a"), &["no key a"]);
+    fails(&kv("get a"), &["no key a"]);
+    fails(&kv("--client nobody get a"), &["nobody", "default"]);
+}
+
+#[test]
+fn start_all_runs_every_replica_and_stops_them_all_on_a_signal() {
+    let (_one, temp) = (CLUSTERS.lock(), temp_dir());
+    let config = new_cluster(temp.path(), FaultModel::Crash);
+    let dir = temp.path().join("cluster");
+    let mut child = Command::new(EXE)
+        .args(["start", "--all", "--dir"])
+        .arg(&dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut said = Vec::new();
+    while String::from_utf8_lossy(&said).matches(" ready: ").count() < 3 {
+        let mut part = [0; 4096];
+        let n = stdout.read(&mut part).unwrap();
+        assert!(n > 0, "it ended: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&part[..n]);
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("[2] replica 2 ready: ") && said.contains("view 1"), "{said}");
+    duramen::sys::terminate(&child).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "still running");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+    for replica in &config.replicas {
+        assert!(TcpStream::connect(&replica.address).is_err(), "{} still listens", replica.address);
+    }
+}
+
+fn duramen(args: &[&str], dir: &Path) -> Output {
+    Command::new(EXE).args(args).current_dir(dir).env_remove("DURAMEN_LOG").output().unwrap()
+}
+
+/// Exit code 1 and one line that holds these words.
+#[track_caller]
+fn fails(output: &Output, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: "), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said}");
+    for word in words {
+        assert!(last.contains(word), "{said}\nshould contain {word}");
+    }
+}
+
+/// A cluster that does not run, in `dir/cluster`.
+fn new_cluster(dir: &Path, model: FaultModel) -> Config {
+    let options = options(dir, model);
+    let listen = format!("127.0.0.1:{}", free_ports(options.replicas as u16).unwrap());
+    let format = |log: &Path, config: &Config, id| {
+        replica::format_log(log, config, id, false).map_err(|e| e.to_string().into())
+    };
+    init::init(&InitOptions { listen, ..options }, &format).unwrap()
+}
+
+/// What replica 0 of the cluster in `dir/cluster` says when it is started and must refuse. It changes nothing.
+#[track_caller]
+fn refused(dir: &Path, words: &[&str]) {
+    let before = contents(&dir.join("cluster"));
+    let output = duramen(&["start", "--replica", "0", "--dir", "cluster"], dir);
+    fails(&output, words);
+    assert!(output.stdout.is_empty());
+    assert!(contents(&dir.join("cluster")) == before, "files were changed");
+}
+
+/// Names and bytes of all files under `dir`, but locks.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            out.extend(contents(&path));
+        } else if !path.ends_with("LOCK") {
+            out.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn a_missing_or_exposed_key_is_refused() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let key = temp.path().join("cluster/replica-0/key.toml");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(temp.path(), &["key.toml", "chmod 600"]);
+    fs::remove_file(&key).unwrap();
+    refused(temp.path(), &["key.toml"]);
+}
+
+#[test]
+fn a_port_in_use_is_refused() {
+    let temp = temp_dir();
+    let config = new_cluster(temp.path(), FaultModel::Crash);
+    let _other = TcpListener::bind(&config.replicas[0].address).unwrap();
+    let output = duramen(&["start", "--replica", "0", "--dir", "cluster"], temp.path());
+    fails(&output, &[&config.replicas[0].address, "in use"]);
+}
+
+#[test]
+fn the_folder_of_another_cluster_or_replica_is_refused() {
+    let (temp, other) = (temp_dir(), temp_dir());
+    new_cluster(temp.path(), FaultModel::Crash);
+    new_cluster(other.path(), FaultModel::Crash);
+    let (mine, theirs) = (temp.path().join("cluster/replica-0"), other.path().join("cluster/replica-0"));
+    let (my_log, kept) = (mine.join("log"), temp.path().join("kept"));
+    // Only the log is foreign: the keys say nothing of that.
+    fs::rename(&my_log, &kept).unwrap();
+    fs::rename(theirs.join("log"), &my_log).unwrap();
+    refused(temp.path(), &["belongs to cluster"]);
+    fs::rename(&my_log, theirs.join("log")).unwrap();
+    fs::rename(temp.path().join("cluster/replica-1/log"), &my_log).unwrap();
+    refused(temp.path(), &["belongs to replica 1"]);
+    fs::rename(&my_log, temp.path().join("cluster/replica-1/log")).unwrap();
+    fs::rename(&kept, &my_log).unwrap();
+    // All of the folder is.
+    let whole = temp.path().join("whole");
+    fs::rename(&mine, &whole).unwrap();
+    fs::rename(&theirs, &mine).unwrap();
+    refused(temp.path(), &["key.toml", "cluster"]);
+    fs::rename(&mine, &theirs).unwrap();
+    fs::rename(temp.path().join("cluster/replica-1"), &mine).unwrap();
+    refused(temp.path(), &["key.toml", "replica 1"]);
+}
+
+#[test]
+fn an_emptied_folder_of_a_member_is_refused() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let log = temp.path().join("cluster/replica-0/log");
+    for entry in fs::read_dir(&log).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    refused(temp.path(), &["no log here"]);
+    fs::remove_dir_all(&log).unwrap();
+    refused(temp.path(), &["no log here"]);
+    fs::remove_dir_all(temp.path().join("cluster/replica-0")).unwrap();
+    refused(temp.path(), &["key.toml"]);
+}
+
+#[test]
+fn a_half_written_configuration_is_refused() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let file = temp.path().join("cluster/cluster.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    for cut in [text.len() / 4, text.len() / 2, text.len() - 20] {
+        fs::write(&file, &text[..cut]).unwrap();
+        refused(temp.path(), &["cluster.toml", "line"]);
+    }
+    fs::remove_file(&file).unwrap();
+    refused(temp.path(), &["no cluster.toml"]);
+}
+
+#[test]
+fn a_second_process_on_one_folder_is_refused() {
+    let running = Running::start(FaultModel::Crash);
+    let output = duramen(&["start", "--replica", "0", "--dir", "."], running.cluster.dir());
+    fails(&output, &["another process uses this log"]);
+    running.put("still", "there");
+}
+
+#[test]
+fn a_replica_that_is_not_there_is_refused() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let output = duramen(&["start", "--replica", "3", "--dir", "cluster"], temp.path());
+    fails(&output, &["no replica 3"]);
+}
+
+#[test]
+fn a_log_damaged_in_the_middle_is_named_by_its_position_and_never_cut() {
+    let mut running = Running::start(FaultModel::Crash);
+    for i in 0..20 {
+        running.put(&format!("key {i}"), &"x".repeat(20_000));
+    }
+    running.cluster.stop_all().unwrap();
+    let dir = running.cluster.dir().to_owned();
+    let verify = |dir: &Path| duramen(&["log", "verify", "replica-0"], dir);
+    let whole = verify(&dir);
+    assert_eq!(whole.status.code(), Some(0), "{}", String::from_utf8_lossy(&whole.stderr));
+    let dump = duramen(&["log", "dump", "replica-0/log"], &dir);
+    let text = String::from_utf8(dump.stdout).unwrap();
+    assert!(text.lines().next().unwrap().contains("lsn ") && text.contains("prepared"), "{text}");
+
+    let log = dir.join("replica-0/log");
+    let mut segments: Vec<_> = fs::read_dir(&log).unwrap().map(|e| e.unwrap().path()).collect();
+    segments.retain(|path| !path.ends_with("LOCK"));
+    segments.sort();
+    let mut bytes = fs::read(&segments[0]).unwrap();
+    bytes[100_000] ^= 1;
+    fs::write(&segments[0], &bytes).unwrap();
+    let name = segments[0].file_name().unwrap().to_str().unwrap();
+    fails(&verify(&dir), &[name, "damaged at byte"]);
+    fails(&duramen(&["start", "--replica", "0", "--dir", "."], &dir), &[name, "damaged at byte"]);
+    assert!(fs::read(&segments[0]).unwrap() == bytes, "the log was changed");
+}
+
+#[test]
+fn links_of_another_kind_are_refused_with_the_reason() {
+    let running = Running::start(FaultModel::Byzantine);
+    // The same cluster as seen by somebody who believes that its links are plain.
+    let temp = temp_dir();
+    let dir = running.cluster.dir();
+    let settings = Settings { transport: Transport::Plain, ..running.cluster.config.settings().clone() };
+    let plain = Config::new(settings).unwrap();
+    fs::write(temp.path().join("cluster.toml"), plain.to_toml()).unwrap();
+    let key = temp.path().join("client-default.key");
+    fs::copy(data_dir::client_key_file(dir, "default"), &key).unwrap();
+    let kv = |more: &[&str]| {
+        let args = ["kv", "--dir", ".", "--timeout-ms", "3000", "put", "a", "b"];
+        duramen(&[&args[..], more].concat(), temp.path())
+    };
+    fails(&kv(&[]), &["--insecure"]);
+    fails(&kv(&["--insecure"]), &["replica 0"]);
+    running.put("still", "there");
+}
+
+#[test]
+fn start_and_init_refuse_a_tmpfs() {
+    let Ok(temp) = tempfile::tempdir_in("/dev/shm") else { return };
+    let output = duramen(&["init", "--dir", "d", "--segment-mib", "8"], temp.path());
+    if output.status.code() == Some(0) {
+        // Not a tmpfs here.
+        return;
+    }
+    fails(&output, &["file system in memory", "--allow-tmpfs"]);
+    let output = duramen(&["demo", "--dir", "demo"], temp.path());
+    fails(&output, &["tmpfs", "--allow-tmpfs"]);
+}
