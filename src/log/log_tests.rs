@@ -329,7 +329,7 @@ fn a_panic_on_the_log_thread_is_a_failure_of_the_log() {
 #[test]
 fn the_disk_check_measures_every_size() {
     let dir = real_dir();
-    let report = disk_check(dir.path()).unwrap();
+    let report = disk_check(dir.path(), DISK_CHECK_SIZES).unwrap();
     assert_eq!(
         report.speeds.iter().map(|s| s.bytes).collect::<Vec<_>>(),
         [4, 16, 64, 256, 1024].map(|k| k << 10)

@@ -3,6 +3,7 @@
 use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;
+use crate::log::Durable;
 use crate::quorum::VoteSet;
 use crate::types::*;
 use crate::wire::messages::*;
@@ -168,12 +169,12 @@ impl Orderer {
             .collect();
         self.mark_appended = to;
         let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
-        self.held.push_back((lsn, Held::Mark(to)));
+        self.hold(lsn, Held::Mark(to), out);
     }
 
     /// The mark is durable: the window it opens may be used (RULES 4).
-    pub(super) fn window_moves(&mut self, seq: Seq, out: &mut Vec<Output>) {
-        self.low = self.low.max(seq);
+    pub(super) fn window_moves(&mut self, seq: Durable<Seq>, out: &mut Vec<Output>) {
+        self.low = self.low.max(*seq);
         let above = self.low.next();
         self.slots = self.slots.split_off(&above);
         self.chain_at = self.chain_at.split_off(&above);

@@ -8,6 +8,7 @@ use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;
 use super::slot::Proposal;
+use crate::log::Durable;
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
@@ -113,7 +114,7 @@ impl Orderer {
         self.refuse_reads(out);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
-        self.held.push_back((lsn, Held::ViewEntered(view)));
+        self.hold(lsn, Held::ViewEntered(view), out);
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.wish = self.wish.max(view);
         self.may_lead = true;
@@ -138,8 +139,8 @@ impl Orderer {
         self.count_stop_data();
     }
 
-    pub(super) fn view_is_durable(&mut self, view: View, out: &mut Vec<Output>) {
-        if view != self.view() {
+    pub(super) fn view_is_durable(&mut self, view: Durable<View>, out: &mut Vec<Output>) {
+        if *view != self.view() {
             return;
         }
         self.reserve_durable = self.durable.reserve;

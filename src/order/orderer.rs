@@ -5,6 +5,7 @@ use super::interface::*;
 use super::record::OrderRecord;
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
+use crate::log::{Durable, DurableGate, Persisted};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
@@ -49,10 +50,18 @@ pub(super) enum Phase {
 /// What may happen once a record is durable.
 #[derive(Clone, Debug)]
 pub(super) enum Held {
-    Accept { view: View, seq: Seq, digest: Digest },
+    Accept(Ballot),
     ViewEntered(View),
     Reserve(View, Seq),
     Mark(Seq),
+}
+
+/// What an ACCEPT is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ballot {
+    view: View,
+    seq: Seq,
+    digest: Digest,
 }
 
 /// What we know of another replica.
@@ -99,7 +108,8 @@ pub struct Orderer {
     pub(super) now: Now,
     pub(super) durable: DurableState,
     pub(super) next_lsn: Lsn,
-    pub(super) held: VecDeque<(Lsn, Held)>,
+    /// What waits for the disk; the log alone says when it may leave.
+    pub(super) gate: DurableGate<Held>,
     pub(super) phase: Phase,
     pub(super) wish: View,
     /// False in a view this replica restarted in: it must not lead it again.
@@ -196,7 +206,7 @@ impl Orderer {
             config,
             now,
             next_lsn,
-            held: VecDeque::new(),
+            gate: DurableGate::new(Lsn(next_lsn.0 - 1)),
             phase,
             sync: None,
             sync_high: Seq(0),
@@ -352,8 +362,8 @@ impl Orderer {
                 self.on_group(origin, group, out);
                 Ok(())
             }
-            Input::Persisted { upto } => {
-                self.on_persisted(upto, out);
+            Input::Persisted(persisted) => {
+                self.on_persisted(&persisted, out);
                 Ok(())
             }
             Input::Executed { seq, replies, progress } => {
@@ -671,7 +681,7 @@ impl Orderer {
             let reserve = Seq(self.durable.reserve.0.max(seq.0) + RESERVE_STEP);
             let view = self.view();
             let lsn = self.append(OrderRecord::Reserve { view, reserve }, out);
-            self.held.push_back((lsn, Held::Reserve(view, reserve)));
+            self.hold(lsn, Held::Reserve(view, reserve), out);
         }
     }
 
@@ -751,7 +761,7 @@ impl Orderer {
             OrderRecord::Prepared { certificate, batch: batch.bytes.clone() }
         };
         let lsn = self.append(record, out);
-        self.held.push_back((lsn, Held::Accept { view, seq, digest }));
+        self.hold(lsn, Held::Accept(Ballot { view, seq, digest }), out);
     }
 
     fn on_accept(&mut self, from: ReplicaId, vote: Vote, out: &mut Vec<Output>) -> Result<(), Discard> {
@@ -879,28 +889,46 @@ impl Orderer {
         lsn
     }
 
-    fn on_persisted(&mut self, upto: Lsn, out: &mut Vec<Output>) {
-        while let Some((lsn, _)) = self.held.front()
-            && *lsn <= upto
-        {
-            let (_, held) = self.held.pop_front().expect("just seen");
-            match held {
-                Held::Accept { view, seq, digest } => self.release_accept(view, seq, digest, out),
-                Held::ViewEntered(view) => self.view_is_durable(view, out),
-                Held::Reserve(view, reserve) => {
-                    if view == self.view() {
-                        let from = self.reserve_durable;
-                        self.reserve_durable = self.reserve_durable.max(reserve);
-                        let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
-                        waiting.into_iter().for_each(|s| self.go_on(s, out));
-                    }
-                }
-                Held::Mark(seq) => self.window_moves(seq, out),
+    /// Waits for record `lsn`, which was just appended.
+    pub(super) fn hold(&mut self, lsn: Lsn, held: Held, out: &mut Vec<Output>) {
+        if let Some(durable) = self.gate.hold(lsn, held) {
+            self.release(durable, out);
+        }
+    }
+
+    fn on_persisted(&mut self, persisted: &Persisted, out: &mut Vec<Output>) {
+        let released: Vec<Durable<Held>> = self.gate.release(persisted).collect();
+        for held in released {
+            self.release(held, out);
+        }
+    }
+
+    fn release(&mut self, held: Durable<Held>, out: &mut Vec<Output>) {
+        match &*held {
+            Held::Accept(ballot) => {
+                let ballot = *ballot;
+                self.release_accept(held.map(|_| ballot), out);
+            }
+            Held::ViewEntered(view) => {
+                let view = *view;
+                self.view_is_durable(held.map(|_| view), out);
+            }
+            Held::Reserve(view, reserve) if *view == self.view() => {
+                let from = self.reserve_durable;
+                self.reserve_durable = self.reserve_durable.max(*reserve);
+                let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
+                waiting.into_iter().for_each(|s| self.go_on(s, out));
+            }
+            Held::Reserve(..) => {}
+            Held::Mark(seq) => {
+                let seq = *seq;
+                self.window_moves(held.map(|_| seq), out);
             }
         }
     }
 
-    fn release_accept(&mut self, view: View, seq: Seq, digest: Digest, out: &mut Vec<Output>) {
+    fn release_accept(&mut self, ballot: Durable<Ballot>, out: &mut Vec<Output>) {
+        let Ballot { view, seq, digest } = *ballot;
         // An ACCEPT of a lower view never leaves once a later view is entered (RULES 2).
         if view != self.view() || !matches!(self.phase, Phase::Normal) {
             return;
