@@ -36,10 +36,10 @@ fn closed_loop(
         let running = start.elapsed() < time;
         while running && log.next_lsn().0 - durable.0 <= outstanding && log.append(record(&payload)).is_ok() {
         }
-        durable = durable.max(persisted(events));
         if !running && durable.next() == log.next_lsn() {
             return (durable.0 + 1 - first.0) as f64 / start.elapsed().as_secs_f64();
         }
+        durable = durable.max(persisted(events));
     }
 }
 

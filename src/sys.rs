@@ -71,8 +71,9 @@ pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
     pub fn new() -> io::Result<Self> {
+        // Blocking: io_uring answers a read of a non-blocking descriptor with EAGAIN instead of waiting.
         // SAFETY: plain integers; the result is checked before it is owned.
-        let fd = check(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }))?;
+        let fd = check(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }))?;
         // SAFETY: a fresh descriptor that nobody else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
@@ -91,14 +92,15 @@ impl EventFd {
     /// Waits for a signal, at most `timeout`, and takes it.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.fd(), events: libc::POLLIN, revents: 0 };
-        let ms = timeout.map_or(-1, |t| t.as_millis().clamp(1, 1 << 30) as i32);
+        let ms = timeout.map_or(-1, |t| t.as_nanos().div_ceil(1_000_000).min(1 << 30) as i32);
         // SAFETY: one pollfd of ours.
         match check(i64::from(unsafe { libc::poll(&mut poll, 1, ms) })) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Ok(0) => return Ok(()),
             other => other?,
         };
         let mut count = 0u64;
-        // SAFETY: reads 8 bytes into a local; not blocking, an empty counter is no error.
+        // SAFETY: reads 8 bytes into a local; it does not block, because only this thread takes from the counter.
         unsafe { libc::read(self.fd(), (&raw mut count).cast(), 8) };
         Ok(())
     }

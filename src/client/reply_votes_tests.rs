@@ -49,7 +49,7 @@ fn set(ids: &[u32]) -> VoteSet {
 #[test]
 fn a_quorum_of_equal_replies_decides_and_less_does_not() {
     let too_old = || reply(ReplyStatus::TooOld, false, b"");
-    let table: Vec<(&str, Vec<(u32, Reply)>, Count)> = vec![
+    let table = [
         ("two of three", vec![(0, done(b"a")), (1, done(b"a"))], Count::Waiting),
         ("three small", vec![(0, done(b"a")), (1, done(b"a")), (2, done(b"a"))], decided(b"a")),
         ("one replica three times", vec![(0, done(b"a")), (0, done(b"a")), (0, done(b"a"))], Count::Waiting),
@@ -164,7 +164,7 @@ fn reads_match_on_digest_and_version_or_else_on_the_executed_seq() {
     let ordered_only = ReadReply { status: ReadStatus::OrderedOnly, ..a(9, 0, false) };
     let mut forged = a(9, 4, true);
     forged.result = Some(Bytes::from_static(b"w"));
-    let table: Vec<(&str, Vec<(u32, ReadReply)>, ReadCount)> = vec![
+    let table = [
         (
             "equal versions",
             vec![(0, a(9, 4, true)), (1, a(8, 4, false)), (2, a(7, 4, false))],

@@ -129,6 +129,9 @@ pub enum SubmitError {
     },
 }
 
+/// How long [`Client::connect`] waits for the first attempts at the others once enough replicas are connected.
+const OTHERS_WAIT: Duration = Duration::from_millis(250);
+
 type Callback = Box<dyn FnOnce(Outcome) + Send>;
 
 /// A client process: its connections, its sessions.
@@ -188,8 +191,8 @@ thread_local! {
 impl Client {
     /// Connects to all replicas and waits for enough of them: a quorum, or [`ClientOptions::connect_to`].
     ///
-    /// Returns at once when so many refuse that no quorum is left. Replicas that are not there yet are tried for as
-    /// long as the client lives.
+    /// Then first attempts at the others get 250 ms more. Returns at once when so many refuse that no quorum is left.
+    /// Replicas that are not there yet are tried for as long as the client lives.
     pub fn connect(options: ClientOptions) -> Result<Client, ClientError> {
         let ClientOptions { config, keys, .. } = &options;
         config.check_transport(options.insecure)?;
@@ -232,24 +235,29 @@ impl Client {
         let until = Instant::now() + options.connect_timeout;
         let quorum = options.config.group().quorum();
         let mut state = shared.core.lock();
+        let mut enough_since = None;
         loop {
-            let connected = state.core.connected();
+            shared.note_dial_errors(&mut state);
+            let (now, connected) = (Instant::now(), state.core.connected());
             let enough = match options.connect_to {
                 None => quorum.reached_by(connected),
                 Some(count) => connected.count() >= count,
             };
             if enough {
-                return Ok(());
-            }
-            let out_of_time = shared.links_changed.wait_until(&mut state, until).timed_out();
-            if state.core.shut_out() && options.connect_to.is_none() {
+                // The others are mostly a moment behind, and one of them may lead.
+                let since = *enough_since.get_or_insert(now);
+                let pending = state.core.links().contains(&Link::Connecting);
+                if !pending || now - since >= OTHERS_WAIT || now >= until {
+                    return Ok(());
+                }
+            } else if state.core.shut_out() && options.connect_to.is_none() {
                 return Err(ClientError::Refused(state.core.describe_links()));
-            }
-            if out_of_time {
-                shared.note_dial_errors(&mut state);
+            } else if now >= until {
                 let links = state.core.describe_links();
                 return Err(ClientError::Unreachable { waited: options.connect_timeout, links });
             }
+            // Failed attempts do not notify.
+            shared.links_changed.wait_for(&mut state, Duration::from_millis(20));
         }
     }
 
@@ -611,7 +619,7 @@ impl Shared {
         let now = self.now();
         for (peer, line) in net.stats().last_errors {
             let Peer::Replica(r) = peer else { continue };
-            if matches!(state.core.links().get(r.index()), Some(Link::Down(_))) {
+            if matches!(state.core.links().get(r.index()), Some(Link::Connecting | Link::Down(_))) {
                 let State { core, out } = state;
                 core.step(now, Input::Disconnected(r, line), out);
             }
@@ -620,7 +628,7 @@ impl Shared {
 
     fn refresh_dial_errors(&self) {
         let mut state = self.core.lock();
-        if state.core.links().iter().any(|link| matches!(link, Link::Down(_))) {
+        if state.core.links().iter().any(|link| matches!(link, Link::Connecting | Link::Down(_))) {
             self.note_dial_errors(&mut state);
         }
     }

@@ -32,7 +32,7 @@ use crate::wire::batch::{
 };
 use crate::wire::messages::*;
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Bytes of unconfirmed large results that are kept; above, their digests alone.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -147,6 +147,8 @@ pub enum Output<T> {
 /// What is known of the way to a replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Link {
+    /// The first attempt is under way.
+    Connecting,
     /// No connection, and why.
     Down(String),
     /// Connected.
@@ -177,8 +179,9 @@ pub struct ClientCore<T> {
     opens: VecDeque<usize>,
     /// Open sessions with requests to be packed.
     ready: VecDeque<usize>,
-    groups: VecDeque<Sent>,
-    groups_before: u64,
+    /// Unanswered groups in the order of their first sending.
+    groups: BTreeMap<u64, Sent>,
+    last_group: u64,
     /// Requests whose result is agreed on but was not sent: when to ask for it.
     bodies: VecDeque<(Tick, usize, SessionId, RequestNumber)>,
     kept_bytes: usize,
@@ -244,6 +247,8 @@ struct Sent {
     sent_to: VoteSet,
     /// Whether it, or an answer to it, may have been lost or doubled.
     again: bool,
+    /// Whether a replica was sent it twice: it may have refused the one and taken the other.
+    doubled: bool,
     refused: VoteSet,
     rejected: VoteSet,
 }
@@ -269,7 +274,7 @@ impl<T> ClientCore<T> {
         Self {
             auth,
             scheme,
-            links: vec![Link::Down("not connected yet".into()); n],
+            links: vec![Link::Connecting; n],
             up: VoteSet::default(),
             mute: VoteSet::default(),
             views: vec![View::FIRST; n],
@@ -282,8 +287,8 @@ impl<T> ClientCore<T> {
             opened: 0,
             opens: VecDeque::new(),
             ready: VecDeque::new(),
-            groups: VecDeque::new(),
-            groups_before: 0,
+            groups: BTreeMap::new(),
+            last_group: 0,
             bodies: VecDeque::new(),
             kept_bytes: 0,
             retry_ns: config.retry_ns,
@@ -332,6 +337,11 @@ impl<T> ClientCore<T> {
         self.outstanding
     }
 
+    /// Send-groups kept to be sent again.
+    pub fn groups_kept(&self) -> usize {
+        self.groups.len()
+    }
+
     /// The way to each replica.
     pub fn links(&self) -> &[Link] {
         &self.links
@@ -350,6 +360,7 @@ impl<T> ClientCore<T> {
     /// The connections in words, for errors.
     pub fn describe_links(&self) -> String {
         let link = |(i, link): (usize, &Link)| match link {
+            Link::Connecting => format!("replica {i} not connected yet"),
             Link::Up => format!("replica {i} connected"),
             Link::Down(why) => format!("replica {i} not connected ({why})"),
             Link::Refused(why) => format!("replica {i} refused ({why})"),
@@ -449,10 +460,7 @@ impl<T> ClientCore<T> {
                 let (_, _, token) = self.statuses.remove(&id).expect("just seen");
                 out.push(Output::Finished(token, Outcome::NotExecuted(why.clone())));
             }
-            for sent in &mut self.groups {
-                sent.sent_to.remove(r);
-                sent.again = true;
-            }
+            self.groups.values_mut().for_each(|sent| sent.again = true);
             if r == self.leader() {
                 self.resend(now, self.everyone(), 0, out);
             }
@@ -539,22 +547,25 @@ impl<T> ClientCore<T> {
             return;
         }
         while !(self.opens.is_empty() && self.ready.is_empty()) {
-            let id = self.groups_before + self.groups.len() as u64;
+            let id = self.last_group + 1;
             let mut requests = std::mem::take(&mut self.scratch);
             self.collect(id, &mut requests);
             if !requests.is_empty() {
                 let (group, digest) = self.authenticate(self.auth, &requests);
                 out.push(Output::Send(to, Message::Group(group.bytes().clone())));
-                self.groups.push_back(Sent {
+                self.last_group = id;
+                let sent = Sent {
                     left: requests.len(),
                     group,
                     digest,
                     sent_at: now,
                     sent_to: to,
                     again: to.count() > 1,
+                    doubled: false,
                     refused: VoteSet::default(),
                     rejected: VoteSet::default(),
-                });
+                };
+                self.groups.insert(id, sent);
                 let wait = self.jittered(self.retry_ns);
                 self.retry_at.get_or_insert(Tick(now.0.saturating_add(wait)));
             }
@@ -631,7 +642,7 @@ impl<T> ClientCore<T> {
             return;
         }
         let mut bytes = 0;
-        for sent in self.groups.iter_mut().filter(|s| s.left > 0 && now.since(s.sent_at) >= age_ns) {
+        for sent in self.groups.values_mut().filter(|s| now.since(s.sent_at) >= age_ns) {
             bytes += sent.group.bytes().len();
             if bytes > RESEND_BYTES_MAX && bytes > sent.group.bytes().len() {
                 break;
@@ -641,14 +652,14 @@ impl<T> ClientCore<T> {
             sent.again = true;
             sent.sent_at = now;
             for r in to.iter() {
-                sent.sent_to.insert(r);
+                sent.doubled |= !sent.sent_to.insert(r);
                 sent.refused.remove(r);
             }
         }
     }
 
     fn on_retry_timer(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
-        let oldest = self.groups.iter().filter(|s| s.left > 0).map(|s| s.sent_at).min();
+        let oldest = self.groups.values().map(|s| s.sent_at).min();
         let Some(oldest) = oldest else {
             self.retry_at = None;
             return;
@@ -697,12 +708,7 @@ impl<T> ClientCore<T> {
                 self.on_view(now, from, notice.view, out);
                 self.on_notice(now, from, notice, out);
             }
-            Message::StatusAnswer(answer) => {
-                if self.statuses.get(&answer.id).is_some_and(|(r, ..)| *r == from) {
-                    let (_, _, token) = self.statuses.remove(&answer.id).expect("just seen");
-                    out.push(Output::Finished(token, Outcome::Done(answer.json.into())));
-                }
-            }
+            Message::StatusAnswer(answer) => self.on_status_answer(from, answer, out),
             // Nothing else is for clients.
             _ => {}
         }
@@ -710,20 +716,13 @@ impl<T> ClientCore<T> {
 
     fn on_opened(&mut self, from: ReplicaId, reply: Reply, out: &mut Vec<Output<T>>) {
         let Some(&i) = self.by_nonce.get(&reply.number.0) else { return };
-        let members = self.config.members;
+        let (members, hasher) = (self.config.members, self.config.hasher);
         let Stream::Opening { nonce, group: Some(group), votes } = &mut self.session_mut(i).stream else {
             return;
         };
         let (nonce, group) = (*nonce, *group);
         let count = if members.byzantine() {
-            let votes = std::mem::take(votes);
-            let mut votes = votes;
-            let count = votes.add(members, &self.config.hasher, from, reply, false);
-            let Stream::Opening { votes: place, .. } = &mut self.session_mut(i).stream else {
-                unreachable!()
-            };
-            *place = votes;
-            count
+            votes.add(members, &hasher, from, reply, false)
         } else {
             Count::Decided(reply.status, reply.body)
         };
@@ -860,12 +859,11 @@ impl<T> ClientCore<T> {
 
     /// One request of this group is settled.
     fn count_off(&mut self, group: u64) -> bool {
-        let sent = &mut self.groups[(group - self.groups_before) as usize];
+        let sent = self.groups.get_mut(&group).expect("a group is kept while a request of it is unanswered");
         sent.left -= 1;
         let again = sent.again;
-        while self.groups.front().is_some_and(|s| s.left == 0) {
-            self.groups.pop_front();
-            self.groups_before += 1;
+        if sent.left == 0 {
+            self.groups.remove(&group);
         }
         if self.groups.is_empty() {
             self.retry_at = None;
@@ -939,7 +937,7 @@ impl<T> ClientCore<T> {
             entry.body_asked = Some(times);
             let wait = (self.config.retry_ns / 8).saturating_mul(1 << times.min(6));
             self.bodies.push_back((Tick(now.0.saturating_add(wait)), i, id, number));
-            let sent = &self.groups[(entry.group - self.groups_before) as usize];
+            let Some(sent) = self.groups.get(&entry.group) else { continue };
             let found = sent.group.requests().find(|r| r.session == id && r.number == number);
             let Some(request) = found else { continue };
             let request = Request {
@@ -1003,21 +1001,20 @@ impl<T> ClientCore<T> {
             return;
         }
         self.auth = AuthKind::Signature;
-        for at in 0..self.groups.len() {
-            let (group, digest) = {
-                let requests: Vec<_> = self.groups[at].group.requests().collect();
-                self.authenticate(AuthKind::Signature, &requests)
-            };
-            let sent = &mut self.groups[at];
+        let mut groups = std::mem::take(&mut self.groups);
+        for sent in groups.values_mut() {
+            let requests: Vec<_> = sent.group.requests().collect();
+            let (group, digest) = self.authenticate(AuthKind::Signature, &requests);
             (sent.group, sent.digest) = (group, digest);
         }
+        self.groups = groups;
         self.resend(now, self.target(), 0, out);
     }
 
     fn on_refusal(&mut self, now: Tick, from: ReplicaId, notice: &Notice, out: &mut Vec<Output<T>>) {
         let members = self.config.members;
         let everyone = self.up;
-        let Some(sent) = self.groups.iter_mut().find(|s| s.left > 0 && s.digest == notice.group) else {
+        let Some(sent) = self.groups.values_mut().find(|s| s.digest == notice.group) else {
             return;
         };
         let first = sent.refused.insert(from);
@@ -1042,7 +1039,7 @@ impl<T> ClientCore<T> {
             };
             let why = format!("refused ({code}; replica {from} says: {})", notice.text);
             // A lying replica may have kept a valid group and have it ordered later: only crash mode can be sure.
-            let certain = invalid || !members.byzantine();
+            let certain = invalid || !members.byzantine() && !sent.doubled;
             let group = sent.group.clone();
             self.abandon(&group, certain, &why, out);
         } else if first && !tried_all {
@@ -1207,6 +1204,7 @@ impl<T> ClientCore<T> {
                 Some("too many status queries".into())
             }
             Some(Link::Up) => None,
+            Some(Link::Connecting) => Some(format!("replica {replica} is not connected yet")),
             Some(Link::Down(why) | Link::Refused(why)) => Some(format!("replica {replica}: {why}")),
         };
         if let Some(why) = refusal {
@@ -1218,6 +1216,13 @@ impl<T> ClientCore<T> {
         let id = if digest { self.last_id | DIGEST_QUERY } else { self.last_id };
         self.statuses.insert(id, (replica, deadline, token));
         out.push(Output::Send(only(replica), Message::StatusQuery(StatusQuery { id })));
+    }
+
+    fn on_status_answer(&mut self, from: ReplicaId, answer: StatusAnswer, out: &mut Vec<Output<T>>) {
+        if self.statuses.get(&answer.id).is_some_and(|(asked, ..)| *asked == from) {
+            let (_, _, token) = self.statuses.remove(&answer.id).expect("just seen");
+            out.push(Output::Finished(token, Outcome::Done(answer.json.into())));
+        }
     }
 
     // Deadlines.

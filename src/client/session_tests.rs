@@ -361,11 +361,8 @@ fn waiting_requests_of_all_sessions_leave_in_one_group_to_the_leader() {
         assert_eq!(places.len(), 2);
         assert_eq!(w.released, (3, 6));
         assert_eq!(w.core.outstanding(), 0);
-        assert_eq!(
-            w.core.next_wakeup().is_some_and(|at| at < w.now.plus_ms(9_000)),
-            false,
-            "nothing to wait for"
-        );
+        let soon = w.core.next_wakeup().is_some_and(|at| at < w.now.plus_ms(9_000));
+        assert!(!soon, "nothing to wait for");
     }
 }
 
@@ -736,6 +733,39 @@ fn full_logs_are_reported_and_only_crash_mode_is_sure_that_nothing_happened() {
 }
 
 #[test]
+fn a_refusal_after_a_second_copy_is_no_certainty() {
+    let mut w = crash();
+    let s = w.core.session();
+    w.submit(s, 0, b"open");
+    w.settle();
+    w.drop_to = w.members.members().collect();
+    w.submit(s, 1, b"x");
+    w.pass(RETRY_MS * 5 / 4);
+    w.drop_to = VoteSet::default();
+    w.sims.iter_mut().for_each(|s| s.manner = Manner::Refuses(NoticeCode::LogFull));
+    w.pass(3 * RETRY_MS);
+    assert!(matches!(&w.outcomes[&1], Outcome::UnknownOutcome(_)), "{:?}", w.outcomes[&1]);
+}
+
+#[test]
+fn an_unanswered_group_does_not_keep_those_behind_it() {
+    let mut w = byzantine();
+    let (stuck, busy) = (w.core.session(), w.core.session());
+    w.submit(stuck, 0, b"a");
+    w.submit(busy, 1, b"b");
+    w.settle();
+    w.drop_to = w.members.members().collect();
+    w.submit(stuck, 2, b"stuck");
+    w.settle();
+    w.drop_to = VoteSet::default();
+    for token in 3..100 {
+        w.submit(busy, token, b"c");
+        w.settle();
+    }
+    assert_eq!((w.outcomes.len(), w.core.outstanding(), w.core.groups_kept()), (99, 1, 1));
+}
+
+#[test]
 fn a_cluster_that_takes_no_client_says_so_at_once() {
     let mut w = byzantine();
     let s = w.core.session();
@@ -865,9 +895,49 @@ fn strange_messages_do_nothing() {
     assert_eq!(w.done(1), b"2:b");
 }
 
+/// Whatever a faulty replica might say, about sessions and groups that exist.
+fn nonsense(w: &World, mut next: impl FnMut(u64) -> u64) -> Message {
+    let session = SessionId([0, (1 << 20) + 1, (2 << 20) + 1][next(3) as usize]);
+    let number = RequestNumber(if session.0 == 0 { 0xabc << 20 } else { next(45) });
+    let body = Bytes::from(vec![b'!'; [0, 8, 32, 200][next(4) as usize]]);
+    let view = View([1, next(9), u64::MAX][next(3) as usize]);
+    match next(4) {
+        0 => {
+            let code = [
+                NoticeCode::LogFull,
+                NoticeCode::Busy,
+                NoticeCode::Sign,
+                NoticeCode::Halted,
+                NoticeCode::Rejected,
+                NoticeCode::View,
+            ][next(6) as usize];
+            let last = w.out.iter().rev().find_map(|o| match o {
+                Output::Send(_, Message::Group(bytes)) => Group::decode(bytes.clone()).ok(),
+                _ => None,
+            });
+            let group = last.map_or(Digest::ZERO, |g| g.digest(&HASHER));
+            Message::Notice(Notice { code, view, group, text: "lie".into() })
+        }
+        1 => Message::ReadReply(ReadReply {
+            id: next(4),
+            view,
+            status: ReadStatus::Done,
+            executed: Seq(next(9)),
+            version: Seq(next(3)),
+            digest: result_digest(&HASHER, &body),
+            result: Some(body),
+        }),
+        _ => {
+            let status = [ReplyStatus::Done, ReplyStatus::Expired, ReplyStatus::TooOld][next(3) as usize];
+            let reply = Reply { session, number, status, digest_only: next(2) == 0, body };
+            Message::Replies(Replies { view, executed: Seq(next(99)), replies: vec![reply.clone(), reply] })
+        }
+    }
+}
+
 #[test]
-fn random_loss_and_leader_changes_execute_everything_once_in_order() {
-    for seed in 0..60u64 {
+fn random_loss_lies_and_leader_changes_execute_everything_once_in_order() {
+    for seed in 0..200u64 {
         let mut w = if seed % 2 == 0 { byzantine() } else { crash() };
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = |n: u64| {
@@ -885,6 +955,16 @@ fn random_loss_and_leader_changes_execute_everything_once_in_order() {
             expected.push(operation);
             w.drop_to = (0..2).map(|_| ReplicaId(next(n) as u32)).collect();
             w.drop_from = (0..2).map(|_| ReplicaId(next(n) as u32)).collect();
+            if w.members.byzantine() {
+                w.core.flush(w.now, &mut w.out);
+                for _ in 0..next(6) {
+                    let lie = nonsense(&w, &mut next);
+                    w.step(Input::Message(ReplicaId(3), lie));
+                }
+            }
+            if next(4) == 0 {
+                w.read(1000 + token);
+            }
             match next(8) {
                 0 => {
                     w.change_view();
@@ -910,7 +990,8 @@ fn random_loss_and_leader_changes_execute_everything_once_in_order() {
             let prefix = format!("{}:{seed}/{token}", token + 1);
             assert!(w.done(token).starts_with(prefix.as_bytes()), "seed {seed}, call {token}");
         }
+        assert!(w.outcomes.values().all(|o| matches!(o, Outcome::Done(_))), "seed {seed}: {:?}", w.outcomes);
         assert_eq!(w.core.outstanding(), 0, "seed {seed}");
-        assert_eq!(w.released.0, 40);
+        assert_eq!(w.released.0, w.outcomes.len());
     }
 }

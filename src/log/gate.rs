@@ -38,6 +38,11 @@ impl<T> Durable<T> {
     pub fn into_inner(self) -> T {
         self.0
     }
+
+    /// A part of the value, or what follows from it: as durable as the whole.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Durable<U> {
+        Durable(f(self.0))
+    }
 }
 
 impl<T> Deref for Durable<T> {

@@ -14,7 +14,7 @@ const RECORDS: u64 = 40;
 /// Runs a log that may fail at any point; returns what was reported durable, and whether a failure was.
 fn attempt(disk: Arc<dyn Disk>, new_writer: NewWriter) -> (u64, bool) {
     let (to, events) = crossbeam::channel::unbounded();
-    let report = Box::new(move |event| drop(to.send(event)));
+    let report = Arc::new(move |event| drop(to.send(event)));
     let Ok(open) = open_on(disk, tiny(Path::new("failing")), &mut |_| Ok(())) else { return (0, false) };
     let last = open.report().last_lsn.0;
     let retry = Duration::from_millis(1);
@@ -86,7 +86,7 @@ fn an_error_at_any_call_index_loses_nothing_that_was_reported_durable() {
             let disk = Arc::new(MemoryDisk::default());
             format_on(&*disk, &tiny(Path::new("memory"))).unwrap();
             let fault = Fault::new(at, times, errno);
-            let (reported, failed) = attempt(FailingDisk::new(disk.clone(), fault.clone()), threads());
+            let (reported, failed) = attempt(FailingDisk::over(disk.clone(), fault.clone()), threads());
             failures += u64::from(failed);
             assert_kept(
                 Arc::new(MemoryDisk::new(image_of(&*disk))),
@@ -127,7 +127,7 @@ fn a_failed_format_leaves_nothing_that_looks_like_a_log() {
     for at in 0.. {
         let disk = Arc::new(MemoryDisk::default());
         let fault = Fault::new(at, 1, libc::ENOSPC);
-        let failing = FailingDisk::new(disk.clone(), fault.clone());
+        let failing = FailingDisk::over(disk.clone(), fault.clone());
         let opts = tiny(Path::new("memory"));
         if format_on(&*failing, &opts).is_ok() {
             assert!(at > 5);
@@ -148,10 +148,10 @@ fn a_full_disk_ends_room_before_it_ends_the_log_and_room_comes_back() {
     let opts = tiny(Path::new("memory"));
     format_on(&*disk, &opts).unwrap();
     // Two spares are made, then the disk is full for a hundred tries.
-    let disk = FailingDisk::new(disk, Fault::of_creates(2, 100, libc::ENOSPC));
+    let disk = FailingDisk::over(disk, Fault::of_creates(2, 100, libc::ENOSPC));
     let open = open_on(disk, opts, &mut |_| Ok(())).unwrap();
     let (to, events) = crossbeam::channel::unbounded();
-    let report = Box::new(move |event| drop(to.send(event)));
+    let report = Arc::new(move |event| drop(to.send(event)));
     let (retry, later) = (Duration::from_millis(5), Duration::from_secs(60));
     let (mut log, _) = open.start_on(report, "test".into(), threads(), retry, later).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);

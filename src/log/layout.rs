@@ -76,7 +76,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"DURASEG1";
 pub(super) const RECORD_MAGIC: [u8; 4] = *b"DuRe";
 
 const _: () = assert!(HEADER_BYTES == 112 && size_of::<RawSegmentHeader>() == 112);
-const _: () = assert!(HEADER_BYTES % RECORD_ALIGN == 0 && BLOCK_BYTES % RECORD_ALIGN == 0);
+const _: () = assert!(HEADER_BYTES.is_multiple_of(RECORD_ALIGN) && BLOCK_BYTES.is_multiple_of(RECORD_ALIGN));
 
 /// Hash over all record headers so far.
 pub(super) type Chain = [u8; 16];

@@ -252,3 +252,93 @@ fn a_gate_releases_what_is_durable_in_order_and_nothing_else() {
     gate.discard(|value| *value == "d");
     assert!(gate.is_empty());
 }
+
+#[test]
+fn an_idle_writer_sleeps_until_it_is_signalled_or_time_is_up() {
+    let wake = Arc::new(EventFd::new().unwrap());
+    let writers: [Box<dyn Writer>; 2] =
+        [Box::new(UringWriter::new(2, wake.clone()).unwrap()), Box::new(ThreadsWriter::new(wake.clone()))];
+    for mut writer in writers {
+        for _ in 0..3 {
+            let (start, mut done) = (Instant::now(), Vec::new());
+            writer.wait(Some(Duration::from_millis(50)), &mut done).unwrap();
+            assert!(start.elapsed() >= Duration::from_millis(49), "it does not poll");
+            wake.signal();
+            let start = Instant::now();
+            writer.wait(Some(Duration::from_secs(20)), &mut done).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(10), "a signal ends the sleep");
+        }
+    }
+}
+
+#[test]
+fn a_short_write_goes_on_at_a_block_and_only_passing_errors_are_tried_again() {
+    use super::writer::{After, InKernel, Write};
+    let dir = real_dir();
+    let disk = RealDisk::new(dir.path().into(), true).unwrap();
+    let file = disk.create("file", 1 << 16).unwrap();
+    let write = |bytes| {
+        let buffer = AlignedBuffer::new(bytes);
+        InKernel { write: Write { id: 1, file: file.clone(), offset: 0, buffer, bytes }, done: 0, retries: 0 }
+    };
+    let mut short = write(16384);
+    assert!(matches!(short.after(5000), After::Again));
+    assert_eq!((short.done, short.retries), (4096, 0));
+    assert!(matches!(short.after(8192), After::Again));
+    assert!(matches!(short.after(4096), After::Ended));
+    for passing in [-libc::EINTR, -libc::EAGAIN, 0, 100] {
+        let mut write = write(8192);
+        let tries = std::iter::repeat_with(|| write.after(passing)).take_while(|a| matches!(a, After::Again));
+        assert_eq!(tries.take(10_000).count(), storage::RETRIES_MAX as usize, "bounded");
+    }
+    for last in [libc::EIO, libc::ENOSPC, libc::EINVAL] {
+        assert!(matches!(write(8192).after(-last), After::Failed(e) if e.raw_os_error() == Some(last)));
+    }
+}
+
+#[test]
+fn only_the_contiguous_prefix_of_completed_writes_is_durable() {
+    let mut prefix = Prefix::new(Lsn(7));
+    let ids: Vec<u64> =
+        [Some(8), None, Some(12), Some(12), Some(20)].iter().map(|e| prefix.started(e.map(Lsn))).collect();
+    assert_eq!(prefix.completed(ids[4]), None);
+    assert_eq!(prefix.completed(ids[2]), None);
+    assert_eq!(prefix.completed(ids[0]), Some(Lsn(8)));
+    assert_eq!(prefix.span(), 4, "completed writes behind a hole still count as in flight");
+    assert_eq!(prefix.completed(ids[1]), Some(Lsn(12)));
+    assert_eq!(prefix.completed(ids[3]), Some(Lsn(20)));
+    assert_eq!(prefix.span(), 0);
+}
+
+#[test]
+fn a_panic_on_the_log_thread_is_a_failure_of_the_log() {
+    let dir = real_dir();
+    let opts = small(dir.path(), IoBackend::Threads);
+    format(&opts).unwrap();
+    let (to, events) = unbounded();
+    let report = move |event| match event {
+        LogEvent::Persisted(_) => panic!("a test's panic"),
+        event => drop(to.send(event)),
+    };
+    let (mut log, _) = collect(&opts).unwrap().0.start(Box::new(report)).unwrap();
+    log.append(record(1, 10)).unwrap();
+    assert!(matches!(events.recv_timeout(Duration::from_secs(10)), Ok(LogEvent::Failed(_))));
+    assert_eq!(log.append(record(2, 10)).unwrap_err().why, AppendRefusal::Failed);
+}
+
+#[test]
+fn the_disk_check_measures_every_size() {
+    let dir = real_dir();
+    let report = disk_check(dir.path(), DISK_CHECK_SIZES).unwrap();
+    assert_eq!(
+        report.speeds.iter().map(|s| s.bytes).collect::<Vec<_>>(),
+        [4, 16, 64, 256, 1024].map(|k| k << 10)
+    );
+    assert!(
+        report
+            .speeds
+            .iter()
+            .all(|s| s.writes > 0 && s.write_ns_p50 > 1000 && s.write_ns_p99 >= s.write_ns_p50)
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it leaves nothing");
+}

@@ -212,7 +212,7 @@ impl OpenLog {
     /// `events` is called on that thread. Errors: a failed write, a full disk, no io_uring where it was demanded.
     pub fn start(self, events: Box<dyn Fn(LogEvent) + Send + Sync>) -> Result<(Log, LogReader), LogError> {
         let (backend, new_writer) = choose_backend(&*self.disk, &self.opts)?;
-        self.start_on(events, backend, new_writer, RETRY_SEGMENT, Stage::TRAILER_AFTER)
+        self.start_on(events.into(), backend, new_writer, RETRY_SEGMENT, Stage::TRAILER_AFTER)
     }
 
     fn start_on(
@@ -392,13 +392,18 @@ impl OpenLog {
 }
 
 fn start_thread(stage: Stage, new_writer: NewWriter) -> std::io::Result<JoinHandle<()>> {
-    let wake = stage.shared.wake.clone();
+    let (shared, events) = (stage.shared.clone(), stage.events.clone());
     let (ready, wait) = crossbeam::channel::bounded(1);
     // The ring belongs to the thread that makes it.
-    let run = move || match new_writer(wake) {
+    let run = move || match new_writer(shared.wake.clone()) {
         Ok(writer) => {
             let _ = ready.send(Ok(()));
-            stage.run(writer);
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.run(writer)));
+            // Nothing can be durable any more: whoever waits for it must hear so.
+            if ran.is_err() && !shared.failed.swap(true, Ordering::AcqRel) {
+                let panicked = std::io::Error::other("it panicked");
+                events(LogEvent::Failed(LogFailed::new(0, 0, "the log thread", &panicked)));
+            }
         }
         Err(e) => {
             let _ = ready.send(Err(e));
@@ -574,10 +579,12 @@ pub fn inspect(
     if !dir.is_dir() {
         return Err(LogError::NotFormatted(dir.into()));
     }
-    let disk: Arc<dyn Disk> = match RealDisk::new(dir.into(), true) {
-        Ok(disk) => Arc::new(disk),
-        Err(e) => return Err(LogError::io(dir, "open", e)),
-    };
+    let io = |e| LogError::io(dir, "open", e);
+    // Without O_DIRECT only where the log itself would go without.
+    let direct = !sys::is_memory_fs(dir).map_err(io)?;
+    let mut disk = RealDisk::new(dir.into(), direct).map_err(io)?;
+    disk.read_only = true;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     let scan = scan::scan(&disk, dir, None, false, &mut |header: &RecordHeader, payload, place: Place| {
         let record = reader::scanned(header, payload);
         let inspected = Inspected {

@@ -185,3 +185,45 @@ fn headers_survive_a_round_trip() {
     too_large.fill(0);
     assert_eq!(RecordHeader::decode(&too_large), Err(NotAHeader::Zero));
 }
+
+#[test]
+fn a_record_of_another_history_salt_or_epoch_is_not_taken_up() {
+    let (image, records) = memory_log(3);
+    let (open, _) = open_image(image.clone()).unwrap();
+    let (end, tail) = (&open.scan.end, open.scan.tail as usize);
+    let right = RecordHeader {
+        kind: 1,
+        payload_bytes: 0,
+        payload_crc: 0,
+        lsn: end.lsn.next(),
+        seq: Seq(4 * 3),
+        view: View(0),
+        durable_lsn: end.lsn,
+        salt: end.salt,
+        boot_epoch: end.boot_epoch,
+        chain: end.chain,
+        digest: Digest([4; 32]),
+    };
+    let taken = |header: RecordHeader| {
+        let mut image = image.clone();
+        let bytes = image.get_mut(&segment_name(end.segment)).unwrap();
+        bytes[tail..tail + 112].copy_from_slice(&header.encode());
+        let mut found = 0;
+        let disk = Arc::new(test_disk::MemoryDisk::new(image));
+        let opened = open_on(disk, tiny(Path::new("memory")), &mut |_| {
+            found += 1;
+            Ok(())
+        });
+        assert!(opened.is_ok());
+        found > records.len()
+    };
+    assert!(taken(right));
+    assert!(!taken(RecordHeader { chain: [9; 16], ..right }));
+    assert!(!taken(RecordHeader { salt: right.salt ^ 1, ..right }));
+    assert!(!taken(RecordHeader { boot_epoch: right.boot_epoch - 1, ..right }));
+    assert!(
+        !taken(RecordHeader { boot_epoch: right.boot_epoch + 1, ..right }),
+        "a new epoch starts with a boot record"
+    );
+    assert!(!taken(RecordHeader { lsn: right.lsn.next(), ..right }));
+}

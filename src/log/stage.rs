@@ -42,7 +42,7 @@ pub enum LogEvent {
 }
 
 /// Where events go.
-pub(super) type Events = Box<dyn Fn(LogEvent) + Send + Sync>;
+pub(super) type Events = Arc<dyn Fn(LogEvent) + Send + Sync>;
 
 /// Counters since the start.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub struct LogStats {
 
 impl LogStats {
     pub(super) fn new() -> Self {
-        let write_ns = Histogram::new_with_bounds(1_000, 60_000_000_000, 2).expect("the bounds are valid");
+        let write_ns = Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("the bounds are valid");
         Self { writes: 0, bytes: 0, records: 0, in_flight_max: 0, write_ns, spare_segments: 0 }
     }
 

@@ -54,6 +54,8 @@ pub(super) struct RealDisk {
     handle: File,
     /// Only a tmpfs on an old kernel goes without.
     direct: bool,
+    /// Only for looking: nothing is opened for writing.
+    pub read_only: bool,
     /// O_DSYNC left out, which the crash tests must catch.
     #[cfg(test)]
     pub forget_sync: bool,
@@ -67,6 +69,7 @@ impl RealDisk {
             dir,
             handle,
             direct,
+            read_only: false,
             #[cfg(test)]
             forget_sync: false,
         })
@@ -92,7 +95,7 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).custom_flags(self.flags(libc::O_DSYNC));
+        let options = options.read(true).write(!self.read_only).custom_flags(self.flags(libc::O_DSYNC));
         self.file(options.open(self.dir.join(name))?)
     }
 

@@ -149,7 +149,7 @@ impl Fault {
 }
 
 impl FailingDisk {
-    pub fn new(inner: Arc<dyn Disk>, fault: Arc<Fault>) -> Arc<dyn Disk> {
+    pub fn over(inner: Arc<dyn Disk>, fault: Arc<Fault>) -> Arc<dyn Disk> {
         Arc::new(Self { inner, fault })
     }
 
@@ -315,7 +315,7 @@ pub(super) struct RecordingDisk {
 }
 
 impl RecordingDisk {
-    pub fn new(inner: Arc<dyn Disk>, trace: Trace) -> Arc<dyn Disk> {
+    pub fn over(inner: Arc<dyn Disk>, trace: Trace) -> Arc<dyn Disk> {
         Arc::new(Self { inner, trace, sizes: Mutex::default() })
     }
 

@@ -71,10 +71,11 @@ impl Writer for ThreadsWriter {
 /// Tells the wake-up's completion from those of writes, which carry their slot.
 const WAKE: u64 = u64::MAX;
 
-struct InKernel {
-    write: Write,
-    done: usize,
-    retries: u32,
+/// A write that the kernel has, and how far it is.
+pub(super) struct InKernel {
+    pub write: Write,
+    pub done: usize,
+    pub retries: u32,
 }
 
 /// Several writes in flight on one ring; the wake-up is a read of the eventfd in the same ring, so one system call
@@ -178,15 +179,18 @@ impl UringWriter {
     }
 }
 
-enum After {
+/// What a completion means.
+#[derive(Debug)]
+pub(super) enum After {
     Ended,
+    /// Submit the rest.
     Again,
     Failed(io::Error),
 }
 
 impl InKernel {
     /// Result of an io_uring write: bytes written, or a negative errno.
-    fn after(&mut self, result: i32) -> After {
+    pub fn after(&mut self, result: i32) -> After {
         let again = match result {
             0 => io::ErrorKind::WriteZero.into(),
             1.. => {

@@ -3,6 +3,7 @@
 use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;
+use crate::log::Durable;
 use crate::quorum::VoteSet;
 use crate::types::*;
 use crate::wire::messages::*;
@@ -168,12 +169,12 @@ impl Orderer {
             .collect();
         self.mark_appended = to;
         let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
-        self.held.push_back((lsn, Held::Mark(to)));
+        self.hold(lsn, Held::Mark(to), out);
     }
 
     /// The mark is durable: the window it opens may be used (RULES 4).
-    pub(super) fn window_moves(&mut self, seq: Seq, out: &mut Vec<Output>) {
-        self.low = self.low.max(seq);
+    pub(super) fn window_moves(&mut self, seq: Durable<Seq>, out: &mut Vec<Output>) {
+        self.low = self.low.max(*seq);
         let above = self.low.next();
         self.slots = self.slots.split_off(&above);
         self.chain_at = self.chain_at.split_off(&above);
@@ -236,10 +237,13 @@ impl Orderer {
         for _ in 0..n {
             self.ask_turn = (self.ask_turn + 1) % n;
             let candidate = ReplicaId(self.ask_turn);
-            let able = self.peers.get(&candidate).and_then(|p| p.status).is_some_and(|s| s.decided >= seq);
-            if able {
+            if self.says_it_has(candidate, seq) {
                 break;
             }
+        }
+        // Nobody says so: then everybody in turn, where the round above ended where it began.
+        if !self.says_it_has(ReplicaId(self.ask_turn), seq) {
+            self.ask_turn = (self.ask_turn + 1) % n;
         }
         let mut target = ReplicaId(self.ask_turn);
         if target == self.me {
@@ -249,6 +253,10 @@ impl Orderer {
         if target != self.me {
             out.push(Output::Send(target, Message::FetchBatch(FetchBatch { seq, digest })));
         }
+    }
+
+    fn says_it_has(&self, who: ReplicaId, seq: Seq) -> bool {
+        self.peers.get(&who).and_then(|p| p.status).is_some_and(|s| s.decided >= seq)
     }
 
     /// Batches that were asked for, or waited for, longer than `after_ns`: ask the next replica.

@@ -1,6 +1,7 @@
 //! Configuration, inputs, outputs and discards of the [`Orderer`](super::Orderer).
 
 use super::record::OrderRecord;
+use crate::log::Persisted;
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticated, Checked};
 use crate::wire::batch::Batch;
@@ -54,10 +55,7 @@ pub enum Input {
         group: AuthenticGroup,
     },
     /// The log holds every record up to here for good.
-    Persisted {
-        /// The longest durable prefix.
-        upto: Lsn,
-    },
+    Persisted(Persisted),
     /// A batch handed out by [`Output::Execute`] was executed.
     Executed {
         /// Which.

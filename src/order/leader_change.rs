@@ -8,6 +8,7 @@ use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;
 use super::slot::Proposal;
+use crate::log::Durable;
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
@@ -81,6 +82,13 @@ impl Orderer {
         self.weigh_wishes(out);
     }
 
+    /// Whether the leader itself, or f+1 others, wish for a later view.
+    pub(super) fn wish_is_shared(&self) -> bool {
+        let wishing = |r: &ReplicaId| self.peers[r].wish > self.view();
+        let others: VoteSet = self.peers.keys().copied().filter(wishing).collect();
+        others.contains(self.leader()) || self.members.one_correct().reached_by(others)
+    }
+
     /// f+1 wishes: join. Q wishes: enter.
     pub(super) fn weigh_wishes(&mut self, out: &mut Vec<Output>) {
         let others: Vec<View> = self.peers.values().map(|p| p.wish).collect();
@@ -106,10 +114,11 @@ impl Orderer {
         self.refuse_reads(out);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
-        self.held.push_back((lsn, Held::ViewEntered(view)));
+        self.hold(lsn, Held::ViewEntered(view), out);
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.wish = self.wish.max(view);
         self.may_lead = true;
+        self.leader_lied = false;
         self.reserve_durable = Seq(0);
         self.sync = None;
         self.failed_views += 1;
@@ -130,8 +139,8 @@ impl Orderer {
         self.count_stop_data();
     }
 
-    pub(super) fn view_is_durable(&mut self, view: View, out: &mut Vec<Output>) {
-        if view != self.view() {
+    pub(super) fn view_is_durable(&mut self, view: Durable<View>, out: &mut Vec<Output>) {
+        if *view != self.view() {
             return;
         }
         self.reserve_durable = self.durable.reserve;
@@ -282,6 +291,7 @@ impl Orderer {
         // Places of earlier views that were not chosen do not exist any more.
         self.highest = self.sync_high.max(self.decided).max(self.low);
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
+        self.view_began = self.now.tick;
         self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;
         for (seq, digest) in choice.places {
@@ -337,9 +347,13 @@ impl Orderer {
         self.weigh_wishes(out);
         let timeout = self.timeout_ns();
         let (now, view) = (self.now.tick, self.view());
+        // Only a leader that shows itself is worth a doubled timeout.
+        let base = self.config.view_timeout_ms.saturating_mul(1_000_000);
+        let leader_seen = self.peers.get(&self.leader()).map_or(now, |p| p.seen);
+        let patience = if now.since(leader_seen) > base { base } else { timeout };
         let Phase::Changing { entered, quorum_since, .. } = &mut self.phase else { return };
         let entered = *entered;
-        if quorum_since.is_some_and(|t| now.since(t) > timeout) {
+        if quorum_since.is_some_and(|t| now.since(t) > patience) {
             *quorum_since = Some(now);
             if self.wish <= view {
                 self.wish = view.next();

@@ -5,6 +5,7 @@ use super::interface::*;
 use super::record::OrderRecord;
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
+use crate::log::{Durable, DurableGate, Persisted};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
@@ -49,10 +50,18 @@ pub(super) enum Phase {
 /// What may happen once a record is durable.
 #[derive(Clone, Debug)]
 pub(super) enum Held {
-    Accept { view: View, seq: Seq, digest: Digest },
+    Accept(Ballot),
     ViewEntered(View),
     Reserve(View, Seq),
     Mark(Seq),
+}
+
+/// What an ACCEPT is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ballot {
+    view: View,
+    seq: Seq,
+    digest: Digest,
 }
 
 /// What we know of another replica.
@@ -62,6 +71,10 @@ pub(super) struct Peer {
     pub wish: View,
     pub stop_data: Option<Arc<StopData>>,
     pub sync_sent: Tick,
+    /// When it last said anything.
+    pub seen: Tick,
+    /// When it was last asked for places.
+    pub fetched: Tick,
     pub served_bytes: usize,
     pub fetches: u32,
     pub early: VecDeque<Checked>,
@@ -95,7 +108,8 @@ pub struct Orderer {
     pub(super) now: Now,
     pub(super) durable: DurableState,
     pub(super) next_lsn: Lsn,
-    pub(super) held: VecDeque<(Lsn, Held)>,
+    /// What waits for the disk; the log alone says when it may leave.
+    pub(super) gate: DurableGate<Held>,
     pub(super) phase: Phase,
     pub(super) wish: View,
     /// False in a view this replica restarted in: it must not lead it again.
@@ -127,7 +141,10 @@ pub struct Orderer {
     last_time: WallTime,
     random: u64,
     pub(super) last_leader_sign: Tick,
+    /// The leader of this view proposed what no correct replica proposes.
+    pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
+    pub(super) view_began: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
     next_heartbeat: Tick,
@@ -189,7 +206,7 @@ impl Orderer {
             config,
             now,
             next_lsn,
-            held: VecDeque::new(),
+            gate: DurableGate::new(Lsn(next_lsn.0 - 1)),
             phase,
             sync: None,
             sync_high: Seq(0),
@@ -212,7 +229,9 @@ impl Orderer {
             last_time: WallTime(0),
             random,
             last_leader_sign: now.tick,
+            leader_lied: false,
             last_progress: now.tick,
+            view_began: now.tick,
             failed_views: 0,
             decide_ns: 0,
             next_heartbeat: now.tick,
@@ -343,8 +362,8 @@ impl Orderer {
                 self.on_group(origin, group, out);
                 Ok(())
             }
-            Input::Persisted { upto } => {
-                self.on_persisted(upto, out);
+            Input::Persisted(persisted) => {
+                self.on_persisted(&persisted, out);
                 Ok(())
             }
             Input::Executed { seq, replies, progress } => {
@@ -411,9 +430,8 @@ impl Orderer {
         message: Checked,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
-        if from == self.me || !self.peers.contains_key(&from) {
-            return Err(Discard::WrongPlace);
-        }
+        let Some(peer) = self.peers.get_mut(&from) else { return Err(Discard::WrongPlace) };
+        peer.seen = self.now.tick;
         match message {
             Checked::Propose { view, batch, verdict } => self.on_propose(from, view, batch, verdict, out),
             Checked::BadPropose { view, .. } => self.on_bad_propose(from, view, out),
@@ -487,6 +505,8 @@ impl Orderer {
 
     /// A batch closes when a place is free and requests wait: batches grow with the load, without a timer.
     fn try_propose(&mut self, out: &mut Vec<Output>) {
+        // Decisions of a later view may have reached this leader before that view did.
+        self.next_seq = self.next_seq.max(self.decided.next());
         if self.leads() && self.requests.any() {
             self.ensure_reserve(self.next_seq, out);
         }
@@ -589,6 +609,7 @@ impl Orderer {
                 false
             }
             Verdict::Invalid(_) => {
+                self.leader_lied = true;
                 self.suspect(out);
                 return Err(Discard::InvalidBatch);
             }
@@ -601,6 +622,7 @@ impl Orderer {
 
     fn on_bad_propose(&mut self, from: ReplicaId, view: View, out: &mut Vec<Output>) -> Result<(), Discard> {
         if from == self.leader() && view == self.view() && matches!(self.phase, Phase::Normal) {
+            self.leader_lied = true;
             self.suspect(out);
         }
         Err(Discard::InvalidBatch)
@@ -659,7 +681,7 @@ impl Orderer {
             let reserve = Seq(self.durable.reserve.0.max(seq.0) + RESERVE_STEP);
             let view = self.view();
             let lsn = self.append(OrderRecord::Reserve { view, reserve }, out);
-            self.held.push_back((lsn, Held::Reserve(view, reserve)));
+            self.hold(lsn, Held::Reserve(view, reserve), out);
         }
     }
 
@@ -739,7 +761,7 @@ impl Orderer {
             OrderRecord::Prepared { certificate, batch: batch.bytes.clone() }
         };
         let lsn = self.append(record, out);
-        self.held.push_back((lsn, Held::Accept { view, seq, digest }));
+        self.hold(lsn, Held::Accept(Ballot { view, seq, digest }), out);
     }
 
     fn on_accept(&mut self, from: ReplicaId, vote: Vote, out: &mut Vec<Output>) -> Result<(), Discard> {
@@ -759,7 +781,7 @@ impl Orderer {
 
     fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
-        let quorum = self.members.quorum();
+        let (quorum, timeout) = (self.members.quorum(), self.timeout_ns());
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.decision.is_some() {
             return;
@@ -770,7 +792,7 @@ impl Orderer {
             return;
         };
         if let Some(p) = &slot.proposal {
-            let took = now.since(p.since);
+            let took = now.since(p.since).min(timeout);
             self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
         }
         let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
@@ -867,28 +889,46 @@ impl Orderer {
         lsn
     }
 
-    fn on_persisted(&mut self, upto: Lsn, out: &mut Vec<Output>) {
-        while let Some((lsn, _)) = self.held.front()
-            && *lsn <= upto
-        {
-            let (_, held) = self.held.pop_front().expect("just seen");
-            match held {
-                Held::Accept { view, seq, digest } => self.release_accept(view, seq, digest, out),
-                Held::ViewEntered(view) => self.view_is_durable(view, out),
-                Held::Reserve(view, reserve) => {
-                    if view == self.view() {
-                        let from = self.reserve_durable;
-                        self.reserve_durable = self.reserve_durable.max(reserve);
-                        let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
-                        waiting.into_iter().for_each(|s| self.go_on(s, out));
-                    }
-                }
-                Held::Mark(seq) => self.window_moves(seq, out),
+    /// Waits for record `lsn`, which was just appended.
+    pub(super) fn hold(&mut self, lsn: Lsn, held: Held, out: &mut Vec<Output>) {
+        if let Some(durable) = self.gate.hold(lsn, held) {
+            self.release(durable, out);
+        }
+    }
+
+    fn on_persisted(&mut self, persisted: &Persisted, out: &mut Vec<Output>) {
+        let released: Vec<Durable<Held>> = self.gate.release(persisted).collect();
+        for held in released {
+            self.release(held, out);
+        }
+    }
+
+    fn release(&mut self, held: Durable<Held>, out: &mut Vec<Output>) {
+        match &*held {
+            Held::Accept(ballot) => {
+                let ballot = *ballot;
+                self.release_accept(held.map(|_| ballot), out);
+            }
+            Held::ViewEntered(view) => {
+                let view = *view;
+                self.view_is_durable(held.map(|_| view), out);
+            }
+            Held::Reserve(view, reserve) if *view == self.view() => {
+                let from = self.reserve_durable;
+                self.reserve_durable = self.reserve_durable.max(*reserve);
+                let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
+                waiting.into_iter().for_each(|s| self.go_on(s, out));
+            }
+            Held::Reserve(..) => {}
+            Held::Mark(seq) => {
+                let seq = *seq;
+                self.window_moves(held.map(|_| seq), out);
             }
         }
     }
 
-    fn release_accept(&mut self, view: View, seq: Seq, digest: Digest, out: &mut Vec<Output>) {
+    fn release_accept(&mut self, ballot: Durable<Ballot>, out: &mut Vec<Output>) {
+        let Ballot { view, seq, digest } = *ballot;
         // An ACCEPT of a lower view never leaves once a later view is entered (RULES 2).
         if view != self.view() || !matches!(self.phase, Phase::Normal) {
             return;
@@ -962,16 +1002,19 @@ impl Orderer {
 
     /// Is the leader alive, and does the service advance? A served queue never triggers a change.
     fn look_at_leader(&mut self, out: &mut Vec<Output>) {
-        if !matches!(self.phase, Phase::Normal) || self.leader() == self.me {
+        if !matches!(self.phase, Phase::Normal) {
             return;
         }
         let timeout = self.timeout_ns();
+        let leads = self.leader() == self.me;
         let idle = self.now.tick.since(self.last_progress) > timeout;
-        let silent = self.now.tick.since(self.last_leader_sign) > timeout;
+        // A leader looks at itself too: it may be the only one left in its view, and it alone can say so.
+        let silent = !leads && self.now.tick.since(self.last_leader_sign) > timeout;
         if self.log_room {
             self.requests.purge();
         }
-        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t));
+        // A new leader answers for its own time only: what the views before it left undone is old already.
+        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t.max(self.view_began)));
         let stuck = self
             .slots
             .range(self.decided.next()..)
@@ -980,14 +1023,12 @@ impl Orderer {
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
         if silent || stuck && idle && self.log_room || unserved {
             self.suspect(out);
-        } else if self.wish == self.view().next() && !idle && self.restart_bar_passed() {
-            // The cause is gone: a wish that nobody shared is taken back.
-            self.wish = self.view();
+        } else if self.wish > self.view() && !(leads && !self.may_lead) && !self.wish_is_shared() {
+            // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
+            if !(self.leader_lied && idle) {
+                self.wish = self.view();
+            }
         }
-    }
-
-    pub(super) fn restart_bar_passed(&self) -> bool {
-        matches!(self.phase, Phase::Normal)
     }
 
     /// Followers hand old requests to the leader: a client may reach only some of us.
@@ -1014,6 +1055,7 @@ impl Orderer {
     /// Something is missing: ask again for batches, and for places others have.
     fn repair(&mut self, out: &mut Vec<Output>) {
         let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
+        self.fetch_known(out);
         self.ask_again(stalled_ns, out);
         if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
             return;
@@ -1031,14 +1073,13 @@ impl Orderer {
         let behind_mark = status.mark > self.decided;
         let pause = self.heartbeat_ms() * 1_000_000;
         let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        if status.decided <= self.decided
-            || self.catch_up.is_some()
-            || !(behind_mark || stalled)
-            || self.now.tick.since(self.last_fetch) < pause
-        {
+        if status.decided <= self.decided || self.catch_up.is_some() || !(behind_mark || stalled) {
             return;
         }
-        self.last_fetch = self.now.tick;
+        // Counted for each peer: one that boasts must not use up the turn of those that have something.
+        let now = self.now.tick;
+        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
+        peer.fetched = now;
         let first = self.decided.next();
         let fetch = Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) };
         out.push(Output::Send(from, Message::Fetch(fetch)));
@@ -1115,7 +1156,8 @@ impl Orderer {
             return Err(Discard::Duplicate);
         }
         // Only what a FETCH of ours may have asked for: bounds what an eager peer can make us keep.
-        if seq.0 - self.decided.0 > FETCH_MAX || self.last_fetch == Tick(0) {
+        let asked = self.last_fetch.max(self.peers.get(&from).map_or(Tick(0), |p| p.fetched));
+        if seq.0 - self.decided.0 > FETCH_MAX || asked == Tick(0) {
             return Err(Discard::Unasked);
         }
         let slot = self.slots.entry(seq).or_default();

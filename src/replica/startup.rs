@@ -276,7 +276,7 @@ impl Replica {
         let log_events = to_order.clone();
         let events = Box::new(move |event: LogEvent| {
             let input = match event {
-                LogEvent::Persisted(p) => Input::Persisted { upto: p.upto() },
+                LogEvent::Persisted(persisted) => Input::Persisted(persisted),
                 LogEvent::Failed(failed) => Input::LogFailed(failed.to_string()),
                 LogEvent::Room(room) => Input::LogRoom(room),
             };

@@ -442,7 +442,7 @@ impl Cluster {
                     let upto = self.nodes[node.index()].disk.complete(write);
                     self.submit(node);
                     if let Some(upto) = upto {
-                        self.step(node, Input::Persisted { upto });
+                        self.step(node, Input::Persisted(crate::log::Persisted::simulated(upto)));
                     }
                 }
             }
