@@ -1,6 +1,7 @@
 //! [core] Marks move the window; a replica behind a mark learns digests from it, and batches by digest from anybody.
 
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
 use crate::quorum::VoteSet;
@@ -169,6 +170,9 @@ impl Orderer {
         self.mark_appended = to;
         let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
         self.held.push_back((lsn, Held::Mark(to)));
+        if broken(Mutant::WindowBeforeMark) {
+            self.window_moves(to, out);
+        }
     }
 
     /// The mark is durable: the window it opens may be used (RULES 4).

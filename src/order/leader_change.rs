@@ -5,6 +5,7 @@
 //! exists in views ≥ v. So "the highest view's certificate wins" keeps every decision.
 
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
 use super::slot::Proposal;
@@ -113,6 +114,13 @@ impl Orderer {
         self.refuse_reads(out);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
+        if broken(Mutant::ReportsDurableOnly) {
+            let under_way = self.held.iter().filter_map(|(_, h)| match h {
+                Held::Accept { seq, .. } => Some(*seq),
+                _ => None,
+            });
+            self.durable.drop_from_report(&under_way.collect::<Vec<_>>());
+        }
         self.held.push_back((lsn, Held::ViewEntered(view)));
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.wish = self.wish.max(view);
