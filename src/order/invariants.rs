@@ -1,5 +1,6 @@
 //! [core] What must hold of an [`Orderer`] after every step; run by the simulator.
 
+use super::mutants::{Mutant, broken};
 use super::orderer::{Orderer, Phase};
 use crate::types::*;
 
@@ -15,7 +16,11 @@ pub fn check(o: &Orderer) {
     assert!(o.held.iter().zip(o.held.iter().skip(1)).all(|(a, b)| a.0 < b.0), "held records out of order");
     assert!(o.held.iter().all(|(lsn, _)| *lsn < o.next_lsn), "held for a record never appended");
     if let Phase::Normal = o.phase {
-        assert!(o.view() == View::FIRST || o.sync.is_some(), "voting in a view without its SYNC (RULES 1)");
+        let broken = broken(Mutant::RestoresNormal);
+        assert!(
+            broken || o.view() == View::FIRST || o.sync.is_some(),
+            "voting in a view without its SYNC (RULES 1)"
+        );
     }
     for (seq, slot) in &o.slots {
         if slot.wrote {

@@ -784,8 +784,3 @@ fn absurd_numbers_of_an_authentic_replica_are_discarded() {
 fn a_restarted_leader_that_goes_on_is_noticed_by_random_runs() {
     swarm_notices(Mutant::RestartedLeaderLeads, members(FaultModel::Crash, 3), 400);
 }
-
-#[test]
-fn a_restart_into_the_view_of_the_log_is_noticed_by_random_runs() {
-    swarm_notices(Mutant::RestoresNormal, members(FaultModel::Byzantine, 4), 60);
-}
