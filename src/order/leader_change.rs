@@ -123,6 +123,7 @@ impl Orderer {
         }
         self.held.push_back((lsn, Held::ViewEntered(view)));
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
+        self.changing_since = self.now.tick;
         self.wish = self.wish.max(view);
         self.may_lead = true;
         self.leader_lied = false;
@@ -259,7 +260,7 @@ impl Orderer {
 
     pub(super) fn on_sync(
         &mut self,
-        _from: ReplicaId,
+        from: ReplicaId,
         sync: Arc<Sync>,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
@@ -274,6 +275,16 @@ impl Orderer {
         }
         if sync.view > self.view() {
             self.enter(sync.view, out);
+        }
+        // Any quorum of reports makes a SYNC, and a lying follower could pick one that differs from its leader's, so
+        // that the votes split. The leader comes first; others are heard when it had its time.
+        let waited = self.now.tick.since(self.changing_since);
+        if self.members.byzantine()
+            && from != self.leader()
+            && self.leader() != self.me
+            && waited < self.timeout_ns() / 2
+        {
+            return Err(Discard::NotLeader);
         }
         match &mut self.phase {
             Phase::Changing { entered: true, .. } => self.install(sync, out),

@@ -131,6 +131,8 @@ pub struct Orderer {
     pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
     pub(super) view_began: Tick,
+    /// When the view was entered, or the replica restarted in it.
+    pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
     next_heartbeat: Tick,
@@ -218,6 +220,7 @@ impl Orderer {
             leader_lied: false,
             last_progress: now.tick,
             view_began: now.tick,
+            changing_since: now.tick,
             failed_views: 0,
             decide_ns: 0,
             next_heartbeat: now.tick,

@@ -2,6 +2,7 @@
 
 use super::adversary::equivocator::Equivocator;
 use super::adversary::silent::Silent;
+use super::adversary::usurper::Usurper;
 use super::cluster::{Cluster, Fate, Setup};
 use super::disk::Tail;
 use super::swarm::{members, run};
@@ -525,6 +526,48 @@ fn an_invalid_batch_gets_its_leader_deposed() {
         c.inject(r(0), r(to), Message::Propose(Propose { view: View(1), seq: Seq(1), batch }));
     }
     c.until_view(&[1, 2, 3], 2, 50);
+}
+
+#[test]
+fn a_follower_cannot_spoil_the_views_of_correct_leaders_with_a_sync_of_its_own() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.corrupt(r(3), Box::new(Usurper::new(0b0100)));
+    c.run_ms(20);
+    // Place 1 is prepared by replica 1 alone, the leader of view 2; 3 shows 2 a choice without it.
+    c.filter = Some(Box::new(|from, to, m| match m {
+        Message::Write(_) if to != r(1) => Fate::Drop,
+        Message::Sync(_) if from == r(1) => Fate::Hold,
+        _ => Fate::Pass,
+    }));
+    c.order(0, 1);
+    c.run_ms(10);
+    let prepared = |c: &Cluster, i: usize| {
+        c.nodes[i].disk.records().iter().any(|x| matches!(x, OrderRecord::Prepared { .. }))
+    };
+    assert!(prepared(&c, 1) && !prepared(&c, 2) && !prepared(&c, 0));
+    c.filter = Some(Box::new(|from, _, m| match m {
+        Message::Sync(_) if from == r(1) => Fate::Hold,
+        _ => Fate::Pass,
+    }));
+    for to in [0, 1, 2] {
+        c.inject(r(3), r(to), Message::Stop(Stop { view: View(2) }));
+    }
+    c.order(3, 7);
+    for i in [0, 1, 2] {
+        let batch = bytes::Bytes::from_static(b"no batch");
+        if i != 0 {
+            c.byzantine.insert(r(0));
+            c.inject(r(0), r(i), Message::Propose(Propose { view: View(1), seq: Seq(2), batch }));
+            c.byzantine.remove(r(0));
+        }
+    }
+    c.until_view(&[0, 1, 2], 2, 1000);
+    c.run_ms(30);
+    assert_eq!(c.core(2).mode(), Mode::Changing, "2 began view 2 by a follower's SYNC");
+    c.filter = None;
+    c.release(|_, _, _| true);
+    c.until_decided(&[0, 1, 2], 1, 60);
+    assert!([0, 1, 2].iter().all(|i| c.core(*i).view() == View(2)));
 }
 
 // ---- RULES 13 --------------------------------------------------------------------------------------------------------
