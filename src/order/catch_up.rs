@@ -191,7 +191,9 @@ impl Orderer {
     /// Answers a replica behind our mark with digests that lead to it.
     pub(super) fn send_chain(&mut self, to: ReplicaId, from: Seq, out: &mut Vec<Output>) {
         let most = (self.config.window as usize).min(CHAIN_DIGESTS_MAX);
-        if let Some((mark, digests)) = self.durable.chain_from(from, most) {
+        if let Some((mark, digests)) = self.durable.chain_from(from, most)
+            && self.may_serve(to, 32 * digests.len())
+        {
             out.push(Output::Send(to, Message::Chain(Chain { from, digests, mark })));
         }
     }

@@ -24,6 +24,8 @@ const EARLY_MAX: usize = 512;
 const FETCH_MAX: u64 = 64;
 /// Bytes of batches served to one peer per heartbeat.
 const SERVE_BYTES_MAX: usize = 64 << 20;
+/// What answering with two votes counts.
+const VOTES_BYTES: usize = 512;
 /// Batches fetched by digest at once.
 pub(super) const FETCH_BATCHES: usize = 16;
 
@@ -1057,12 +1059,10 @@ impl Orderer {
         for seq in (first.0..=fetch.to.0).map(Seq) {
             let Some(slot) = self.slots.get(&seq) else { continue };
             if let Some(decision) = &slot.decision {
-                let size = decision.batch.bytes.len();
-                let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-                if peer.served_bytes + size > SERVE_BYTES_MAX {
+                let (size, decision) = (decision.batch.bytes.len(), decision.clone());
+                if !self.may_serve(from, size + VOTES_BYTES) {
                     return Err(Discard::TooMuch);
                 }
-                peer.served_bytes += size;
                 let mut certificate = decision.certificate.clone();
                 let (view, digest) = (certificate.view, certificate.digest);
                 certificate
@@ -1076,12 +1076,25 @@ impl Orderer {
         Ok(())
     }
 
-    fn resend_votes(&self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
-        let Some(slot) = self.slots.get(&seq) else { return };
+    /// Whether this peer may be served so many more bytes before the next heartbeat.
+    pub(super) fn may_serve(&mut self, to: ReplicaId, bytes: usize) -> bool {
+        let Some(peer) = self.peers.get_mut(&to) else { return false };
+        let may = peer.served_bytes + bytes <= SERVE_BYTES_MAX;
+        peer.served_bytes += if may { bytes } else { 0 };
+        may
+    }
+
+    fn resend_votes(&mut self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
         let view = self.view();
-        if !matches!(self.phase, Phase::Normal) {
+        let proposal = self.slots.get(&seq).filter(|_| self.leads()).and_then(|slot| {
+            slot.proposal.as_ref().filter(|_| slot.decision.is_none()).and_then(|p| slot.batch(&p.digest))
+        });
+        let size = VOTES_BYTES + proposal.map_or(0, |b| b.bytes.len());
+        if !matches!(self.phase, Phase::Normal) || !self.slots.contains_key(&seq) || !self.may_serve(to, size)
+        {
             return;
         }
+        let slot = &self.slots[&seq];
         if slot.decision.is_none()
             && self.leads()
             && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
@@ -1139,16 +1152,16 @@ impl Orderer {
     ) -> Result<(), Discard> {
         let size_guess = self.config.batch_bytes;
         let in_hand = self.slots.get(&fetch.seq).and_then(|s| s.batch(&fetch.digest)).cloned();
-        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-        if peer.served_bytes > SERVE_BYTES_MAX {
-            return Err(Discard::TooMuch);
-        }
         if let Some(batch) = in_hand {
-            peer.served_bytes += batch.bytes.len();
+            if !self.may_serve(from, batch.bytes.len()) {
+                return Err(Discard::TooMuch);
+            }
             let answer = BatchIs { seq: fetch.seq, batch: batch.bytes.clone() };
             out.push(Output::Send(from, Message::BatchIs(answer)));
         } else if let Some(lsn) = self.durable.batch_place(fetch.seq, &fetch.digest) {
-            peer.served_bytes += size_guess;
+            if !self.may_serve(from, size_guess) {
+                return Err(Discard::TooMuch);
+            }
             out.push(Output::ServeBatch { to: from, seq: fetch.seq, lsn });
         }
         Ok(())
