@@ -985,7 +985,7 @@ impl Orderer {
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
         if silent || stuck && idle || unserved {
             self.suspect(out);
-        } else if self.wish > self.view() && !(leads && !self.may_lead) && !self.wish_is_shared() {
+        } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
             if !(self.leader_lied && idle) {
                 self.wish = self.view();

@@ -18,6 +18,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
+type Said = Rc<RefCell<Vec<(ReplicaId, Vec<u8>)>>>;
+
 fn r(i: u32) -> ReplicaId {
     ReplicaId(i)
 }
@@ -195,7 +197,7 @@ fn an_accept_of_a_lower_view_never_leaves_after_a_later_view_is_entered() {
 #[test]
 fn a_stop_data_is_the_same_after_a_restart() {
     let mut c = cluster(FaultModel::Byzantine, 4);
-    let said: Rc<RefCell<Vec<(ReplicaId, Vec<u8>)>>> = Rc::default();
+    let said: Said = Rc::default();
     let heard = said.clone();
     // Nobody completes view 2.
     c.filter = Some(Box::new(move |from, _, m| {
