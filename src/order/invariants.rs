@@ -24,7 +24,7 @@ pub fn check(o: &Orderer) {
     }
     let window = o.config.window as usize;
     assert!(o.slots.len() <= 4 * window + 256, "{} places are kept", o.slots.len());
-    assert!(o.marks.len() <= 2 * window + 1, "marks for {} places are kept", o.marks.len());
+    assert!(o.marks.len() <= 4 * window + 256, "marks for {} places are kept", o.marks.len());
     let early = o.peers.values().map(|p| p.early.len()).max().unwrap_or(0);
     assert!(early <= 512, "{early} early messages are kept of one peer");
     for (seq, slot) in &o.slots {

@@ -1019,7 +1019,9 @@ impl Orderer {
         let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
         self.fetch_known(out);
         self.ask_again(stalled_ns, out);
-        if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
+        let nothing_missing =
+            self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided;
+        if nothing_missing || self.ahead_of_disk() {
             return;
         }
         if self.catch_up.is_none() && self.now.tick.since(self.last_fetch) > 2 * stalled_ns {
@@ -1035,7 +1037,8 @@ impl Orderer {
         let behind_mark = status.mark > self.decided;
         let pause = self.heartbeat_ms() * 1_000_000;
         let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        if status.decided <= self.decided || self.catch_up.is_some() || !(behind_mark || stalled) {
+        let nothing_to_gain = status.decided <= self.decided || !(behind_mark || stalled);
+        if nothing_to_gain || self.catch_up.is_some() || self.ahead_of_disk() {
             return;
         }
         // Counted for each peer: one that boasts must not use up the turn of those that have something.
