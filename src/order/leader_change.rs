@@ -12,7 +12,7 @@ use super::slot::Proposal;
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::batch::{Batch, Hasher};
+use crate::wire::batch::{AuthKind, Batch, Hasher};
 use crate::wire::messages::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -144,7 +144,10 @@ impl Orderer {
                 && let Some(batch) = slot.batches.get(&p.digest)
             {
                 for group in AuthenticGroup::of_vouched_batch(batch) {
-                    let _ = self.requests.offer(now, group);
+                    let (client, kind) = (group.group().client, group.group().auth_kind);
+                    if kind != AuthKind::Mac || !self.sign_only.contains(&client) {
+                        let _ = self.requests.offer(now, group);
+                    }
                 }
             }
             // Views that fail one after the other must not pile up batches: what our log reports stays.

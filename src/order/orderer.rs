@@ -9,9 +9,9 @@ use super::slot::{Decision, Proposal, Slot};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
-use crate::wire::batch::{Batch, Request, RequestKind};
+use crate::wire::batch::{AuthKind, Batch, Request, RequestKind};
 use crate::wire::messages::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// First reserve of a view, and step of later ones.
@@ -125,6 +125,8 @@ pub struct Orderer {
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
+    /// Known clients whose MAC vectors failed at some replica.
+    pub(super) sign_only: BTreeSet<ClientId>,
     log_room: bool,
     last_time: WallTime,
     random: u64,
@@ -215,6 +217,7 @@ impl Orderer {
             next_seq: low.next(),
             highest,
             requests,
+            sign_only: BTreeSet::new(),
             log_room: true,
             last_time: WallTime(0),
             random,
@@ -445,7 +448,10 @@ impl Orderer {
                 Ok(())
             }
             Checked::ReadOk(ok) => self.on_read_ok(from, ok, out),
-            Checked::MacFailed(_) => Ok(()),
+            Checked::MacFailed(failed) => {
+                self.take_signatures_only(failed.client);
+                Ok(())
+            }
             Checked::Group(group) => {
                 self.on_group(u64::MAX, group, out);
                 Ok(())
@@ -462,6 +468,10 @@ impl Orderer {
             out.push(notice(NoticeCode::LogFull));
             return;
         }
+        if group.group().auth_kind == AuthKind::Mac && self.sign_only.contains(&group.group().client) {
+            out.push(notice(NoticeCode::Sign));
+            return;
+        }
         let again = group.clone();
         match self.requests.offer(self.now.tick, group) {
             Offered::Executed => out.push(Output::Resend(again)),
@@ -471,6 +481,13 @@ impl Orderer {
                     out.push(notice(NoticeCode::View));
                 }
             }
+        }
+    }
+
+    /// This key's MACs failed somewhere: what waits under one is forgotten, its client signs it (RULES 12).
+    fn take_signatures_only(&mut self, client: ClientId) {
+        if self.auth.scheme.knows_client(client) && self.sign_only.insert(client) {
+            self.requests.forget_macs_of(client);
         }
     }
 
@@ -583,6 +600,7 @@ impl Orderer {
             Verdict::Valid => true,
             Verdict::Unvouched(clients) => {
                 for client in clients {
+                    self.take_signatures_only(client);
                     out.push(Output::Broadcast(Message::MacFailed(MacFailed { client })));
                 }
                 false

@@ -614,6 +614,11 @@ impl Cluster {
                     self.note(r, || format!("halts: {why}"));
                     assert!(self.may_halt || self.byzantine.contains(r), "{r} halts: {why}");
                 }
+                Output::Notice { origin, code: NoticeCode::Sign, .. } => {
+                    if let Some(client) = self.clients.get_mut(origin as usize) {
+                        client.must_sign();
+                    }
+                }
                 Output::Notice { .. } => {}
             }
             if self.nodes[r.index()].core.is_none() {

@@ -519,6 +519,20 @@ fn others_vouch_for_a_client_whose_mac_fails_here() {
 }
 
 #[test]
+fn a_key_whose_macs_fail_signs_from_then_on_and_costs_few_views() {
+    let mut setup = Setup::new(members(FaultModel::Byzantine, 4));
+    setup.client_auth = ClientAuth::Mac;
+    let mut c = Cluster::new(setup, 1);
+    c.run_ms(20);
+    let (liar, honest) = (c.add_client(60), c.add_client(60));
+    // Two of four cannot vouch: no quorum writes what only a MAC proves.
+    c.clients[liar].lies_to = [r(1), r(2)].into_iter().collect();
+    assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+    assert!(c.clients[liar].signs() && !c.clients[honest].signs());
+    assert!(c.core(0).view() <= View(3), "a lying client cost {} views", c.core(0).view());
+}
+
+#[test]
 fn an_invalid_batch_gets_its_leader_deposed() {
     let mut c = cluster(FaultModel::Byzantine, 4);
     c.run_ms(20);
