@@ -102,8 +102,7 @@ impl Running {
                 panic!("states differ at one place: {all:?}");
             }
             if Instant::now() >= end {
-                let states: Vec<_> =
-                    (0..self.cluster.n()).map(|i| format!("\n{}", self.status(i))).collect();
+                let states: Vec<_> = (0..self.cluster.n()).map(|i| format!("\n{}", self.status(i))).collect();
                 panic!("the replicas do not reach one place: {all:?}{}", states.concat());
             }
             std::thread::sleep(Duration::from_millis(50));
