@@ -34,6 +34,12 @@ impl Persisted {
 pub struct Durable<T>(T);
 
 impl<T> Durable<T> {
+    /// What nobody may do: for tests that break this rule on purpose and expect to be caught.
+    #[cfg(test)]
+    pub fn forged(value: T) -> Self {
+        Self(value)
+    }
+
     /// The value.
     pub fn into_inner(self) -> T {
         self.0
@@ -88,6 +94,12 @@ impl<T> DurableGate<T> {
     /// Drops what is held and matches, for example votes of a view that is over.
     pub fn discard(&mut self, mut discard: impl FnMut(&T) -> bool) {
         self.held.retain(|(_, value)| !discard(value));
+    }
+
+    /// What is held.
+    #[cfg(test)]
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.held.iter().map(|(_, value)| value)
     }
 
     /// How many values are held.

@@ -1,6 +1,8 @@
 //! [core] Marks move the window; a replica behind a mark learns digests from it, and batches by digest from anybody.
 
 use super::interface::*;
+#[cfg(test)]
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
 use crate::log::Durable;
@@ -170,6 +172,10 @@ impl Orderer {
         self.mark_appended = to;
         let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
         self.hold(lsn, Held::Mark(to), out);
+        #[cfg(test)]
+        if broken(Mutant::WindowBeforeMark) {
+            self.window_moves(Durable::forged(to), out);
+        }
     }
 
     /// The mark is durable: the window it opens may be used (RULES 4).

@@ -147,6 +147,12 @@ impl DurableState {
         StopData { view: self.view, sender, mark, slots, unknown: Vec::new(), signature: Signature::NONE }
     }
 
+    /// For the mutant that reports only what is durable.
+    #[cfg(test)]
+    pub(super) fn drop_from_report(&mut self, seqs: &[Seq]) {
+        self.report.1.retain(|s| !seqs.contains(&s.certificate.seq));
+    }
+
     /// The digest decided at `seq`, if a durable mark covers it.
     pub fn digest(&self, seq: Seq) -> Option<Digest> {
         seq.0.checked_sub(1).and_then(|i| self.digests.get(i as usize)).copied()

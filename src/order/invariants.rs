@@ -1,5 +1,6 @@
 //! [core] What must hold of an [`Orderer`] after every step; run by the simulator.
 
+use super::mutants::{Mutant, broken};
 use super::orderer::{Orderer, Phase};
 use crate::types::*;
 
@@ -13,7 +14,11 @@ pub fn check(o: &Orderer) {
         "a place below the window is kept"
     );
     if let Phase::Normal = o.phase {
-        assert!(o.view() == View::FIRST || o.sync.is_some(), "voting in a view without its SYNC (RULES 1)");
+        let broken = broken(Mutant::RestoresNormal);
+        assert!(
+            broken || o.view() == View::FIRST || o.sync.is_some(),
+            "voting in a view without its SYNC (RULES 1)"
+        );
     }
     for (seq, slot) in &o.slots {
         if slot.wrote {

@@ -5,6 +5,8 @@
 //! exists in views ≥ v. So "the highest view's certificate wins" keeps every decision.
 
 use super::interface::*;
+#[cfg(test)]
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
 use super::slot::Proposal;
@@ -114,8 +116,17 @@ impl Orderer {
         self.refuse_reads(out);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
+        #[cfg(test)]
+        if broken(Mutant::ReportsDurableOnly) {
+            let under_way = self.gate.values().filter_map(|h| match h {
+                Held::Accept(ballot) => Some(ballot.seq),
+                _ => None,
+            });
+            self.durable.drop_from_report(&under_way.collect::<Vec<_>>());
+        }
         self.hold(lsn, Held::ViewEntered(view), out);
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
+        self.changing_since = self.now.tick;
         self.wish = self.wish.max(view);
         self.may_lead = true;
         self.leader_lied = false;
@@ -252,7 +263,7 @@ impl Orderer {
 
     pub(super) fn on_sync(
         &mut self,
-        _from: ReplicaId,
+        from: ReplicaId,
         sync: Arc<Sync>,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
@@ -267,6 +278,16 @@ impl Orderer {
         }
         if sync.view > self.view() {
             self.enter(sync.view, out);
+        }
+        // Any quorum of reports makes a SYNC, and a lying follower could pick one that differs from its leader's, so
+        // that the votes split. The leader comes first; others are heard when it had its time.
+        let waited = self.now.tick.since(self.changing_since);
+        if self.members.byzantine()
+            && from != self.leader()
+            && self.leader() != self.me
+            && waited < self.timeout_ns() / 2
+        {
+            return Err(Discard::NotLeader);
         }
         match &mut self.phase {
             Phase::Changing { entered: true, .. } => self.install(sync, out),

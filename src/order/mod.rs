@@ -57,6 +57,9 @@ mod catch_up;
 /// What must hold of one state, and between two.
 pub mod invariants;
 
+/// Rules that tests break.
+pub(crate) mod mutants;
+
 /// From the log's records to an [`Orderer`].
 pub mod restore;
 

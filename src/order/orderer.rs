@@ -2,6 +2,7 @@
 
 use super::durable::DurableState;
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
@@ -60,7 +61,7 @@ pub(super) enum Held {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ballot {
     view: View,
-    seq: Seq,
+    pub(super) seq: Seq,
     digest: Digest,
 }
 
@@ -145,6 +146,8 @@ pub struct Orderer {
     pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
     pub(super) view_began: Tick,
+    /// When the view was entered, or the replica restarted in it.
+    pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
     next_heartbeat: Tick,
@@ -183,7 +186,7 @@ impl Orderer {
             slots.entry(batch.seq).or_default().batches.insert(batch.digest, batch);
         }
         let restored_view_is_first = view == View::FIRST;
-        let phase = if restored_view_is_first {
+        let phase = if restored_view_is_first || broken(Mutant::RestoresNormal) {
             Phase::Normal
         } else {
             Phase::Changing { entered: true, sync: None, quorum_since: None }
@@ -196,10 +199,11 @@ impl Orderer {
         let random = config.seed;
         let highest = durable.prepared().map(|(s, _)| *s).max().unwrap_or(low).max(low);
         let mut this = Self {
-            restart_bar: (members.byzantine() && !fresh).then_some((view, durable.reserve)),
+            restart_bar: (members.byzantine() && !fresh && !broken(Mutant::RestoresNormal))
+                .then_some((view, durable.reserve)),
             reserve_durable: durable.reserve,
-            wish: if fresh { view } else { view.next() },
-            may_lead: fresh,
+            wish: if fresh || broken(Mutant::RestartedLeaderLeads) { view } else { view.next() },
+            may_lead: fresh || broken(Mutant::RestartedLeaderLeads),
             auth,
             members,
             me,
@@ -232,6 +236,7 @@ impl Orderer {
             leader_lied: false,
             last_progress: now.tick,
             view_began: now.tick,
+            changing_since: now.tick,
             failed_views: 0,
             decide_ns: 0,
             next_heartbeat: now.tick,
@@ -658,7 +663,7 @@ impl Orderer {
             return;
         }
         self.ensure_reserve(seq, out);
-        if seq > self.reserve_durable {
+        if seq > self.reserve_durable || self.wish > view && broken(Mutant::WishIsStop) {
             return;
         }
         let Some(slot) = self.slots.get_mut(&seq) else { return };
@@ -761,7 +766,12 @@ impl Orderer {
             OrderRecord::Prepared { certificate, batch: batch.bytes.clone() }
         };
         let lsn = self.append(record, out);
-        self.hold(lsn, Held::Accept(Ballot { view, seq, digest }), out);
+        let ballot = Ballot { view, seq, digest };
+        self.hold(lsn, Held::Accept(ballot), out);
+        #[cfg(test)]
+        if broken(Mutant::VotesBeforeDurable) {
+            self.release_accept(Durable::forged(ballot), out);
+        }
     }
 
     fn on_accept(&mut self, from: ReplicaId, vote: Vote, out: &mut Vec<Output>) -> Result<(), Discard> {
@@ -786,7 +796,8 @@ impl Orderer {
         if slot.decision.is_some() {
             return;
         }
-        let Some(digest) = slot.accepts.winner(quorum) else { return };
+        let own = slot.accepts.of(self.me).map(|(d, _)| d).filter(|_| broken(Mutant::ExecutesPrepared));
+        let Some(digest) = slot.accepts.winner(quorum).or(own) else { return };
         let Some(batch) = slot.batch(&digest).cloned() else {
             slot.wanted.entry(digest).or_insert(now);
             return;
@@ -930,12 +941,16 @@ impl Orderer {
     fn release_accept(&mut self, ballot: Durable<Ballot>, out: &mut Vec<Output>) {
         let Ballot { view, seq, digest } = *ballot;
         // An ACCEPT of a lower view never leaves once a later view is entered (RULES 2).
-        if view != self.view() || !matches!(self.phase, Phase::Normal) {
+        let left = view != self.view() || !matches!(self.phase, Phase::Normal);
+        if left && !broken(Mutant::ReportsDurableOnly) {
             return;
         }
         let signature = self.auth.sign_vote(VoteKind::Accept, view, seq, &digest);
         let vote = Vote { view, seq, digest, signature };
         out.push(Output::Broadcast(Message::Accept(vote)));
+        if left {
+            return;
+        }
         if let Some(slot) = self.slots.get_mut(&seq) {
             let _ = slot.accepts.add(self.me, &vote);
             self.try_decide(seq, out);

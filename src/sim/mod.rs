@@ -16,3 +16,5 @@ pub mod network;
 pub mod random;
 pub mod scheme;
 pub mod swarm;
+
+mod rules_tests;

@@ -8,9 +8,11 @@ use crate::wire::messages::*;
 pub mod equivocator;
 pub mod forger;
 pub mod liar;
+pub mod mutator;
 pub mod replayer;
 pub mod silent;
 pub mod spoiler;
+pub mod usurper;
 
 /// What a liar can do: use its own keys.
 pub struct Power {
@@ -77,12 +79,14 @@ impl Adversary for Several {
 /// Any of them, drawn.
 pub fn draw(random: &mut Random) -> Box<dyn Adversary> {
     let one = |random: &mut Random| -> Box<dyn Adversary> {
-        match random.below(7) {
+        match random.below(9) {
             0 => Box::new(silent::Silent::draw(random)),
             1 | 2 => Box::new(equivocator::Equivocator::draw(random)),
             3 => Box::new(forger::Forger::draw(random)),
             4 => Box::new(liar::Liar::draw(random)),
             5 => Box::new(replayer::Replayer::draw(random)),
+            6 => Box::new(usurper::Usurper::new(random.next())),
+            7 => Box::new(mutator::Mutator::draw(random)),
             _ => Box::new(spoiler::Spoiler::draw(random)),
         }
     };

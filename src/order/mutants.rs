@@ -1,0 +1,42 @@
+//! Rules that a test can break, to see that the suite notices. Outside tests nothing is ever broken.
+
+/// One broken rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Mutant {
+    /// RULES 1: a restart goes on voting in the view it finds in the log.
+    RestoresNormal,
+    /// RULES 2: STOP-DATA omits prepared places whose writes are under way, and their ACCEPTs leave later.
+    ReportsDurableOnly,
+    /// RULES 4: the window moves when the mark is appended, not when it is durable.
+    WindowBeforeMark,
+    /// RULES 8: a batch is executed once it is prepared here.
+    ExecutesPrepared,
+    /// RULES 11: who wishes for the next view votes no more.
+    WishIsStop,
+    /// A restarted leader goes on leading its view.
+    RestartedLeaderLeads,
+    /// ACCEPT leaves before its record is durable.
+    VotesBeforeDurable,
+}
+
+#[cfg(test)]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule on this thread, or none.
+#[cfg(test)]
+pub(crate) fn break_rule(mutant: Option<Mutant>) {
+    BROKEN.set(mutant);
+}
+
+#[cfg(test)]
+pub(super) fn broken(mutant: Mutant) -> bool {
+    BROKEN.get() == Some(mutant)
+}
+
+#[cfg(not(test))]
+pub(super) const fn broken(_: Mutant) -> bool {
+    false
+}

@@ -1,0 +1,829 @@
+//! Directed schedules: one story each, and for the rules of order/mutants.rs the proof that breaking them is noticed.
+
+use super::adversary::equivocator::Equivocator;
+use super::adversary::silent::Silent;
+use super::adversary::usurper::Usurper;
+use super::cluster::{Cluster, Fate, Setup};
+use super::disk::Tail;
+use super::swarm::{members, run};
+use crate::order::Input;
+use crate::order::mutants::{Mutant, break_rule};
+use crate::order::record::OrderRecord;
+use crate::quorum::{FaultModel, Group as Members};
+use crate::types::*;
+use crate::wire::auth::ClientAuth;
+use crate::wire::batch::Batch;
+use crate::wire::messages::*;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+fn r(i: u32) -> ReplicaId {
+    ReplicaId(i)
+}
+
+fn cluster(model: FaultModel, n: u32) -> Cluster {
+    Cluster::new(Setup::new(members(model, n)), 1)
+}
+
+impl Cluster {
+    /// Orders one distinct batch through `at`.
+    fn order(&mut self, at: u32, nonce: u64) {
+        self.step(r(at), Input::OrderNoop(nonce));
+    }
+
+    fn decided(&self, who: &[u32], seq: u64) -> bool {
+        who.iter().all(|i| self.core(*i).executed() >= Seq(seq))
+    }
+
+    /// Runs until these replicas executed place `seq`.
+    fn until_decided(&mut self, who: &[u32], seq: u64, ms: u64) {
+        let done = self.run_until(ms, |c| c.decided(who, seq));
+        assert!(done, "place {seq} is not executed on {who:?}\n{}", self.picture());
+    }
+
+    fn until_view(&mut self, who: &[u32], view: u64, ms: u64) {
+        let done = self.run_until(ms, |c| who.iter().all(|i| c.core(*i).view() >= View(view)));
+        assert!(done, "view {view} is not entered on {who:?}\n{}", self.picture());
+    }
+
+    /// Cuts a replica off, both ways, or joins it again.
+    fn cut_off(&mut self, who: u32, cut: bool) {
+        for other in self.all() {
+            if other != r(who) {
+                self.network.cut(r(who), other, cut);
+                self.network.cut(other, r(who), cut);
+            }
+        }
+    }
+
+    fn all_in_view(&self, view: u64) -> bool {
+        self.correct().iter().all(|i| self.core(i.0).view() == View(view))
+    }
+}
+
+/// A batch that nobody ordered, for a liar to propose.
+fn another_batch(c: &Cluster, seq: u64, seed: u64) -> Batch {
+    let wall = 1_700_000_000_000_000_000 + c.now.0;
+    Batch::build(&c.setup.hasher(), Seq(seq), WallTime(wall), seed, Vec::new())
+}
+
+fn vote_of(c: &Cluster, who: u32, kind: VoteKind, view: u64, seq: u64, digest: Digest) -> Vote {
+    let auth = c.setup.authenticator(r(who));
+    let signature = auth.sign_vote(kind, View(view), Seq(seq), &digest);
+    Vote { view: View(view), seq: Seq(seq), digest, signature }
+}
+
+/// Whether `story` fails when `mutant` breaks its rule; it must hold otherwise.
+fn told_apart(mutant: Mutant, story: impl Fn()) {
+    break_rule(None);
+    story();
+    break_rule(Some(mutant));
+    let noticed = catch_unwind(AssertUnwindSafe(&story)).is_err();
+    break_rule(None);
+    assert!(noticed, "{mutant:?} goes unnoticed");
+}
+
+/// The first of so many seeds that notices a broken rule.
+fn swarm_notices(mutant: Mutant, members: Members, seeds: u64) {
+    break_rule(Some(mutant));
+    let noticed = (1..=seeds).find(|seed| catch_unwind(|| run(members, *seed)).is_err());
+    break_rule(None);
+    println!("{mutant:?}: noticed by seed {noticed:?}");
+    assert!(noticed.is_some(), "{mutant:?} goes unnoticed by {seeds} seeds");
+}
+
+// ---- RULES 1 ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_view_that_was_entered_but_never_began_lets_its_leader_certify_nothing() {
+    told_apart(Mutant::RestoresNormal, || {
+        let mut c = cluster(FaultModel::Byzantine, 4);
+        // 1 lies: it never sends the SYNC of view 2, which it leads.
+        c.corrupt(r(1), Box::new(Silent::kinds(&[6])));
+        c.run_ms(20);
+        // Replica 0 alone decides x in view 1.
+        c.filter = Some(Box::new(|from, to, m| match m {
+            Message::Accept(_) | Message::Decided(_) if to != r(0) => Fate::Drop,
+            Message::Status(_) | Message::Stop(_) | Message::StopData(_) if from == r(0) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        c.order(0, 1);
+        c.until_decided(&[0], 1, 50);
+        let x = c.history.at(Seq(1)).expect("executed");
+        c.cut_off(0, true);
+        c.until_view(&[2, 3], 2, 2000);
+        c.run_ms(5);
+        for i in [2, 3] {
+            c.crash(r(i), Tail::Kept);
+            c.restart(r(i));
+        }
+        // The leader of view 2 proposes y without a SYNC, and both are ready to vote.
+        let y = another_batch(&c, 1, 9);
+        assert_ne!(x, y.digest);
+        let view = View(2);
+        for to in [2, 3] {
+            let batch = y.bytes.clone();
+            c.inject(r(1), r(to), Message::Propose(Propose { view, seq: Seq(1), batch }));
+            let write = vote_of(&c, 1, VoteKind::Write, 2, 1, y.digest);
+            c.inject(r(1), r(to), Message::Write(write));
+            let accept = vote_of(&c, 1, VoteKind::Accept, 2, 1, y.digest);
+            c.inject(r(1), r(to), Message::Accept(accept));
+        }
+        c.filter = None;
+        c.run_ms(5);
+        c.cut_off(0, false);
+        c.order(2, 2);
+        c.until_decided(&[0, 2, 3], 1, 5000);
+        assert_eq!(c.history.at(Seq(1)), Some(x));
+    });
+}
+
+// ---- RULES 2 ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_report_names_the_places_whose_writes_are_still_under_way() {
+    told_apart(Mutant::ReportsDurableOnly, || {
+        let mut c = cluster(FaultModel::Crash, 3);
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2], 1, 100);
+        c.hold_disk(r(1), true);
+        c.hold_disk(r(2), true);
+        // From here on the old leader hears ACCEPTs only, and says nothing after its proposal.
+        c.order(0, 2);
+        c.run_ms(5);
+        c.filter = Some(Box::new(|from, to, m| match m {
+            Message::Accept(_) if to == r(0) => Fate::Pass,
+            _ if from == r(0) || to == r(0) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        c.until_view(&[1, 2], 2, 2000);
+        c.hold_disk(r(1), false);
+        c.hold_disk(r(2), false);
+        c.order(1, 3);
+        c.until_decided(&[1, 2], 2, 5000);
+        c.run_ms(50);
+        c.filter = None;
+        c.order(1, 4);
+        c.until_decided(&[0, 1, 2], 3, 5000);
+    });
+}
+
+#[test]
+fn an_accept_of_a_lower_view_never_leaves_after_a_later_view_is_entered() {
+    let mut c = cluster(FaultModel::Crash, 3);
+    c.order(0, 1);
+    c.until_decided(&[0, 1, 2], 1, 100);
+    c.hold_disk(r(1), true);
+    c.hold_disk(r(2), true);
+    c.order(0, 2);
+    c.run_ms(5);
+    c.filter = Some(Box::new(|from, _, m| match m {
+        Message::Accept(v) => {
+            assert!(v.view > View(1) || from == r(0), "an ACCEPT of view 1 leaves {from}");
+            Fate::Pass
+        }
+        _ if from == r(0) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.until_view(&[1, 2], 2, 2000);
+    c.hold_disk(r(1), false);
+    c.hold_disk(r(2), false);
+    c.until_decided(&[1, 2], 2, 5000);
+}
+
+#[test]
+fn a_stop_data_is_the_same_after_a_restart() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    let said: Rc<RefCell<Vec<(ReplicaId, Vec<u8>)>>> = Rc::default();
+    let heard = said.clone();
+    // Nobody completes view 2.
+    c.filter = Some(Box::new(move |from, _, m| {
+        if let Message::StopData(d) = m
+            && d.view == View(2)
+        {
+            heard.borrow_mut().push((from, d.unsigned()));
+        }
+        let drop = matches!(m, Message::Sync(_)) || matches!(m, Message::Accept(v) if v.seq > Seq(3));
+        if drop { Fate::Drop } else { Fate::Pass }
+    }));
+    for nonce in 1..10 {
+        c.order(0, nonce);
+    }
+    c.run_ms(30);
+    c.crash(r(0), Tail::Torn);
+    c.until_view(&[1, 2, 3], 2, 2000);
+    c.run_ms(60);
+    for i in 1..4 {
+        c.crash(r(i), Tail::Lost);
+        c.restart(r(i));
+    }
+    c.run_ms(80);
+    let said = said.borrow();
+    for i in 1..4 {
+        let mut own: Vec<_> = said.iter().filter(|(from, _)| *from == r(i)).map(|(_, d)| d).collect();
+        assert!(own.len() > 3, "{i} reported {} times", own.len());
+        own.dedup();
+        assert_eq!(own.len(), 1, "{i} reported different things");
+    }
+}
+
+// ---- RULES 3, 4, 5 ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_digest_list_reaches_back_to_the_first_place() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.cut_off(3, true);
+    c.add_client(200);
+    assert!(c.run_until(20_000, |c| c.core(0).mark() > Seq(64)), "{}", c.picture());
+    assert_eq!(c.core(3).executed(), Seq(0));
+    c.cut_off(3, false);
+    assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+}
+
+#[test]
+fn no_vote_above_the_old_window_leaves_before_the_mark_is_durable() {
+    told_apart(Mutant::WindowBeforeMark, || {
+        let mut c = cluster(FaultModel::Byzantine, 4);
+        let window = c.setup.order.window;
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2, 3], 1, 100);
+        c.hold_disk(r(3), true);
+        // Marks of the others let 3 append one; it cannot become durable.
+        c.filter = Some(Box::new(move |from, _, m| {
+            if let Message::Write(v) | Message::Accept(v) = m
+                && from == r(3)
+            {
+                assert!(v.seq.0 <= window, "3 votes at {} below a mark that is not durable", v.seq);
+            }
+            Fate::Pass
+        }));
+        c.add_client(200);
+        assert!(c.run_until(5000, |c| c.core(0).mark().0 > 2 * window), "{}", c.picture());
+        c.filter = None;
+        c.hold_disk(r(3), false);
+        assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+    });
+}
+
+#[test]
+fn a_replica_behind_the_mark_catches_up_by_digest_lists_while_load_continues() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+        let mut c = cluster(model, n);
+        let last = n - 1;
+        c.crash(r(last), Tail::Kept);
+        for _ in 0..3 {
+            c.add_client(1000);
+        }
+        assert!(c.run_until(20_000, |c| c.core(0).mark() > Seq(64)), "{}", c.picture());
+        c.restart(r(last));
+        let lists = Rc::new(RefCell::new(0));
+        let seen = lists.clone();
+        c.filter = Some(Box::new(move |_, to, m| {
+            *seen.borrow_mut() += u64::from(to == r(last) && matches!(m, Message::Chain(_)));
+            Fate::Pass
+        }));
+        let start = c.core(0).executed();
+        let done = c.run_until(5000, |c| c.core(last).executed().0 + 16 > c.core(0).executed().0);
+        assert!(done, "{}", c.picture());
+        assert!(c.clients.iter().any(|k| !k.content()), "load ended first");
+        assert!(c.core(0).executed() >= start && *lists.borrow() > 0, "no digest list was used");
+        assert!(c.run_until(30_000, Cluster::settled), "{}", c.picture());
+        let learnt = c.nodes[last as usize].disk.records();
+        assert!(learnt.iter().any(|x| matches!(x, OrderRecord::Batch { .. })));
+    }
+}
+
+#[test]
+fn a_single_restarted_follower_votes_again() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.add_client(20);
+    assert!(c.run_until(5000, Cluster::settled));
+    c.crash(r(2), Tail::Lost);
+    c.restart(r(2));
+    // Whoever restarted is needed: another one goes.
+    c.crash(r(3), Tail::Lost);
+    c.add_client(20);
+    assert!(c.run_until(3000, Cluster::settled), "{}", c.picture());
+}
+
+// ---- RULES 6 ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_power_loss_of_all_under_load_silences_nobody() {
+    for tail in [Tail::Lost, Tail::Kept, Tail::Torn] {
+        for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+            let mut c = cluster(model, n);
+            c.add_client(400);
+            for _ in 0..4 {
+                c.run_ms(30);
+                c.all().into_iter().for_each(|i| c.crash(i, tail));
+                c.all().into_iter().for_each(|i| c.restart(i));
+                let before = c.history.end();
+                // A few timeouts of 100 ms.
+                let done = c.run_until(1000, |c| c.history.end().0 > before.0 + 3);
+                assert!(done || c.settled(), "{tail:?}: {}", c.picture());
+            }
+            assert!(c.run_until(10_000, Cluster::settled), "{}", c.picture());
+        }
+    }
+}
+
+#[test]
+fn an_accept_never_leaves_before_its_record_is_durable() {
+    swarm_notices(Mutant::VotesBeforeDurable, members(FaultModel::Crash, 3), 60);
+}
+
+// ---- RULES 8 ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_write_certificate_executes_nothing() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    // 2 alone sees the WRITEs for place 1, and nobody its report.
+    c.filter = Some(Box::new(|from, to, m| match m {
+        Message::Write(_) if to != r(2) => Fate::Drop,
+        Message::StopData(_) | Message::Status(_) | Message::Stop(_) if from == r(2) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.order(0, 1);
+    c.run_ms(10);
+    assert_eq!(c.core(2).decided(), Seq(0));
+    c.cut_off(2, true);
+    c.cut_off(0, true);
+    c.filter = None;
+    c.run_ms(300);
+    c.cut_off(0, false);
+    c.cut_off(2, true);
+    c.until_view(&[0, 1, 3], 2, 3000);
+    c.order(1, 2);
+    c.until_decided(&[0, 1, 3], 1, 3000);
+    c.cut_off(2, false);
+    c.order(1, 3);
+    c.until_decided(&[0, 1, 2, 3], 2, 5000);
+}
+
+#[test]
+fn a_batch_that_is_only_prepared_is_not_executed() {
+    swarm_notices(Mutant::ExecutesPrepared, members(FaultModel::Crash, 3), 60);
+}
+
+// ---- RULES 9 (crash) -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_new_leader_reads_only_after_all_that_its_view_change_chose_is_executed() {
+    let mut c = cluster(FaultModel::Crash, 3);
+    c.order(0, 1);
+    c.until_decided(&[0, 1, 2], 1, 100);
+    // 0 decides place 2 and may have answered it; 1 and 2 have only accepted.
+    c.filter = Some(Box::new(|_, to, m| match m {
+        Message::Accept(_) if to != r(0) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.order(0, 2);
+    c.until_decided(&[0], 2, 100);
+    c.crash(r(0), Tail::Kept);
+    let began = c.run_until(3000, |c| c.core(1).leads());
+    assert!(began, "{}", c.picture());
+    assert_eq!(c.core(1).executed(), Seq(1));
+    c.step(r(1), Input::ReadIndex(7));
+    assert_eq!(c.nodes[1].refused, [7]);
+    c.filter = None;
+    c.until_decided(&[1, 2], 2, 3000);
+    c.step(r(1), Input::ReadIndex(8));
+    c.run_ms(20);
+    assert_eq!(c.nodes[1].ready, [8]);
+}
+
+#[test]
+fn a_leader_that_was_left_behind_answers_no_read() {
+    let mut c = cluster(FaultModel::Crash, 3);
+    c.order(0, 1);
+    c.until_decided(&[0, 1, 2], 1, 100);
+    c.cut_off(0, true);
+    c.until_view(&[1, 2], 2, 3000);
+    c.step(r(0), Input::ReadIndex(1));
+    c.run_ms(200);
+    assert!(c.nodes[0].ready.is_empty());
+    c.cut_off(0, false);
+    c.run_ms(500);
+    assert!(c.nodes[0].ready.is_empty());
+    assert_eq!(c.nodes[0].refused, [1]);
+}
+
+// ---- RULES 11 --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn who_wishes_for_the_next_view_goes_on_voting_and_takes_the_wish_back() {
+    told_apart(Mutant::WishIsStop, || {
+        let mut c = cluster(FaultModel::Byzantine, 4);
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2, 3], 1, 100);
+        c.crash(r(3), Tail::Kept);
+        // One bad link: 2 hears no heartbeat of the leader.
+        c.filter = Some(Box::new(|from, to, m| match m {
+            Message::Status(_) if from == r(0) && to == r(2) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        let wishes = c.run_until(1000, |c| c.core(2).status().wish == View(2));
+        assert!(wishes);
+        c.order(0, 2);
+        c.until_decided(&[0, 1, 2], 2, 50);
+        c.filter = None;
+        let back = c.run_until(1000, |c| c.core(2).status().wish == View(1));
+        assert!(back, "the wish stays");
+        assert_eq!(c.core(1).view(), View(1), "one bad link deposed a leader");
+    });
+}
+
+#[test]
+fn a_wish_is_taken_back_also_when_nothing_is_ordered() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.run_ms(50);
+    c.network.cut(r(0), r(2), true);
+    assert!(c.run_until(1000, |c| c.core(2).status().wish == View(2)));
+    c.network.cut(r(0), r(2), false);
+    assert!(c.run_until(300, |c| c.core(2).status().wish == View(1)));
+    c.run_ms(1000);
+    assert!(c.all_in_view(1));
+}
+
+#[test]
+fn a_leader_alone_in_its_view_gives_it_up() {
+    let mut c = cluster(FaultModel::Crash, 3);
+    c.order(0, 1);
+    c.until_decided(&[0, 1, 2], 1, 100);
+    c.crash(r(2), Tail::Kept);
+    // 1 enters view 2 alone, on a wish of 2 that nobody else heard.
+    c.inject(r(2), r(1), Message::Stop(Stop { view: View(2) }));
+    c.network.cut(r(0), r(1), true);
+    c.network.cut(r(1), r(0), true);
+    c.until_view(&[1], 2, 2000);
+    c.network.cut(r(0), r(1), false);
+    c.network.cut(r(1), r(0), false);
+    c.order(0, 2);
+    c.until_decided(&[0, 1], 2, 5000);
+}
+
+// ---- RULES 12 --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_time_out_of_bounds_withholds_the_write_and_deposes_nobody() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.nodes[2].skew = 3_600_000_000_000;
+    let wrote = Rc::new(RefCell::new(0));
+    let seen = wrote.clone();
+    c.filter = Some(Box::new(move |from, _, m| {
+        *seen.borrow_mut() += u64::from(from == r(2) && matches!(m, Message::Write(_)));
+        Fate::Pass
+    }));
+    c.add_client(30);
+    assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
+    assert_eq!(*wrote.borrow(), 0, "2 wrote for times an hour off its clock");
+    assert!(c.all_in_view(1), "a clock deposed a leader");
+}
+
+#[test]
+fn a_write_certificate_overrides_another_proposal() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.run_ms(20);
+    c.byzantine.insert(r(0));
+    // 3 gets y instead of x, and only votes afterwards.
+    c.filter = Some(Box::new(|from, to, m| match m {
+        Message::Propose(_) if from == r(0) && to == r(3) => Fate::Drop,
+        Message::Decided(_) if to == r(3) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    let y = another_batch(&c, 1, 9);
+    let propose = Propose { view: View(1), seq: Seq(1), batch: y.bytes.clone() };
+    c.inject(r(0), r(3), Message::Propose(propose));
+    c.order(0, 1);
+    c.until_decided(&[1, 2, 3], 1, 1000);
+    assert_ne!(c.history.at(Seq(1)), Some(y.digest));
+    assert!(c.nodes[3].disk.records().iter().any(|x| matches!(x, OrderRecord::Prepared { .. })));
+}
+
+#[test]
+fn others_vouch_for_a_client_whose_mac_fails_here() {
+    let mut setup = Setup::new(members(FaultModel::Byzantine, 4));
+    setup.client_auth = ClientAuth::Mac;
+    let mut c = Cluster::new(setup, 1);
+    c.run_ms(20);
+    c.crash(r(2), Tail::Kept);
+    let client = c.add_client(30);
+    c.clients[client].lies_to.insert(r(3));
+    // Without the vote of 3 there is no quorum.
+    assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
+    assert_eq!(c.core(3).view(), View(1));
+}
+
+#[test]
+fn an_invalid_batch_gets_its_leader_deposed() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.run_ms(20);
+    c.byzantine.insert(r(0));
+    for to in 1..4 {
+        let batch = bytes::Bytes::from_static(b"no batch");
+        c.inject(r(0), r(to), Message::Propose(Propose { view: View(1), seq: Seq(1), batch }));
+    }
+    c.until_view(&[1, 2, 3], 2, 50);
+}
+
+#[test]
+fn a_follower_cannot_spoil_the_views_of_correct_leaders_with_a_sync_of_its_own() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.corrupt(r(3), Box::new(Usurper::new(0b0100)));
+    c.run_ms(20);
+    // Place 1 is prepared by replica 1 alone, the leader of view 2; 3 shows 2 a choice without it.
+    c.filter = Some(Box::new(|from, to, m| match m {
+        Message::Write(_) if to != r(1) => Fate::Drop,
+        Message::Sync(_) if from == r(1) => Fate::Hold,
+        _ => Fate::Pass,
+    }));
+    c.order(0, 1);
+    c.run_ms(10);
+    let prepared = |c: &Cluster, i: usize| {
+        c.nodes[i].disk.records().iter().any(|x| matches!(x, OrderRecord::Prepared { .. }))
+    };
+    assert!(prepared(&c, 1) && !prepared(&c, 2) && !prepared(&c, 0));
+    c.filter = Some(Box::new(|from, _, m| match m {
+        Message::Sync(_) if from == r(1) => Fate::Hold,
+        _ => Fate::Pass,
+    }));
+    for to in [0, 1, 2] {
+        c.inject(r(3), r(to), Message::Stop(Stop { view: View(2) }));
+    }
+    c.order(3, 7);
+    for i in [0, 1, 2] {
+        let batch = bytes::Bytes::from_static(b"no batch");
+        if i != 0 {
+            c.byzantine.insert(r(0));
+            c.inject(r(0), r(i), Message::Propose(Propose { view: View(1), seq: Seq(2), batch }));
+            c.byzantine.remove(r(0));
+        }
+    }
+    c.until_view(&[0, 1, 2], 2, 1000);
+    c.run_ms(30);
+    assert_eq!(c.core(2).mode(), Mode::Changing, "2 began view 2 by a follower's SYNC");
+    c.filter = None;
+    c.release(|_, _, _| true);
+    c.until_decided(&[0, 1, 2], 1, 60);
+    assert!([0, 1, 2].iter().all(|i| c.core(*i).view() == View(2)));
+}
+
+// ---- RULES 13 --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn three_votes_of_five_are_no_quorum() {
+    for seed in 1..20 {
+        let members = Members::new(FaultModel::Byzantine, 5, 1).expect("5 bear 1");
+        let mut c = Cluster::new(Setup::new(members), seed);
+        // {0, 1, 2} would certify x and {0, 3, 4} y.
+        c.corrupt(r(0), Box::new(Equivocator::new(0b11000)));
+        c.add_client(20);
+        assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+    }
+}
+
+// ---- RULES 14, 16 ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_request_is_answered_across_a_crash_of_the_leader() {
+    for (model, n) in [(FaultModel::Crash, 3), (FaultModel::Byzantine, 4)] {
+        let mut c = cluster(model, n);
+        c.add_client(100);
+        c.run_ms(40);
+        c.crash(r(0), Tail::Torn);
+        assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
+        assert_eq!(c.history.acknowledged, 100);
+    }
+}
+
+#[test]
+fn a_group_sent_again_by_anybody_executes_nothing_twice() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    let client = c.add_client(50);
+    for _ in 0..400 {
+        c.run_ms(2);
+        let mut random = c.random.fork();
+        if let Some(bytes) = c.clients[client].old_group(&mut random) {
+            let to = r(random.below(4) as u32);
+            c.group(to, ClientId(0), bytes);
+        }
+    }
+    assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
+}
+
+// ---- ALGORITHMS a.4, and restarts ------------------------------------------------------------------------------------
+
+#[test]
+fn what_one_replica_decided_survives_a_liar_and_a_laggard_that_report_nothing() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.run_ms(20);
+    c.byzantine.insert(r(0));
+    // 0 leads and lies: it votes, but its ACCEPT reaches 3 only; 2 hears nothing at all.
+    c.filter = Some(Box::new(|from, to, m| match m {
+        _ if to == r(2) => Fate::Drop,
+        Message::Accept(_) if to != r(3) => Fate::Drop,
+        Message::Decided(_) => Fate::Drop,
+        Message::StopData(_) | Message::Sync(_) if from == r(0) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.order(0, 1);
+    c.until_decided(&[3], 1, 100);
+    let v = c.history.at(Seq(1));
+    assert_eq!(c.core(1).decided(), Seq(0));
+    c.cut_off(3, true);
+    // The liar's report says nothing of place 1.
+    let mut empty = StopData {
+        view: View(2),
+        sender: r(0),
+        mark: MarkCertificate::default(),
+        slots: Vec::new(),
+        unknown: Vec::new(),
+        signature: Signature::NONE,
+    };
+    c.setup.authenticator(r(0)).sign_stop_data(&mut empty);
+    c.filter = Some(Box::new(|from, _, m| match m {
+        Message::StopData(_) | Message::Decided(_) if from == r(0) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.crash(r(0), Tail::Kept);
+    for to in [1, 2] {
+        c.inject(r(0), r(to), Message::Stop(Stop { view: View(2) }));
+    }
+    c.until_view(&[1, 2], 2, 3000);
+    c.run_ms(5);
+    c.inject(r(0), r(1), Message::StopData(std::sync::Arc::new(empty)));
+    assert!(c.run_until(100, |c| c.core(1).leads()), "{}", c.picture());
+    c.cut_off(3, false);
+    c.order(1, 2);
+    c.until_decided(&[1, 2, 3], 2, 5000);
+    assert_eq!(c.history.at(Seq(1)), v);
+}
+
+#[test]
+fn a_leader_that_restarted_proposes_nothing_in_its_view() {
+    told_apart(Mutant::RestartedLeaderLeads, || {
+        let mut c = cluster(FaultModel::Crash, 3);
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2], 1, 100);
+        // The proposal for place 2 leaves, its own record is lost in the crash; one follower gets it late.
+        c.hold_disk(r(0), true);
+        c.filter = Some(Box::new(|from, _, m| match m {
+            Message::Propose(p) if from == r(0) && p.seq == Seq(2) => Fate::Hold,
+            _ => Fate::Pass,
+        }));
+        c.order(0, 2);
+        c.run_ms(2);
+        assert_eq!(c.held.len(), 2);
+        c.crash(r(0), Tail::Lost);
+        c.hold_disk(r(0), false);
+        c.restart(r(0));
+        c.filter = Some(Box::new(|from, _, m| {
+            let again = from == r(0) && matches!(m, Message::Propose(p) if p.view == View(1));
+            assert!(!again, "the restarted leader proposes again in view 1");
+            Fate::Pass
+        }));
+        c.release(|_, to, _| to == r(1));
+        c.order(0, 3);
+        c.run_ms(300);
+        c.filter = None;
+        c.order(2, 4);
+        c.until_decided(&[0, 1, 2], 3, 5000);
+    });
+}
+
+#[test]
+fn a_restarted_leader_is_left_at_once() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+        let mut c = cluster(model, n);
+        c.add_client(10);
+        assert!(c.run_until(2000, Cluster::settled));
+        c.crash(r(0), Tail::Kept);
+        c.restart(r(0));
+        let all: Vec<u32> = (0..n).collect();
+        c.until_view(&all, 2, 90);
+        c.add_client(10);
+        assert!(c.run_until(2000, Cluster::settled), "{}", c.picture());
+    }
+}
+
+#[test]
+fn votes_that_come_before_the_proposal_count() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+        let mut c = cluster(model, n);
+        c.run_ms(20);
+        let last = n - 1;
+        c.filter = Some(Box::new(move |from, to, m| match m {
+            Message::Propose(_) if to == r(last) => Fate::Hold,
+            Message::Fetch(_) | Message::FetchBatch(_) if from == r(last) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        c.order(0, 1);
+        c.until_decided(&[0], 1, 100);
+        c.run_ms(30);
+        assert_eq!(c.core(last).decided(), Seq(0));
+        c.release(|_, _, _| true);
+        c.until_decided(&[last], 1, 5);
+    }
+}
+
+#[test]
+fn two_replicas_crash_between_the_proposal_and_the_end_of_their_log_writes() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+        for tail in [Tail::Lost, Tail::Kept] {
+            let mut c = cluster(model, n);
+            c.order(0, 1);
+            c.until_decided(&[0, 1, 2], 1, 100);
+            c.hold_disk(r(1), true);
+            c.hold_disk(r(2), true);
+            c.order(0, 2);
+            c.run_ms(10);
+            for i in [1, 2] {
+                c.crash(r(i), tail);
+                c.hold_disk(r(i), false);
+                c.restart(r(i));
+            }
+            let all: Vec<u32> = (0..n).collect();
+            c.until_decided(&all, 2, 3000);
+        }
+    }
+}
+
+#[test]
+fn every_replica_restarting_at_once_is_back_within_a_few_timeouts() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3), (FaultModel::Byzantine, 7)] {
+        let mut c = cluster(model, n);
+        c.add_client(20);
+        assert!(c.run_until(2000, Cluster::settled));
+        for _ in 0..5 {
+            c.all().into_iter().for_each(|i| c.crash(i, Tail::Kept));
+            c.all().into_iter().for_each(|i| c.restart(i));
+            let back = c.run_until(300, |c| c.all().iter().any(|i| c.core(i.0).leads()));
+            assert!(back, "nobody leads\n{}", c.picture());
+            c.add_client(5);
+            assert!(c.run_until(600, Cluster::settled), "{}", c.picture());
+        }
+    }
+}
+
+#[test]
+fn a_lost_mark_does_not_use_up_the_window() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    let window = c.setup.order.window;
+    let first = Rc::new(RefCell::new(std::collections::BTreeSet::new()));
+    // The first MARK for each place is lost on every link.
+    c.filter = Some(Box::new(move |from, to, m| match m {
+        Message::Mark(k) if first.borrow_mut().insert((from, to, k.statement.seq)) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.add_client(200);
+    assert!(c.run_until(10_000, |c| c.core(0).mark().0 > 3 * window), "{}", c.picture());
+    assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+}
+
+#[test]
+fn absurd_numbers_of_an_authentic_replica_are_discarded() {
+    for numbers in [0, 1, 2, 31, 32, 33, u64::MAX - 1, u64::MAX] {
+        for other in [0, 1, 64, u64::MAX] {
+            let mut c = cluster(FaultModel::Byzantine, 4);
+            c.byzantine.insert(r(0));
+            c.add_client(20);
+            c.run_ms(40);
+            let (view, seq, digest) = (View(numbers), Seq(other), Digest([1; 32]));
+            let write = vote_of(&c, 0, VoteKind::Write, numbers, other, digest);
+            let accept = vote_of(&c, 0, VoteKind::Accept, numbers, other, digest);
+            let statement = MarkStatement { seq, batches: digest, replies: digest };
+            let mark = Mark { statement, signature: c.setup.authenticator(r(0)).sign_mark(&statement) };
+            let batch = another_batch(&c, other, 1).bytes;
+            let status = |mode| Status { view, wish: view, mode, mark: seq, decided: seq, highest: seq };
+            let all = [
+                Message::Write(write),
+                Message::Accept(accept),
+                Message::Mark(mark),
+                Message::Propose(Propose { view, seq, batch: batch.clone() }),
+                Message::Stop(Stop { view }),
+                Message::Status(status(Mode::Normal)),
+                Message::Status(status(Mode::Changing)),
+                Message::Fetch(Fetch { from: seq, to: Seq(numbers) }),
+                Message::Fetch(Fetch { from: Seq(numbers), to: seq }),
+                Message::FetchBatch(FetchBatch { seq, digest }),
+                Message::BatchIs(BatchIs { seq, batch }),
+                Message::ReadCheck(ReadCheck { view, nonce: other }),
+                Message::ReadOk(ReadOk { view, nonce: other }),
+            ];
+            for message in all {
+                c.inject(r(0), r(1), message);
+            }
+            c.run_ms(200);
+            assert!(c.run_until(10_000, Cluster::settled), "{}", c.picture());
+        }
+    }
+}
+
+// ---- every broken rule is noticed by random runs too ------------------------------------------------------------------
+
+#[test]
+fn a_restarted_leader_that_goes_on_is_noticed_by_random_runs() {
+    swarm_notices(Mutant::RestartedLeaderLeads, members(FaultModel::Crash, 3), 400);
+}
