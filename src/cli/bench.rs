@@ -270,8 +270,8 @@ impl Writing {
         let seconds = args.duration + args.warmup + 0.5;
         // What two cores can do, generously: a cost per operation and one per byte, each per replica.
         let (base_us, byte_ns) = match args.model {
-            FaultModel::Byzantine => (1.5, 1.6),
-            FaultModel::Crash => (1.0, 1.2),
+            FaultModel::Byzantine => (0.8, 1.6),
+            FaultModel::Crash => (0.6, 1.2),
         };
         let cost_us = (base_us + byte_ns * f64::from(args.value_size) / 1e3) * f64::from(n);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -464,7 +464,7 @@ fn report_findings(tell: &mut Tell, findings: &Findings, took: Duration) -> Resu
         tell.say(
             "",
             format!(
-                "{unknown} of unknown outcome ({unknown_found} took effect), {not_executed} not executed"
+                "{unknown} of unknown outcome ({unknown_found} seen to have taken effect), {not_executed} not executed"
             ),
         )?;
     }

@@ -64,7 +64,7 @@ fn line(at: &Inspected) -> String {
     let Inspected { segment, offset, boot_epoch, durable_lsn, record } = at;
     let (lsn, seq, view, bytes) = (record.lsn, record.seq, record.view, record.payload.len());
     let what = match own_kind_name(record.kind) {
-        Some(name) => format!("{name:<12}"),
+        Some(name) => format!("{name:<13}"),
         None => {
             let decoded = OrderRecord::decode(record.kind, seq, view, record.digest, record.payload.clone());
             match decoded {
@@ -81,13 +81,13 @@ fn line(at: &Inspected) -> String {
 fn describe(record: &OrderRecord) -> String {
     match record {
         OrderRecord::ViewEntered { view, reserve } => {
-            format!("{:<12} view {view}, votes up to seq {reserve}", "view-entered")
+            format!("{:<13}view {view}, votes up to seq {reserve}", "view-entered")
         }
         OrderRecord::Reserve { view, reserve } => {
-            format!("{:<12} view {view}, votes up to seq {reserve}", "reserve")
+            format!("{:<13}view {view}, votes up to seq {reserve}", "reserve")
         }
         OrderRecord::Prepared { certificate: c, batch } => format!(
-            "{:<12} seq {} view {} digest {:?}, {} signatures, batch {} B",
+            "{:<13}seq {} view {} digest {:?}, {} signatures, batch {} B",
             "prepared",
             c.seq,
             c.view,
@@ -96,7 +96,7 @@ fn describe(record: &OrderRecord) -> String {
             batch.len()
         ),
         OrderRecord::PreparedRef { certificate: c } => format!(
-            "{:<12} seq {} view {} digest {:?}, {} signatures, batch logged before",
+            "{:<13}seq {} view {} digest {:?}, {} signatures, batch logged before",
             "prepared-ref",
             c.seq,
             c.view,
@@ -104,7 +104,7 @@ fn describe(record: &OrderRecord) -> String {
             c.signatures.len()
         ),
         OrderRecord::Mark { mark, digests } => format!(
-            "{:<12} seq {} chain {:?}, {} signatures, {} digests",
+            "{:<13}seq {} chain {:?}, {} signatures, {} digests",
             "mark",
             mark.statement.seq,
             mark.statement.batches,
@@ -112,7 +112,7 @@ fn describe(record: &OrderRecord) -> String {
             digests.len()
         ),
         OrderRecord::Batch { seq, digest, batch } => {
-            format!("{:<12} seq {seq} digest {digest:?}, batch {} B", "batch", batch.len())
+            format!("{:<13}seq {seq} digest {digest:?}, batch {} B", "batch", batch.len())
         }
     }
 }

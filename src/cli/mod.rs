@@ -199,7 +199,7 @@ fn start_logging(usual: LevelFilter) {
     env_logger::Builder::new()
         .filter_level(usual)
         // Its news of connections are told by the replica, too.
-        .filter_module("duramen::net", LevelFilter::Warn)
+        .filter_module("duramen::net", usual.min(LevelFilter::Warn))
         .parse_env("DURAMEN_LOG")
         .format(|out, record| {
             let message = record.args().to_string();
