@@ -20,6 +20,11 @@ impl Orderer {
         // Twice the same mark: whoever executed that far has lost MARKs of ours, and we keep only the certificate.
         let lost_mark = peer.status.is_some_and(|s| s.mark == status.mark) && status.mark < self.low;
         peer.status = Some(status);
+        if status.mode == Mode::Changing && status.view > self.durable.view {
+            peer.outside_since.get_or_insert(self.now.tick);
+        } else {
+            peer.outside_since = None;
+        }
         if lost_mark && let Some(statement) = self.durable.mark_before(status.decided, status.mark) {
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             out.push(Output::Send(from, Message::Mark(mark)));

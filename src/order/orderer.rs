@@ -65,6 +65,8 @@ pub(super) struct Peer {
     pub sync_sent: Tick,
     /// When it last said anything.
     pub seen: Tick,
+    /// Since when it waits between views in a later one than ours.
+    pub outside_since: Option<Tick>,
     /// When it was last asked for places.
     pub fetched: Tick,
     pub served_bytes: usize,
@@ -1001,7 +1003,15 @@ impl Orderer {
             .filter_map(|(_, s)| s.proposal.as_ref())
             .any(|p| self.now.tick.since(p.since) > timeout);
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
-        if silent || stuck && idle || unserved {
+        // Who entered a later view on wishes that the others took back cannot return: its group comes after it. Against
+        // liars this takes f+1 wishes as ever.
+        let left_alone = leads
+            && !self.members.byzantine()
+            && self.peers.values().any(|p| {
+                let heard = self.now.tick.since(p.seen) <= timeout;
+                heard && p.outside_since.is_some_and(|t| self.now.tick.since(t) > 2 * timeout)
+            });
+        if silent || stuck && idle || unserved || left_alone {
             self.suspect(out);
         } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
