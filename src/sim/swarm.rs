@@ -267,21 +267,21 @@ mod tests {
 
     #[test]
     fn four_replicas_of_which_one_lies_agree_through_random_faults() {
-        swarm(members(FaultModel::Byzantine, 4), 1, 200);
+        swarm(members(FaultModel::Byzantine, 4), 1, 250);
     }
 
     #[test]
     fn seven_replicas_of_which_two_lie_agree_through_random_faults() {
-        swarm(members(FaultModel::Byzantine, 7), 1, 20);
+        swarm(members(FaultModel::Byzantine, 7), 1, 30);
     }
 
     #[test]
     fn three_replicas_agree_through_random_crashes() {
-        swarm(members(FaultModel::Crash, 3), 1, 200);
+        swarm(members(FaultModel::Crash, 3), 1, 250);
     }
 
     #[test]
     fn five_replicas_agree_through_random_crashes() {
-        swarm(members(FaultModel::Crash, 5), 1, 60);
+        swarm(members(FaultModel::Crash, 5), 1, 100);
     }
 }
