@@ -152,6 +152,11 @@ impl ClientTable {
         self.sessions.get(&session).map(|session| session.last)
     }
 
+    /// Every open session with its last executed request.
+    pub fn progress(&self) -> impl Iterator<Item = (SessionId, RequestNumber)> {
+        self.sessions.iter().map(|(id, session)| (*id, session.last))
+    }
+
     /// The nonce that opened a session: it names the process that its replies go to.
     pub fn nonce(&self, session: SessionId) -> Option<u64> {
         self.sessions.get(&session).map(|session| session.nonce)

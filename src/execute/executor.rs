@@ -222,6 +222,11 @@ impl Executor {
         self.table.last_executed(session)
     }
 
+    /// Every open session with its last executed request.
+    pub fn progress(&self) -> impl Iterator<Item = (SessionId, RequestNumber)> {
+        self.table.progress()
+    }
+
     /// The digest of everything replicated: position, time, reply chain, client table, service state.
     pub fn digest(&self) -> Digest {
         let algorithm = self.hasher.algorithm;

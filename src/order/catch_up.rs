@@ -22,6 +22,11 @@ impl Orderer {
         // Twice the same mark: whoever executed that far has lost MARKs of ours, and we keep only the certificate.
         let lost_mark = peer.status.is_some_and(|s| s.mark == status.mark) && status.mark < self.low;
         peer.status = Some(status);
+        if status.mode == Mode::Changing && status.view > self.durable.view {
+            peer.outside_since.get_or_insert(self.now.tick);
+        } else {
+            peer.outside_since = None;
+        }
         if lost_mark && let Some(statement) = self.durable.mark_before(status.decided, status.mark) {
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             out.push(Output::Send(from, Message::Mark(mark)));
@@ -56,6 +61,7 @@ impl Orderer {
         self.executed = seq;
         if let Some(d) = self.slots.get(&seq).and_then(|s| s.decision.as_ref()) {
             self.requests.executed_batch(&d.batch.group_digests, progress);
+            self.requests.served(self.now.tick, d.batch.groups.iter().map(|g| g.client));
         }
         if let Some(batches) = self.chain_at.get(&seq).copied()
             && seq > self.low
@@ -189,6 +195,7 @@ impl Orderer {
         let open: Vec<Seq> = self.slots.keys().copied().collect();
         open.into_iter().for_each(|seq| self.go_on(seq, out));
         self.replay_early(out);
+        self.try_sync(out);
     }
 
     /// Answers a replica behind our mark with digests that lead to it.
@@ -206,13 +213,15 @@ impl Orderer {
         if unasked || chain.from != self.decided || chain.digests.is_empty() {
             return Err(Discard::Unasked);
         }
-        if chain.digests.len() as u64 > self.config.window {
+        if chain.digests.len() as u64 > 4 * self.config.window {
             return Err(Discard::TooMuch);
         }
         let end = chain.digests.iter().fold(self.chain, |c, d| self.auth.hasher.chain(&c, d));
         if end != chain.mark.statement.batches {
             return Err(Discard::BadChain);
         }
+        // A leader that learns decisions from others is one no more.
+        self.step_down(out);
         let digests: VecDeque<Digest> = chain.digests.into();
         self.highest = self.highest.max(chain.mark.statement.seq);
         self.catch_up = Some(CatchUp { mark: Some(chain.mark), digests });
@@ -244,7 +253,11 @@ impl Orderer {
             .collect();
         for (seq, digest) in missing {
             self.slots.entry(seq).or_default().wanted.insert(digest, self.now.tick);
-            self.ask(seq, digest, out);
+            // After a restart our own log may hold what lies behind a hole; if it cannot be read, others are asked next.
+            match self.durable.batch_place(seq, &digest) {
+                Some(lsn) => out.push(Output::ServeBatch { to: self.me, seq, lsn }),
+                None => self.ask(seq, digest, out),
+            }
         }
     }
 

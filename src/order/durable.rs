@@ -178,11 +178,12 @@ impl DurableState {
         self.marks[..end].last().map(|m| m.statement).filter(|s| s.seq > above)
     }
 
-    /// The furthest mark reachable from `from` with at most `most` digests, and those digests.
+    /// The furthest mark reachable from `from` with at most `most` digests, else the next one, and those digests.
     pub fn chain_from(&self, from: Seq, most: usize) -> Option<(MarkCertificate, Vec<Digest>)> {
         let reach = Seq(from.0.saturating_add(most as u64));
-        let end = self.marks.partition_point(|m| m.statement.seq <= reach);
-        let mark = self.marks[..end].last().filter(|m| m.statement.seq > from)?;
+        let next = self.marks.partition_point(|m| m.statement.seq <= from);
+        let end = self.marks.partition_point(|m| m.statement.seq <= reach).max(next + 1);
+        let mark = self.marks.get(..end)?.last()?;
         let digests = self.digests[from.0 as usize..mark.statement.seq.0 as usize].to_vec();
         Some((mark.clone(), digests))
     }

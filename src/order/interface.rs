@@ -69,6 +69,8 @@ pub enum Input {
     LogRoom(bool),
     /// The log failed: no vote may leave any more.
     LogFailed(String),
+    /// A batch read from our own log, as [`Output::ServeBatch`] to ourselves asked.
+    OwnBatch(Arc<Batch>),
     /// Order a no-op of our own with this nonce (RULES 9).
     OrderNoop(u64),
     /// Crash mode: may a read with this token be answered from the executed state? (RULES 9)
@@ -99,7 +101,7 @@ pub enum Output {
         /// Which group.
         group: Digest,
     },
-    /// Read a batch of our log and send it as `BatchIs`.
+    /// Read a batch of our log and send it as `BatchIs`; to ourselves, as [`Input::OwnBatch`].
     ServeBatch {
         /// To whom.
         to: ReplicaId,

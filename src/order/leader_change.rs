@@ -134,6 +134,7 @@ impl Orderer {
         self.may_lead = true;
         self.leader_lied = false;
         self.reserve_durable = Seq(0);
+        self.floor = Seq(0);
         self.sync = None;
         self.failed_views += 1;
         // Requests of undecided places wait again: they may get a no-op.
@@ -243,7 +244,12 @@ impl Orderer {
         let marked = all.iter().map(|d| d.mark.statement.seq).max().unwrap_or_default();
         let mut counted = Vec::new();
         for data in all {
-            let mut complete = true;
+            // A mark counts as batches do: once we can serve what leads to it. Its sender may be the only one that can.
+            let ahead = data.mark.statement.seq > self.low;
+            if ahead {
+                self.fetch_mark(data.sender, out);
+            }
+            let mut complete = !ahead;
             for c in data.slots.iter().map(|s| &s.certificate).filter(|c| c.seq > marked) {
                 // Below our own mark everybody finds the batch by the mark; and where we know the decision, a
                 // certificate for anything else cannot be chosen.
@@ -294,7 +300,11 @@ impl Orderer {
         }
         // Any quorum of reports makes a SYNC, and a lying follower could pick one that differs from its leader's, so
         // that the votes split. The leader comes first; others are heard when it had its time.
-        let waited = self.now.tick.since(self.changing_since);
+        let since = match &self.phase {
+            Phase::Changing { quorum_since: Some(since), .. } => *since,
+            _ => self.changing_since,
+        };
+        let waited = self.now.tick.since(since);
         if self.members.byzantine()
             && from != self.leader()
             && self.leader() != self.me
@@ -321,6 +331,7 @@ impl Orderer {
         self.phase = Phase::Normal;
         // A leader that restarted in this view goes on wishing for the next (RULES 11).
         self.wish = if self.leader() == self.me && !self.may_lead { view.next() } else { view };
+        self.floor = marked;
         self.sync_high = choice.places.keys().last().copied().unwrap_or(marked);
         // Places of earlier views that were not chosen do not exist any more.
         self.highest = self.sync_high.max(self.decided).max(self.low);
@@ -397,6 +408,8 @@ impl Orderer {
         }
         if entered && now.since(self.last_stop_data) > timeout / 2 {
             self.send_stop_data(out);
+        }
+        if entered {
             self.try_sync(out);
         }
     }

@@ -20,6 +20,10 @@
 //!   proposed by the SYNC itself, by digest; the leader sends no PROPOSE for them.
 //! - A STOP is a wish and is repeated in every heartbeat, where it can also be taken back (RULES 11). A leader that
 //!   wishes to leave is followed at once: only it can abdicate.
+//! - A leader whose places are not decided wishes for the next view itself: it may be the last one in its own.
+//! - Any quorum of STOP-DATA makes a SYNC. In Byzantine mode the leader's counts at once, others' after half a timeout:
+//!   a lying follower could start the view of some with another choice than its leader's.
+//! - MARKs are repeated with the heartbeat until certified, and to whoever lags behind ours.
 //! - A restarted leader never proposes, and sends no SYNC, in the view it restarted in (crash mode would fork).
 //! - "View 1 entered" restores to Normal (there is no SYNC of view 1), with the vote reserve as bar; every later view
 //!   restores to Changing and votes only after somebody's SYNC of it (RULES 1).

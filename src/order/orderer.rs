@@ -76,6 +76,8 @@ pub(super) struct Peer {
     pub sync_sent: Tick,
     /// When it last said anything.
     pub seen: Tick,
+    /// Since when it waits between views in a later one than ours.
+    pub outside_since: Option<Tick>,
     /// When it was last asked for places.
     pub fetched: Tick,
     pub served_bytes: usize,
@@ -121,6 +123,9 @@ pub struct Orderer {
     pub(super) restart_bar: Option<(View, Seq)>,
     pub(super) reserve_durable: Seq,
     pub(super) sync: Option<Arc<Sync>>,
+    /// The mark of the current view's SYNC: everything up to it is decided, so nothing is voted on there, also by a
+    /// replica whose own mark is lower.
+    pub(super) floor: Seq,
     /// The highest place the current view's SYNC fixed.
     pub(super) sync_high: Seq,
     pub(super) peers: BTreeMap<ReplicaId, Peer>,
@@ -215,6 +220,7 @@ impl Orderer {
             gate: DurableGate::new(Lsn(next_lsn.0 - 1)),
             phase,
             sync: None,
+            floor: Seq(0),
             sync_high: Seq(0),
             peers,
             slots,
@@ -273,6 +279,11 @@ impl Orderer {
             let vote = Vote { view: c.view, seq: c.seq, digest: c.digest, signature };
             let _ = slot.accepts.add(self.me, &vote);
         }
+    }
+
+    /// Sessions that are open at the start: their old requests are turned away as before the restart.
+    pub fn known_progress(&mut self, progress: impl Iterator<Item = (SessionId, RequestNumber)>) {
+        self.requests.known_progress(progress);
     }
 
     // ---- what others may ask -------------------------------------------------------------------------------------
@@ -404,6 +415,10 @@ impl Orderer {
                 let _ = self.requests.offer(self.now.tick, group);
                 Ok(())
             }
+            Input::OwnBatch(batch) => {
+                let _ = self.on_batch_is(batch, out);
+                Ok(())
+            }
             Input::ReadIndex(token) => {
                 self.on_read_index(token, out);
                 Ok(())
@@ -481,7 +496,7 @@ impl Orderer {
     fn on_group(&mut self, origin: u64, group: AuthenticGroup, out: &mut Vec<Output>) {
         let digest = group.digest();
         let notice = |code| Output::Notice { origin, code, group: digest };
-        if !self.log_room {
+        if !self.log_room && !self.requests.has(&digest) {
             out.push(notice(NoticeCode::LogFull));
             return;
         }
@@ -549,7 +564,7 @@ impl Orderer {
     // ---- the normal case -----------------------------------------------------------------------------------------
 
     pub(super) fn in_window(&self, seq: Seq) -> bool {
-        seq > self.low && seq.0 - self.low.0 <= self.config.window
+        seq > self.low.max(self.floor) && seq.0 - self.low.0 <= self.config.window
     }
 
     /// Keeps what belongs to a later view, or above a window that has yet to move; bounded per peer.
@@ -597,7 +612,7 @@ impl Orderer {
         if from != view.leader(self.members.n()) {
             return Err(Discard::NotLeader);
         }
-        if seq <= self.low {
+        if seq <= self.low || view == self.view() && seq <= self.floor {
             return Err(Discard::OutsideWindow);
         }
         if view > self.view() || !matches!(self.phase, Phase::Normal) || !self.in_window(seq) {
@@ -679,7 +694,9 @@ impl Orderer {
         let Some(proposal) = &slot.proposal else { return };
         let digest = proposal.digest;
         let vouched = proposal.vouched || self.members.one_correct().reached_by(slot.writes.voters(&digest));
-        if slot.wrote || !proposal.clock_ok || !vouched || slot.batch(&digest).is_none() {
+        // What is decided here is decided: no vote for anything else, whoever proposes it.
+        let contradicts = slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest);
+        if slot.wrote || !proposal.clock_ok || !vouched || contradicts || slot.batch(&digest).is_none() {
             return;
         }
         slot.wrote = true;
@@ -722,7 +739,7 @@ impl Orderer {
         if vote.view < self.view() {
             return Some(Err(Discard::OldView));
         }
-        if vote.seq <= self.low {
+        if vote.seq <= self.low || vote.view == self.view() && vote.seq <= self.floor {
             return Some(Err(Discard::OutsideWindow));
         }
         let early =
@@ -754,6 +771,9 @@ impl Orderer {
                 _ => return,
             }
         };
+        if slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest) {
+            return;
+        }
         let Some(batch) = slot.batch(&digest).cloned() else {
             slot.wanted.entry(digest).or_insert(now);
             return;
@@ -800,7 +820,9 @@ impl Orderer {
 
     fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
-        let (quorum, timeout) = (self.members.quorum(), self.timeout_ns());
+        let quorum = self.members.quorum();
+        // A leader must not stretch the timeout that watches it: what it takes counts up to the configured one.
+        let most = self.config.view_timeout_ms.saturating_mul(1_000_000);
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.decision.is_some() {
             return;
@@ -812,7 +834,7 @@ impl Orderer {
             return;
         };
         if let Some(p) = &slot.proposal {
-            let took = now.since(p.since).min(timeout);
+            let took = now.since(p.since).min(most);
             self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
         }
         let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
@@ -832,7 +854,7 @@ impl Orderer {
             assert_eq!(earlier.certificate.digest, digest, "two decisions for place {seq}");
             return;
         }
-        slot.decision = Some(Decision { certificate, batch });
+        slot.decision = Some(Decision { certificate, batch, checked: false });
         slot.batches.retain(|d, _| *d == digest);
         slot.wanted.clear();
         slot.claims.clear();
@@ -1044,8 +1066,17 @@ impl Orderer {
             .range(self.decided.next()..)
             .filter_map(|(_, s)| s.proposal.as_ref())
             .any(|p| self.now.tick.since(p.since) > timeout);
-        let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
-        if silent || stuck && idle && self.log_room || unserved {
+        let starved = || self.requests.starves(self.now.tick, self.view_began, 10 * timeout);
+        let unserved = self.log_room && (waited > timeout && idle || starved());
+        // Who entered a later view on wishes that the others took back cannot return: its group comes after it. Against
+        // liars this takes f+1 wishes as ever.
+        let left_alone = leads
+            && !self.members.byzantine()
+            && self.peers.values().any(|p| {
+                let heard = self.now.tick.since(p.seen) <= timeout;
+                heard && p.outside_since.is_some_and(|t| self.now.tick.since(t) > 2 * timeout)
+            });
+        if silent || stuck && idle && self.log_room || unserved || left_alone {
             self.suspect(out);
         } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
@@ -1068,10 +1099,10 @@ impl Orderer {
         let before = Tick(self.now.tick.0.saturating_sub(half));
         let (leader, mut bytes) = (self.leader(), 0);
         for group in self.requests.older_than(before) {
-            bytes += group.bytes().len();
             if bytes > 4 * self.config.batch_bytes {
                 break;
             }
+            bytes += group.bytes().len();
             out.push(Output::Send(leader, Message::Group(group.bytes().clone())));
         }
     }
@@ -1112,6 +1143,18 @@ impl Orderer {
         out.push(Output::Send(from, Message::Fetch(fetch)));
     }
 
+    /// The next leader needs what leads to a mark that it lacks.
+    pub(super) fn fetch_mark(&mut self, from: ReplicaId, out: &mut Vec<Output>) {
+        let (now, pause) = (self.now.tick, self.heartbeat_ms() * 1_000_000);
+        if self.catch_up.is_some() || self.ahead_of_disk() {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
+        peer.fetched = now;
+        let first = self.decided.next();
+        out.push(Output::Send(from, Message::Fetch(Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) })));
+    }
+
     /// Answers with decisions, or with our own votes for what is not decided here.
     fn on_fetch(&mut self, from: ReplicaId, fetch: Fetch, out: &mut Vec<Output>) -> Result<(), Discard> {
         if fetch.from == Seq(0) || fetch.to < fetch.from || fetch.to.0 - fetch.from.0 >= FETCH_MAX {
@@ -1130,21 +1173,31 @@ impl Orderer {
         for seq in (first.0..=fetch.to.0).map(Seq) {
             let Some(slot) = self.slots.get(&seq) else { continue };
             if let Some(decision) = &slot.decision {
-                let (size, decision) = (decision.batch.bytes.len(), decision.clone());
+                let (size, batch) = (decision.batch.bytes.len(), decision.batch.bytes.clone());
                 if !self.may_serve(from, size + VOTES_BYTES) {
                     return Err(Discard::TooMuch);
                 }
-                let mut certificate = decision.certificate.clone();
-                let (view, digest) = (certificate.view, certificate.digest);
-                certificate
-                    .signatures
-                    .retain(|(r, s)| self.auth.accept_ok(*r, &Vote { view, seq, digest, signature: *s }));
-                let batch = decision.batch.bytes.clone();
+                let certificate = self.shown_certificate(seq);
                 out.push(Output::Send(from, Message::Decided(Decided { certificate, batch })));
             }
             self.resend_votes(from, seq, out);
         }
         Ok(())
+    }
+
+    /// The certificate of a decided place without what does not verify; its signatures are looked at once.
+    fn shown_certificate(&mut self, seq: Seq) -> Certificate {
+        let slot = self.slots.get_mut(&seq).and_then(|s| s.decision.as_mut());
+        let decision = slot.expect("the caller has seen a decision");
+        if !decision.checked {
+            decision.checked = true;
+            let certificate = &mut decision.certificate;
+            let (view, digest) = (certificate.view, certificate.digest);
+            certificate
+                .signatures
+                .retain(|(r, s)| self.auth.accept_ok(*r, &Vote { view, seq, digest, signature: *s }));
+        }
+        decision.certificate.clone()
     }
 
     /// Whether this peer may be served so many more bytes before the next heartbeat.
@@ -1211,8 +1264,21 @@ impl Orderer {
                 return Ok(());
             }
         }
+        if certificate.view > self.view() {
+            self.step_down(out);
+        }
         self.decide(certificate, batch, out);
         Ok(())
+    }
+
+    /// Crash mode: others decide without this leader, so a later view has begun. Whatever it answered from here on could
+    /// be unknown to the new leader, whose reads would miss it: it answers nothing, and leaves.
+    pub(super) fn step_down(&mut self, out: &mut Vec<Output>) {
+        if !self.members.byzantine() && self.leads() {
+            self.may_lead = false;
+            self.refuse_reads(out);
+            self.suspect(out);
+        }
     }
 
     fn on_fetch_batch(

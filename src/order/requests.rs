@@ -44,6 +44,8 @@ pub struct Requests {
     turn: ClientId,
     arrivals: u64,
     progress: BTreeMap<SessionId, RequestNumber>,
+    /// When something of a client was last executed.
+    served: HashMap<ClientId, Tick>,
 }
 
 impl Requests {
@@ -61,6 +63,7 @@ impl Requests {
             turn: ClientId(0),
             arrivals: 0,
             progress: BTreeMap::new(),
+            served: HashMap::new(),
         }
     }
 
@@ -212,6 +215,35 @@ impl Requests {
         let of_client = |w: &Waiting| w.group.client == client && w.group.auth_kind == AuthKind::Mac;
         let macs: Vec<Digest> = self.groups.iter().filter(|(_, w)| of_client(w)).map(|(d, _)| *d).collect();
         self.executed_batch(&macs, &[]);
+    }
+
+    /// Whether this group is kept.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.groups.contains_key(digest)
+    }
+
+    /// Something of these clients was executed just now.
+    pub fn served(&mut self, now: Tick, clients: impl Iterator<Item = ClientId>) {
+        for client in clients {
+            self.served.insert(client, now);
+        }
+    }
+
+    /// Whether a client has waited since `began` or longer than `limit_ns` for anything at all to be executed: a long
+    /// queue that is served starves nobody.
+    pub fn starves(&self, now: Tick, began: Tick, limit_ns: u64) -> bool {
+        self.groups.values().any(|w| {
+            let last = self.served.get(&w.group.client).copied().unwrap_or_default();
+            now.since(w.since.max(began).max(last)) > limit_ns
+        })
+    }
+
+    /// Sessions open at the start, and the highest number executed of each.
+    pub fn known_progress(&mut self, progress: impl Iterator<Item = (SessionId, RequestNumber)>) {
+        self.progress.extend(progress);
+        while self.progress.len() > PROGRESS_SESSIONS_MAX {
+            self.progress.pop_first();
+        }
     }
 
     /// Drops groups whose requests were all executed as parts of others.

@@ -73,7 +73,12 @@ impl Replay {
             self.handed_out = seq;
             ready.push(batch);
         }
-        let keep_from = (self.handed_out.next(), Digest::ZERO);
+        // Above the mark all is kept, below it only what comes next: behind a hole the core reads its own log again.
+        let marked = self.durable.mark.statement.seq;
+        let keep_from = match self.handed_out < marked {
+            true => (marked.next(), Digest::ZERO),
+            false => (self.handed_out.next(), Digest::ZERO),
+        };
         if self.batches.first_key_value().is_some_and(|(k, _)| *k < keep_from) {
             self.batches = self.batches.split_off(&keep_from);
         }

@@ -69,6 +69,8 @@ pub struct Decision {
     pub certificate: Certificate,
     /// The batch.
     pub batch: Arc<Batch>,
+    /// Signatures that do not verify have been taken out.
+    pub checked: bool,
 }
 
 /// One place.

@@ -24,7 +24,7 @@ use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits};
-use crate::wire::batch::{BATCH_HEADER_BYTES, GROUP_HEADER_BYTES, Hasher};
+use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
 use crate::wire::messages::{BatchIs, Message};
 use crate::wire::scheme::Keys;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -119,7 +119,9 @@ fn log_options(
     allow_tmpfs: bool,
 ) -> LogOptions {
     let limits = &config.log;
-    let record_bytes_max = config.limits.largest_batch_bytes() + CERTIFICATE_BYTES_MAX;
+    // A mark record carries the digests since the mark before: a replica that caught up may have many at once.
+    let mark_bytes = 4 * config.limits.window as usize * size_of::<Digest>();
+    let record_bytes_max = config.limits.largest_batch_bytes().max(mark_bytes) + CERTIFICATE_BYTES_MAX;
     LogOptions {
         segment_bytes: limits.segment_bytes(),
         bytes_max: limits.bytes_max(),
@@ -272,7 +274,8 @@ impl Replica {
             pool_bytes_max: POOL_BYTES,
             seed: random()?,
         };
-        let core = replay.finish(order_config, clock.now()).map_err(restored)?;
+        let mut core = replay.finish(order_config, clock.now()).map_err(restored)?;
+        core.known_progress(executor.progress());
         let log_events = to_order.clone();
         let events = Box::new(move |event: LogEvent| {
             let input = match event {
@@ -368,11 +371,12 @@ impl Replica {
             waiting: Default::default(),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
-        let fetch_net = handle.clone();
+        let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
         let threads = vec![
             named("order").spawn(move || order.run())?,
             named("exec").spawn(move || execute.run())?,
-            named("fetch").spawn(move || serve(&fetch_inbox, &reader, &fetch_net))?,
+            named("fetch")
+                .spawn(move || serve(me, hasher, &fetch_inbox, &reader, &fetch_net, &fetch_order))?,
         ];
         let address = handle.local_addr();
         Ok(Self { id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
@@ -453,7 +457,14 @@ impl Drop for Replica {
 }
 
 /// Reads batches of our log for peers that are behind; ends when the order stage does.
-fn serve(inbox: &Receiver<Serve>, reader: &LogReader, net: &NetHandle) {
+fn serve(
+    me: ReplicaId,
+    hasher: Hasher,
+    inbox: &Receiver<Serve>,
+    reader: &LogReader,
+    net: &NetHandle,
+    to_order: &Sender<ToOrder>,
+) {
     for Serve { to, seq, lsn } in inbox {
         let record = match reader.read(lsn) {
             Ok(record) => record,
@@ -465,7 +476,11 @@ fn serve(inbox: &Receiver<Serve>, reader: &LogReader, net: &NetHandle) {
         let decoded =
             OrderRecord::decode(record.kind, record.seq, record.view, record.digest, record.payload);
         if let Ok(OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. }) = decoded {
-            net.send(To::Replica(to), frame(&Message::BatchIs(BatchIs { seq, batch })));
+            if to != me {
+                net.send(To::Replica(to), frame(&Message::BatchIs(BatchIs { seq, batch })));
+            } else if let Ok(batch) = Batch::decode(&hasher, seq, batch) {
+                let _ = to_order.send(ToOrder::One(Input::OwnBatch(Arc::new(batch))));
+            }
         }
     }
 }

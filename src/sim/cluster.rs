@@ -175,6 +175,7 @@ pub struct Cluster {
     pub trace: bool,
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
+    client_links: BTreeMap<(ClientId, ReplicaId), Tick>,
     heap: BinaryHeap<Due>,
     order: u64,
 }
@@ -226,6 +227,7 @@ impl Cluster {
             discards: BTreeMap::new(),
             trace: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
+            client_links: BTreeMap::new(),
             heap: BinaryHeap::new(),
             order: 0,
         };
@@ -467,8 +469,12 @@ impl Cluster {
         let client = &mut self.clients[at];
         let id = client.id;
         for (to, bytes) in client.act(self.now, &mut self.random) {
+            // A connection keeps its order; what is forwarded or sent elsewhere overtakes all the same.
             let us = self.random.between(50, 500);
-            self.at(us, Event::Group { to, client: id, bytes });
+            let last = self.client_links.entry((id, to)).or_default();
+            *last = Tick(self.now.0 + us * 1000).max(*last);
+            let at = *last;
+            self.at_tick(at, Event::Group { to, client: id, bytes });
         }
         if !self.clients[at].content() {
             let us = self.random.between(500, 20_000);
@@ -602,7 +608,13 @@ impl Cluster {
                     let batch = self.nodes[r.index()].disk.batch(lsn);
                     let batch = batch
                         .unwrap_or_else(|| panic!("{r} serves place {seq} from record {lsn}, not durable"));
-                    self.send(r, to, Message::BatchIs(BatchIs { seq, batch }));
+                    if to != r {
+                        self.send(r, to, Message::BatchIs(BatchIs { seq, batch }));
+                    } else {
+                        let hasher = self.setup.hasher();
+                        let batch = Batch::decode(&hasher, seq, batch).expect("our own batch");
+                        self.step(r, Input::OwnBatch(Arc::new(batch)));
+                    }
                 }
                 Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),
                 Output::ReadRefused(tokens) => self.nodes[r.index()].refused.extend(tokens),

@@ -843,3 +843,19 @@ fn absurd_numbers_of_an_authentic_replica_are_discarded() {
 fn a_restarted_leader_that_goes_on_is_noticed_by_random_runs() {
     swarm_notices(Mutant::RestartedLeaderLeads, members(FaultModel::Crash, 3), 400);
 }
+
+#[test]
+fn a_replica_that_entered_a_view_alone_is_followed_there() {
+    let mut c = cluster(FaultModel::Crash, 3);
+    c.order(0, 1);
+    c.until_decided(&[0, 1, 2], 1, 100);
+    // 1 hears a wish of 2, for a moment, and nothing of 0.
+    c.network.cut(r(0), r(1), true);
+    assert!(c.run_until(1000, |c| c.core(1).status().wish == View(2)));
+    c.inject(r(2), r(1), Message::Stop(Stop { view: View(2) }));
+    c.network.cut(r(0), r(1), false);
+    assert_eq!(c.core(1).view(), View(2));
+    assert_eq!(c.core(0).view(), View(1));
+    let together = c.run_until(1000, |c| c.all_in_view(2) && c.core(1).leads());
+    assert!(together, "{}", c.picture());
+}

@@ -434,7 +434,7 @@ pub enum Message {
 }
 
 /// Most digests one [`Chain`] carries.
-pub const CHAIN_DIGESTS_MAX: usize = 8192;
+pub const CHAIN_DIGESTS_MAX: usize = 1 << 18;
 
 impl Message {
     /// The kind number.
