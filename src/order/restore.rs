@@ -73,14 +73,15 @@ impl Replay {
             self.handed_out = seq;
             ready.push(batch);
         }
-        // Above the mark all is kept, below it only what comes next: behind a hole the core reads its own log again.
-        let marked = self.durable.mark.statement.seq;
-        let keep_from = match self.handed_out < marked {
-            true => (marked.next(), Digest::ZERO),
-            false => (self.handed_out.next(), Digest::ZERO),
-        };
+        let keep_from = (self.handed_out.next(), Digest::ZERO);
         if self.batches.first_key_value().is_some_and(|(k, _)| *k < keep_from) {
             self.batches = self.batches.split_off(&keep_from);
+        }
+        // Behind a hole the core reads its own log again: no more is kept than the window above hole and mark.
+        let (marked, window) = (self.durable.mark.statement.seq, self.auth.limits.window);
+        if self.batches.len() as u64 > 4 * window {
+            let near = self.handed_out.0 + window;
+            self.batches.retain(|(seq, _), _| seq.0 <= near || *seq > marked);
         }
         Ok(ready)
     }
