@@ -21,6 +21,8 @@ mod status;
 
 #[cfg(test)]
 mod args_tests;
+#[cfg(test)]
+mod machine_tests;
 
 use std::fmt;
 use std::io::{self, Write};
