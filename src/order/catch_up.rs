@@ -194,13 +194,16 @@ impl Orderer {
     /// Answers a replica behind our mark with digests that lead to it.
     pub(super) fn send_chain(&mut self, to: ReplicaId, from: Seq, out: &mut Vec<Output>) {
         let most = (self.config.window as usize).min(CHAIN_DIGESTS_MAX);
-        if let Some((mark, digests)) = self.durable.chain_from(from, most) {
+        if let Some((mark, digests)) = self.durable.chain_from(from, most)
+            && self.may_serve(to, 32 * digests.len())
+        {
             out.push(Output::Send(to, Message::Chain(Chain { from, digests, mark })));
         }
     }
 
     pub(super) fn on_chain(&mut self, chain: Chain, out: &mut Vec<Output>) -> Result<(), Discard> {
-        if self.catch_up.is_some() || chain.from != self.decided || chain.digests.is_empty() {
+        let unasked = self.catch_up.is_some() || self.ahead_of_disk();
+        if unasked || chain.from != self.decided || chain.digests.is_empty() {
             return Err(Discard::Unasked);
         }
         if chain.digests.len() as u64 > self.config.window {
@@ -218,8 +221,16 @@ impl Orderer {
         Ok(())
     }
 
+    /// Whether the marks of what was learnt wait for a slow disk: until they are durable all of it is in memory.
+    pub(super) fn ahead_of_disk(&self) -> bool {
+        self.decided.0.saturating_sub(self.low.0) > 3 * self.config.window
+    }
+
     /// Asks for the next few batches of the digest list.
     pub(super) fn fetch_known(&mut self, out: &mut Vec<Output>) {
+        if self.ahead_of_disk() {
+            return;
+        }
         let Some(catch_up) = &self.catch_up else { return };
         let missing: Vec<(Seq, Digest)> = (self.decided.0 + 1..)
             .map(Seq)

@@ -20,7 +20,13 @@ pub fn check(o: &Orderer) {
             "voting in a view without its SYNC (RULES 1)"
         );
     }
+    let window = o.config.window as usize;
+    assert!(o.slots.len() <= 4 * window + 256, "{} places are kept", o.slots.len());
+    assert!(o.marks.len() <= 4 * window + 256, "marks for {} places are kept", o.marks.len());
+    let early = o.peers.values().map(|p| p.early.len()).max().unwrap_or(0);
+    assert!(early <= 512, "{early} early messages are kept of one peer");
     for (seq, slot) in &o.slots {
+        assert!(slot.batches.len() <= 16 && slot.wanted.len() <= 64, "place {seq} keeps too much");
         if slot.wrote {
             assert!(o.members.byzantine(), "crash mode has no WRITE");
             assert!(*seq <= o.reserve_durable, "WRITE above the durable reserve");

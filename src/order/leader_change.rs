@@ -14,7 +14,7 @@ use crate::log::Durable;
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::batch::{Batch, Hasher};
+use crate::wire::batch::{AuthKind, Batch, Hasher};
 use crate::wire::messages::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +53,9 @@ pub fn choose(members: Members, hasher: &Hasher, stop_data: &[Arc<StopData>]) ->
     }
     Ok(Choice { mark, places })
 }
+
+/// Batches of one undecided place kept over a change of views.
+const BATCHES_KEPT: usize = 4;
 
 impl Orderer {
     /// Wishes for the next view. Voting in this one goes on (RULES 11).
@@ -136,14 +139,24 @@ impl Orderer {
         // Requests of undecided places wait again: they may get a no-op.
         self.requests.all_unproposed();
         let now = self.now.tick;
-        for slot in self.slots.values_mut() {
+        let reported: BTreeMap<Seq, Digest> =
+            self.durable.prepared().map(|(seq, p)| (*seq, p.certificate.digest)).collect();
+        for (seq, slot) in &mut self.slots {
             if slot.decision.is_none()
                 && let Some(p) = slot.proposal.as_ref().filter(|p| p.vouched)
                 && let Some(batch) = slot.batches.get(&p.digest)
             {
                 for group in AuthenticGroup::of_vouched_batch(batch) {
-                    let _ = self.requests.offer(now, group);
+                    let (client, kind) = (group.group().client, group.group().auth_kind);
+                    if kind != AuthKind::Mac || !self.sign_only.contains(&client) {
+                        let _ = self.requests.offer(now, group);
+                    }
                 }
+            }
+            // Views that fail one after the other must not pile up batches: what our log reports stays.
+            if slot.decision.is_none() && slot.batches.len() > BATCHES_KEPT {
+                let reported = reported.get(seq);
+                slot.batches.retain(|d, _| reported == Some(d));
             }
             slot.enter_view();
         }

@@ -65,3 +65,10 @@ pub mod restore;
 
 pub use interface::{Discard, Input, Now, OrderConfig, Output};
 pub use orderer::Orderer;
+
+#[cfg(test)]
+mod durable_tests;
+#[cfg(test)]
+mod leader_change_tests;
+#[cfg(test)]
+mod requests_tests;

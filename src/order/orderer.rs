@@ -27,6 +27,8 @@ const FETCH_MAX: u64 = 64;
 const FETCHES_MAX: u32 = 8;
 /// Bytes of batches served to one peer per heartbeat.
 const SERVE_BYTES_MAX: usize = 64 << 20;
+/// What answering with two votes counts.
+const VOTES_BYTES: usize = 512;
 /// Batches fetched by digest at once.
 pub(super) const FETCH_BATCHES: usize = 16;
 
@@ -136,8 +138,8 @@ pub struct Orderer {
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
-    /// Clients whose MAC failed somewhere: only their signatures are taken from then on (RULES 12).
-    sign_only: BTreeSet<ClientId>,
+    /// Known clients whose MAC vectors failed at some replica.
+    pub(super) sign_only: BTreeSet<ClientId>,
     log_room: bool,
     last_time: WallTime,
     random: u64,
@@ -463,8 +465,8 @@ impl Orderer {
                 Ok(())
             }
             Checked::ReadOk(ok) => self.on_read_ok(from, ok, out),
-            Checked::MacFailed(m) => {
-                self.sign_only.insert(m.client);
+            Checked::MacFailed(failed) => {
+                self.take_signatures_only(failed.client);
                 Ok(())
             }
             Checked::Group(group) => {
@@ -496,6 +498,13 @@ impl Orderer {
                     out.push(notice(NoticeCode::View));
                 }
             }
+        }
+    }
+
+    /// This key's MACs failed somewhere: what waits under one is forgotten, its client signs it (RULES 12).
+    fn take_signatures_only(&mut self, client: ClientId) {
+        if self.auth.scheme.knows_client(client) && self.sign_only.insert(client) {
+            self.requests.forget_macs_of(client);
         }
     }
 
@@ -608,7 +617,7 @@ impl Orderer {
             Verdict::Valid => true,
             Verdict::Unvouched(clients) => {
                 for client in clients {
-                    self.sign_only.insert(client);
+                    self.take_signatures_only(client);
                     out.push(Output::Broadcast(Message::MacFailed(MacFailed { client })));
                 }
                 false
@@ -1038,7 +1047,7 @@ impl Orderer {
         let unserved = self.log_room && (waited > timeout && idle || waited > 10 * timeout);
         if silent || stuck && idle && self.log_room || unserved {
             self.suspect(out);
-        } else if self.wish > self.view() && !(leads && !self.may_lead) && !self.wish_is_shared() {
+        } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
             if !(self.leader_lied && idle) {
                 self.wish = self.view();
@@ -1072,7 +1081,9 @@ impl Orderer {
         let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
         self.fetch_known(out);
         self.ask_again(stalled_ns, out);
-        if self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided {
+        let nothing_missing =
+            self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided;
+        if nothing_missing || self.ahead_of_disk() {
             return;
         }
         if self.catch_up.is_none() && self.now.tick.since(self.last_fetch) > 2 * stalled_ns {
@@ -1088,7 +1099,8 @@ impl Orderer {
         let behind_mark = status.mark > self.decided;
         let pause = self.heartbeat_ms() * 1_000_000;
         let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        if status.decided <= self.decided || self.catch_up.is_some() || !(behind_mark || stalled) {
+        let nothing_to_gain = status.decided <= self.decided || !(behind_mark || stalled);
+        if nothing_to_gain || self.catch_up.is_some() || self.ahead_of_disk() {
             return;
         }
         // Counted for each peer: one that boasts must not use up the turn of those that have something.
@@ -1118,12 +1130,10 @@ impl Orderer {
         for seq in (first.0..=fetch.to.0).map(Seq) {
             let Some(slot) = self.slots.get(&seq) else { continue };
             if let Some(decision) = &slot.decision {
-                let size = decision.batch.bytes.len();
-                let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-                if peer.served_bytes + size > SERVE_BYTES_MAX {
+                let (size, decision) = (decision.batch.bytes.len(), decision.clone());
+                if !self.may_serve(from, size + VOTES_BYTES) {
                     return Err(Discard::TooMuch);
                 }
-                peer.served_bytes += size;
                 let mut certificate = decision.certificate.clone();
                 let (view, digest) = (certificate.view, certificate.digest);
                 certificate
@@ -1137,12 +1147,25 @@ impl Orderer {
         Ok(())
     }
 
-    fn resend_votes(&self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
-        let Some(slot) = self.slots.get(&seq) else { return };
+    /// Whether this peer may be served so many more bytes before the next heartbeat.
+    pub(super) fn may_serve(&mut self, to: ReplicaId, bytes: usize) -> bool {
+        let Some(peer) = self.peers.get_mut(&to) else { return false };
+        let may = peer.served_bytes + bytes <= SERVE_BYTES_MAX;
+        peer.served_bytes += if may { bytes } else { 0 };
+        may
+    }
+
+    fn resend_votes(&mut self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
         let view = self.view();
-        if !matches!(self.phase, Phase::Normal) {
+        let proposal = self.slots.get(&seq).filter(|_| self.leads()).and_then(|slot| {
+            slot.proposal.as_ref().filter(|_| slot.decision.is_none()).and_then(|p| slot.batch(&p.digest))
+        });
+        let size = VOTES_BYTES + proposal.map_or(0, |b| b.bytes.len());
+        if !matches!(self.phase, Phase::Normal) || !self.slots.contains_key(&seq) || !self.may_serve(to, size)
+        {
             return;
         }
+        let slot = &self.slots[&seq];
         if slot.decision.is_none()
             && self.leads()
             && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
@@ -1200,16 +1223,16 @@ impl Orderer {
     ) -> Result<(), Discard> {
         let size_guess = self.config.batch_bytes;
         let in_hand = self.slots.get(&fetch.seq).and_then(|s| s.batch(&fetch.digest)).cloned();
-        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-        if peer.served_bytes > SERVE_BYTES_MAX {
-            return Err(Discard::TooMuch);
-        }
         if let Some(batch) = in_hand {
-            peer.served_bytes += batch.bytes.len();
+            if !self.may_serve(from, batch.bytes.len()) {
+                return Err(Discard::TooMuch);
+            }
             let answer = BatchIs { seq: fetch.seq, batch: batch.bytes.clone() };
             out.push(Output::Send(from, Message::BatchIs(answer)));
         } else if let Some(lsn) = self.durable.batch_place(fetch.seq, &fetch.digest) {
-            peer.served_bytes += size_guess;
+            if !self.may_serve(from, size_guess) {
+                return Err(Discard::TooMuch);
+            }
             out.push(Output::ServeBatch { to: from, seq: fetch.seq, lsn });
         }
         Ok(())

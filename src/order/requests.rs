@@ -2,7 +2,7 @@
 
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::batch::{Group, RequestKind};
+use crate::wire::batch::{AuthKind, Group, RequestKind};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Sessions whose progress is remembered to turn old requests away early; older ones are caught at execution.
@@ -205,6 +205,13 @@ impl Requests {
             self.waiting_bytes += w.group.bytes().len();
             self.queues.entry(w.group.client).or_default().push_back(digest);
         }
+    }
+
+    /// Drops a client's groups that only a MAC vouches for.
+    pub fn forget_macs_of(&mut self, client: ClientId) {
+        let of_client = |w: &Waiting| w.group.client == client && w.group.auth_kind == AuthKind::Mac;
+        let macs: Vec<Digest> = self.groups.iter().filter(|(_, w)| of_client(w)).map(|(d, _)| *d).collect();
+        self.executed_batch(&macs, &[]);
     }
 
     /// Drops groups whose requests were all executed as parts of others.

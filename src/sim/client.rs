@@ -87,6 +87,16 @@ impl Client {
         }
     }
 
+    /// A replica wants signatures of this key (RULES 12).
+    pub fn must_sign(&mut self) {
+        self.auth = ClientAuth::Signature;
+    }
+
+    /// Whether it signs by now.
+    pub fn signs(&self) -> bool {
+        self.auth == ClientAuth::Signature
+    }
+
     /// Whether everything it wanted was answered.
     pub fn content(&self) -> bool {
         self.left == 0 && self.sessions.iter().all(|s| s.pending.is_empty())

@@ -12,7 +12,7 @@ use crate::order::restore::{Replay, first_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
-use crate::wire::auth::{AuthenticGroup, Authenticator, BatchLimits, ClientAuth};
+use crate::wire::auth::{Authenticator, BatchLimits, ClientAuth};
 use crate::wire::batch::{Batch, Hasher};
 use crate::wire::messages::*;
 use bytes::Bytes;
@@ -614,6 +614,11 @@ impl Cluster {
                     self.note(r, || format!("halts: {why}"));
                     assert!(self.may_halt || self.byzantine.contains(r), "{r} halts: {why}");
                 }
+                Output::Notice { origin, code: NoticeCode::Sign, .. } => {
+                    if let Some(client) = self.clients.get_mut(origin as usize) {
+                        client.must_sign();
+                    }
+                }
                 Output::Notice { .. } => {}
             }
             if self.nodes[r.index()].core.is_none() {
@@ -710,11 +715,6 @@ impl Cluster {
         for at in times {
             self.at_tick(at, Event::Deliver { from, to, epoch, message: message.clone() });
         }
-    }
-
-    /// A group checked as `to` would check it.
-    pub fn authentic(&self, to: ReplicaId, bytes: Bytes) -> AuthenticGroup {
-        self.nodes[to.index()].auth.group(None, bytes).expect("an authentic group")
     }
 }
 

@@ -3,7 +3,6 @@
 use super::random::Random;
 use crate::order::record::OrderRecord;
 use crate::types::*;
-use crate::wire::batch::Batch;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -99,11 +98,6 @@ impl Disk {
         self.records.len()
     }
 
-    /// The longest durable prefix.
-    pub fn durable(&self) -> usize {
-        self.durable
-    }
-
     /// Power fails.
     pub fn crash(&mut self, tail: Tail, random: &mut Random) {
         let pending = (self.records.len() - self.durable) as u64;
@@ -139,13 +133,8 @@ impl Disk {
         }
     }
 
-    /// The views entered in what is durable, for tests.
+    /// All of it, for tests.
     pub fn records(&self) -> Vec<OrderRecord> {
         self.read().collect()
     }
-}
-
-/// Whether a batch carries nothing.
-pub fn is_noop(batch: &Batch) -> bool {
-    batch.groups.is_empty()
 }

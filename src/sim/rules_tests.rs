@@ -18,6 +18,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
+type Said = Rc<RefCell<Vec<(ReplicaId, Vec<u8>)>>>;
+
 fn r(i: u32) -> ReplicaId {
     ReplicaId(i)
 }
@@ -195,7 +197,7 @@ fn an_accept_of_a_lower_view_never_leaves_after_a_later_view_is_entered() {
 #[test]
 fn a_stop_data_is_the_same_after_a_restart() {
     let mut c = cluster(FaultModel::Byzantine, 4);
-    let said: Rc<RefCell<Vec<(ReplicaId, Vec<u8>)>>> = Rc::default();
+    let said: Said = Rc::default();
     let heard = said.clone();
     // Nobody completes view 2.
     c.filter = Some(Box::new(move |from, _, m| {
@@ -514,6 +516,20 @@ fn others_vouch_for_a_client_whose_mac_fails_here() {
     // Without the vote of 3 there is no quorum.
     assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
     assert_eq!(c.core(3).view(), View(1));
+}
+
+#[test]
+fn a_key_whose_macs_fail_signs_from_then_on_and_costs_few_views() {
+    let mut setup = Setup::new(members(FaultModel::Byzantine, 4));
+    setup.client_auth = ClientAuth::Mac;
+    let mut c = Cluster::new(setup, 1);
+    c.run_ms(20);
+    let (liar, honest) = (c.add_client(60), c.add_client(60));
+    // Two of four cannot vouch: no quorum writes what only a MAC proves.
+    c.clients[liar].lies_to = [r(1), r(2)].into_iter().collect();
+    assert!(c.run_until(20_000, Cluster::settled), "{}", c.picture());
+    assert!(c.clients[liar].signs() && !c.clients[honest].signs());
+    assert!(c.core(0).view() <= View(3), "a lying client cost {} views", c.core(0).view());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::wire::auth::Scheme;
 use crate::wire::batch::MAC_BYTES;
 use crate::wire::messages::Signature;
 
-/// The keys of one replica or one client.
+/// The keys of one client.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
     me: u64,
@@ -16,11 +16,6 @@ const CLIENT: u64 = 1 << 40;
 pub const CLIENTS: u32 = 16;
 
 impl Tokens {
-    /// A replica's.
-    pub fn of_replica(r: ReplicaId) -> Self {
-        Self { me: u64::from(r.0) }
-    }
-
     /// A client's.
     pub fn of_client(c: ClientId) -> Self {
         Self { me: CLIENT + u64::from(c.0) }

@@ -7,10 +7,6 @@ pub struct Liar {
 }
 
 impl Liar {
-    pub fn new() -> Self {
-        Self { rate: 1000 }
-    }
-
     pub fn draw(random: &mut Random) -> Self {
         Self { rate: *random.pick(&[1000, 300, 50]) }
     }

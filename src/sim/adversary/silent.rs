@@ -9,11 +9,6 @@ pub struct Silent {
 }
 
 impl Silent {
-    /// Nothing ever leaves.
-    pub fn wholly() -> Self {
-        Self { kinds: u64::MAX, to: u64::MAX, rate: 1000 }
-    }
-
     /// Only these kinds are withheld.
     pub fn kinds(kinds: &[u16]) -> Self {
         Self { kinds: kinds.iter().fold(0, |set, k| set | 1 << k), to: u64::MAX, rate: 1000 }
