@@ -41,7 +41,7 @@ impl Mount {
 }
 
 /// The last mount in `mountinfo` (proc(5)) among those with the longest path that `dir` lies under.
-fn mount_of(mountinfo: &str, dir: &Path) -> Option<Mount> {
+pub(super) fn mount_of(mountinfo: &str, dir: &Path) -> Option<Mount> {
     let mut best: Option<(usize, Mount)> = None;
     for line in mountinfo.lines() {
         let Some((head, tail)) = line.split_once(" - ") else { continue };
@@ -121,7 +121,7 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 }
 
 /// `utime` + `stime` of a line of proc_pid_stat(5). The name in parentheses may hold anything.
-fn cpu_ticks(stat: &str) -> u64 {
+pub(super) fn cpu_ticks(stat: &str) -> u64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);
     after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
@@ -131,31 +131,4 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) << 10
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mount_of_a_folder_is_the_last_of_the_longest_that_holds_it() {
-        let info = "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
-                    30 22 0:25 / /tmp rw shared:1 - tmpfs tmpfs rw\n\
-                    31 22 0:26 / /tmpfiles rw - xfs /dev/vdb rw\n\
-                    32 22 0:27 / /a\\040b rw - btrfs /dev/vdc rw\n";
-        let file_system = |dir| mount_of(info, Path::new(dir)).unwrap().file_system;
-        assert_eq!(file_system("/home/x"), "ext4");
-        assert_eq!(file_system("/tmp/x/y"), "tmpfs");
-        assert_eq!(file_system("/tmpfiles"), "xfs");
-        assert_eq!(file_system("/a b/c"), "btrfs");
-        assert_eq!(mount_of("", Path::new("/")), None);
-        assert!(mount_of(info, Path::new("/tmp")).unwrap().in_memory());
-    }
-
-    #[test]
-    fn cpu_time_is_read_behind_a_name_with_spaces_and_parentheses() {
-        assert_eq!(cpu_ticks("12 (a) b (c)) S 1 1 1 0 -1 4 5 6 7 8 30 12 0 0 20"), 42);
-        assert_eq!(cpu_ticks(""), 0);
-        assert!(resident_bytes(std::process::id()) > 0);
-    }
 }

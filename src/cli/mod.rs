@@ -21,6 +21,8 @@ mod status;
 
 #[cfg(test)]
 mod args_tests;
+#[cfg(test)]
+mod machine_tests;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -81,8 +83,8 @@ impl Command {
     fn log_level(&self) -> LevelFilter {
         match self {
             Command::Start(_) => LevelFilter::Info,
-            // They cut connections themselves.
-            Command::Bench(_) | Command::Demo(_) => LevelFilter::Error,
+            // They cut connections themselves, or tell in their results who cannot be reached.
+            Command::Bench(_) | Command::Demo(_) | Command::Kv(_) | Command::Status(_) => LevelFilter::Error,
             _ => LevelFilter::Warn,
         }
     }
