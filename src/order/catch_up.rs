@@ -27,7 +27,9 @@ impl Orderer {
         } else {
             peer.outside_since = None;
         }
-        if lost_mark && let Some(statement) = self.durable.mark_before(status.decided, status.mark) {
+        // The last one that it takes: it looks no further than two windows.
+        let reach = Seq(status.mark.0.saturating_add(2 * self.config.window)).min(status.decided);
+        if lost_mark && let Some(statement) = self.durable.mark_before(reach, status.mark) {
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             out.push(Output::Send(from, Message::Mark(mark)));
         }
