@@ -109,7 +109,7 @@ pub(super) fn direct_io_problem(dir: &Path) -> Result<Option<LogError>, LogError
         Err(e) => return Err(LogError::io(dir, "create a file", e)),
         Ok(file) => sys::direct_io_alignment(&file)
             .map(|(memory, offset)| memory.max(offset))
-            .filter(|needed| *needed == 0 || BLOCK_BYTES as u32 % needed != 0)
+            .filter(|needed| *needed == 0 || !(BLOCK_BYTES as u32).is_multiple_of(*needed))
             .map(|needed| match needed {
                 0 => LogError::NoDirectIo(dir.into()),
                 _ => LogError::Alignment { dir: dir.into(), needed },

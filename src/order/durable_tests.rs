@@ -78,7 +78,11 @@ fn a_mark_takes_the_places_of_its_batches_and_forgets_what_it_covers() {
     assert_eq!(state.prepared().map(|(s, _)| s.0).collect::<Vec<_>>(), [3]);
     let (end, digests) = state.chain_from(Seq(0), 8).expect("a list");
     assert_eq!((end.statement.seq, digests), (Seq(2), vec![a.digest, b.digest]));
-    assert_eq!(state.chain_from(Seq(0), 1).map(|(m, _)| m.statement.seq), Some(Seq(2)), "the next mark at least");
+    assert_eq!(
+        state.chain_from(Seq(0), 1).map(|(m, _)| m.statement.seq),
+        Some(Seq(2)),
+        "the next mark at least"
+    );
     assert!(state.chain_from(Seq(2), 8).is_none());
     assert_eq!(state.mark_before(Seq(9), Seq(0)).map(|m| m.seq), Some(Seq(2)));
     assert!(state.mark_before(Seq(1), Seq(0)).is_none() && state.mark_before(Seq(9), Seq(2)).is_none());

@@ -229,7 +229,7 @@ fn mutated_and_random_bytes_never_panic_and_what_decodes_encodes_to_the_same_byt
                 _ => {}
             }
         }
-        let kind = if random(&mut r) % 8 == 0 { random(&mut r) as u16 % 48 } else { *kind };
+        let kind = if random(&mut r).is_multiple_of(8) { random(&mut r) as u16 % 48 } else { *kind };
         if let Ok(message) = Message::decode(kind, Bytes::from(bytes.clone())) {
             assert_eq!(whole(&message).1, bytes, "seed {seed}");
             let _ = auth.replica(ReplicaId(2), message);
@@ -283,7 +283,7 @@ fn only_replicas_order_noops_and_they_order_nothing_else() {
         kind: RequestKind::Noop,
         operation: &[][..],
     };
-    let own = auth.own_group(&[noop.clone()]);
+    let own = auth.own_group(std::slice::from_ref(&noop));
     assert!(auth.group(None, own.group().bytes().clone()).is_ok());
     let own = auth.own_group(&[invoke(1, b"put")]);
     assert_eq!(auth.group(None, own.group().bytes().clone()).unwrap_err(), AuthError::Inconsistent.into());
