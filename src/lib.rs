@@ -2,6 +2,47 @@
 //!
 //! Flow, as the folders spell it: **net → wire → order → log ∥ execute → reply**. Read in this order; the threads
 //! around it all are in [`replica::stages`].
+//!
+//! # A replica
+//!
+//! ```no_run
+//! use duramen::replica::{Replica, ReplicaOptions};
+//! use duramen::{data_dir, service::KeyValueStore, types::ReplicaId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = std::path::PathBuf::from("duramen-data"); // made by `duramen init`
+//! let replica = Replica::start(ReplicaOptions {
+//!     config: data_dir::load_config(&dir)?,
+//!     id: ReplicaId(0),
+//!     service: Box::new(KeyValueStore::new()), // or your own `service::Service`
+//!     insecure: false,
+//!     allow_tmpfs: false,
+//!     io: None,
+//!     dir,
+//! })?;
+//! println!("{}", replica.status_json());
+//! replica.stop();
+//! # Ok(()) }
+//! ```
+//!
+//! # A client
+//!
+//! ```no_run
+//! use duramen::client::{Client, ClientOptions, Outcome};
+//! use duramen::{data_dir, keys::ClientKeys, service::KvWrite};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = std::path::Path::new("duramen-data");
+//! let config = data_dir::load_config(dir)?;
+//! let keys = ClientKeys::load(&data_dir::client_key_file(dir, "default"), &config)?;
+//! let session = Client::connect(ClientOptions::new(config, keys))?.session();
+//! let put = KvWrite::Put { key: b"k", value: b"v" }.into_operation();
+//! match session.invoke(put, None) {
+//!     Outcome::Done(reply) => println!("executed: {} bytes", reply.len()),
+//!     other => println!("{other:?}"),
+//! }
+//! # Ok(()) }
+//! ```
 #![deny(unsafe_op_in_unsafe_fn, missing_docs)]
 
 /// Ids, positions, digests, times.

@@ -281,6 +281,13 @@ impl Orderer {
         }
     }
 
+    /// The replica is about to hear others: making log segments ready may have taken long, and is nobody's silence.
+    pub fn begin(&mut self, now: Now) {
+        self.now = now;
+        (self.last_leader_sign, self.last_progress, self.next_heartbeat) = (now.tick, now.tick, now.tick);
+        (self.view_began, self.changing_since) = (now.tick, now.tick);
+    }
+
     /// Sessions that are open at the start: their old requests are turned away as before the restart.
     pub fn known_progress(&mut self, progress: impl Iterator<Item = (SessionId, RequestNumber)>) {
         self.requests.known_progress(progress);

@@ -286,6 +286,7 @@ impl Replica {
             let _ = log_events.send(ToOrder::One(input));
         });
         let (log, reader) = open.start(events)?;
+        core.begin(clock.now());
 
         let shared = Arc::new(Shared::default());
         shared.view.store(core.view().0, Ordering::Relaxed);

@@ -69,7 +69,9 @@ impl StatusWriter {
             .collect();
         let mut discards = shared.discards();
         if let Some(net) = net {
-            for (peer, reason, n) in &net.discards {
+            // What was not sent for want of a connection is no misdeed of anybody's.
+            let misdeeds = net.discards.iter().filter(|(_, r, _)| *r != crate::net::Discard::NotConnected);
+            for (peer, reason, n) in misdeeds {
                 let from = peer.map_or_else(|| "unknown".to_owned(), |p| p.to_string());
                 discards.push((from, format!("{reason:?}"), *n));
             }
@@ -80,10 +82,11 @@ impl StatusWriter {
                 format!(r#"{{"from":{},"reason":{},"count":{n}}}"#, quoted(from), quoted(reason))
             })
             .collect();
-        let last_error =
-            shared.last_error.lock().clone().or_else(|| {
-                net.and_then(|s| s.last_errors.last()).map(|(peer, text)| format!("{peer}: {text}"))
-            });
+        let last_error = shared.last_error.lock().clone().or_else(|| {
+            let errors = net.map_or(&[][..], |s| &s.last_errors);
+            let replicas = errors.iter().filter(|(peer, _)| matches!(peer, Peer::Replica(_)));
+            replicas.last().map(|(peer, text)| format!("{peer}: {text}"))
+        });
         let log = &order.log;
         let usage = crate::sys::usage();
         let per_write = log.records as f64 / log.writes.max(1) as f64;
