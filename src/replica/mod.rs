@@ -27,4 +27,6 @@ pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_log};
 
 #[cfg(test)]
+mod order_stage_tests;
+#[cfg(test)]
 mod replica_tests;

@@ -94,10 +94,14 @@ impl Receive {
                 let used = self.client_bytes.clone();
                 used.fetch_add(size, Ordering::Relaxed);
                 if used.load(Ordering::Relaxed) > CLIENT_BYTES_MAX
-                    && !self.paused.swap(true, Ordering::Relaxed)
+                    && !self.paused.swap(true, Ordering::SeqCst)
                     && let Some(net) = self.net.get()
                 {
                     net.pause_clients(true);
+                    // `order` may have resumed before our command was queued: the last command must be the resumption.
+                    if !self.paused.load(Ordering::SeqCst) {
+                        net.pause_clients(false);
+                    }
                 }
                 used.fetch_sub(size, Ordering::Relaxed);
                 let credit = Credit::take(&used, size, usize::MAX).expect("no bound");

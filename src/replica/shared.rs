@@ -114,6 +114,8 @@ pub struct Shared {
     pub view: AtomicU64,
     /// Whether this replica leads: only the leader answers in crash mode.
     pub leads: AtomicBool,
+    /// The replica is to stop: nobody waits for a disk any more.
+    pub stopping: AtomicBool,
     /// Published every heartbeat.
     pub order: Mutex<OrderView>,
     /// Requests executed since the start.

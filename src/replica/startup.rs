@@ -352,6 +352,7 @@ impl Replica {
             outputs: Vec::new(),
             frames: Vec::new(),
             published: Tick(0),
+            appends: Default::default(),
         };
         let execute = ExecuteStage {
             executor,
@@ -435,6 +436,7 @@ impl Replica {
     }
 
     fn end(&mut self) {
+        self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
         if let Some(mut net) = self.net.take() {
             net.stop();
         }
