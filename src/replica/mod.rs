@@ -8,6 +8,12 @@ pub mod stages;
 /// What they share.
 mod shared;
 
+/// What waits for the pool.
+mod fair_queue;
+
+/// How a client connection behaves.
+mod standing;
+
 /// net → verify → order.
 mod receive;
 
@@ -27,6 +33,10 @@ pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_log};
 
 #[cfg(test)]
+mod fair_queue_tests;
+#[cfg(test)]
 mod order_stage_tests;
 #[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod standing_tests;

@@ -326,6 +326,7 @@ impl Replica {
             net: net_cell.clone(),
             status: status.clone(),
             peer_bytes: HashMap::new(),
+            standings: HashMap::new(),
             client_bytes: client_bytes.clone(),
             paused: paused.clone(),
             reads: 0,
