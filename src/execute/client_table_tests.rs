@@ -310,7 +310,7 @@ fn the_index_evicts_what_a_look_at_all_sessions_would() {
     for seq in 1..3_000u64 {
         random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
         let pick = (random >> 33) as usize;
-        if pick % 4 == 0 {
+        if pick.is_multiple_of(4) {
             if model.len() == 3 {
                 let oldest = *model.iter().min_by_key(|(id, used)| (*used, *id)).unwrap();
                 model.retain(|s| *s != oldest);

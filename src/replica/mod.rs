@@ -23,6 +23,12 @@ mod order_stage;
 /// execute → reply.
 mod execute_stage;
 
+/// Replies → frames.
+mod reply_packer;
+
+/// The state's digest, for `status`.
+mod state_digest;
+
 /// As JSON.
 mod status;
 
@@ -39,4 +45,8 @@ mod order_stage_tests;
 #[cfg(test)]
 mod replica_tests;
 #[cfg(test)]
+mod reply_packer_tests;
+#[cfg(test)]
 mod standing_tests;
+#[cfg(test)]
+mod state_digest_tests;

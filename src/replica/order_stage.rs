@@ -11,6 +11,7 @@ use crate::types::*;
 use crate::wire::batch::Batch;
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -54,6 +55,8 @@ pub struct OrderStage {
     pub(super) frames: Vec<(To, Frame)>,
     pub(super) published: Tick,
     pub(super) appends: Appends,
+    /// What each client's groups take up that wait to be answered again.
+    pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
 
 /// What takes records: the log.
@@ -203,7 +206,12 @@ impl OrderStage {
                 Output::Broadcast(message) => self.frames.push((To::AllReplicas, frame(&message))),
                 Output::Append(lsn, record) => self.append(lsn, record),
                 Output::Execute(batch) => batches.push(batch),
-                Output::Resend(group) => resend.push(group),
+                Output::Resend(group) => {
+                    let used = self.resends.entry(group.group().client).or_default();
+                    if let Some(credit) = Credit::take(used, group.group().bytes().len(), RESEND_BYTES_MAX) {
+                        resend.push((group, credit));
+                    }
+                }
                 Output::Notice { origin, code, group } => {
                     let notice = Notice { code, view: self.core.view(), group, text: String::new() };
                     let to = To::Connection(ConnectionId::of_number(origin));

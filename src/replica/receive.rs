@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Views ahead of ours whose proposals are looked at.
 const VIEWS_AHEAD: u64 = 16;
@@ -85,7 +86,7 @@ impl Receive {
         self.shared.discard(peer, why);
     }
 
-    fn from_replica(&mut self, from: ReplicaId, kind: u16, payload: Bytes) {
+    fn on_replica(&mut self, from: ReplicaId, kind: u16, payload: Bytes) {
         let size = payload.len();
         let message = match Message::decode(kind, payload) {
             Ok(message) => message,
@@ -119,7 +120,7 @@ impl Receive {
         }
     }
 
-    fn from_client(&mut self, client: ClientId, connection: ConnectionId, kind: u16, payload: Bytes) {
+    fn on_client(&mut self, client: ClientId, connection: ConnectionId, kind: u16, payload: Bytes) {
         let size = payload.len();
         let message = match Message::decode(kind, payload) {
             Ok(message) => message,
@@ -161,12 +162,19 @@ impl Receive {
                     self.cheap.push((Input::ReadIndex(token), None));
                 }
             }
-            Message::StatusQuery(q) if q.id & DIGEST_QUERY != 0 => {
-                let _ = self.to_execute.send(ToExecute::Digest { connection, id: q.id });
-            }
             Message::StatusQuery(q) => {
+                let bucket = self.standings.get_mut(&connection).map(|(_, bucket)| bucket);
+                if !bucket.is_some_and(|b| b.take(Instant::now())) {
+                    return self.rejected(Peer::Client(client), "too many status queries");
+                }
+                let digest = q.id & DIGEST_QUERY != 0;
+                if digest && !self.shared.digest_pending.swap(true, Ordering::AcqRel) {
+                    let _ = self.to_execute.send(ToExecute::Digest { connection, id: q.id });
+                    return;
+                }
                 if let Some(net) = self.net.get() {
-                    let json = self.status.json(&self.shared, Some(&net.stats()), None);
+                    let busy = digest.then_some(None);
+                    let json = self.status.json(&self.shared, Some(&net.stats()), busy);
                     let answer = Message::StatusAnswer(StatusAnswer { id: q.id, json });
                     net.send(To::Connection(connection), frame(&answer));
                 }
@@ -188,8 +196,8 @@ pub fn frame(message: &Message) -> Frame {
 impl Receiver for Receive {
     fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
         match from.peer {
-            Peer::Replica(r) => self.from_replica(r, kind, payload),
-            Peer::Client(c) => self.from_client(c, from.connection, kind, payload),
+            Peer::Replica(r) => self.on_replica(r, kind, payload),
+            Peer::Client(c) => self.on_client(c, from.connection, kind, payload),
         }
     }
 
@@ -289,12 +297,11 @@ impl Verify {
         loop {
             let work = {
                 let mut queue = self.queue.lock();
-                let work = queue.round();
-                if work.is_empty() {
+                if queue.replicas.is_empty() && queue.clients.is_empty() {
                     queue.active = false;
                     return;
                 }
-                work
+                queue.round()
             };
             let inputs: Vec<_> = if work.len() > 1 && rayon::current_num_threads() > 1 {
                 work.into_par_iter().filter_map(|item| self.check(item)).collect()

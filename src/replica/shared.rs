@@ -124,6 +124,8 @@ pub struct Shared {
     pub batches_executed: AtomicU64,
     /// Jobs waiting at the execute stage.
     pub execute_queue: AtomicU64,
+    /// A digest of the state is being computed or about to be.
+    pub digest_pending: AtomicBool,
     /// Executed by the execute stage.
     pub executed: AtomicU64,
     /// Why messages had no effect, by sender and reason.

@@ -354,6 +354,7 @@ impl Replica {
             frames: Vec::new(),
             published: Tick(0),
             appends: Default::default(),
+            resends: HashMap::new(),
         };
         let execute = ExecuteStage {
             executor,
@@ -368,6 +369,8 @@ impl Replica {
             nonce: random()?,
             reads_ok: !members.byzantine(),
             waiting: Default::default(),
+            resend_turn: 0,
+            digest: Default::default(),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let fetch_net = handle.clone();
