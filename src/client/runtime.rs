@@ -303,7 +303,7 @@ impl Client {
 
     /// As [`Client::status`], with `digest_seq` and `state_digest`: the digest of service state and client table after the
     /// place executed last. Equal on correct replicas at equal places. It reads all of the state, in sequence with
-    /// executions.
+    /// executions, so a replica computes it once a second at most: in between `digest_seq` is null. Ask again.
     pub fn status_with_digest(
         &self,
         replica: ReplicaId,

@@ -262,8 +262,11 @@ impl World {
         let mut fresh = false;
         for q in group.requests() {
             match sim.executor.resend(CLIENT, q.session, q.number) {
-                Some(outgoing) => repeated.push(outgoing.reply),
-                None => fresh = true,
+                // A pool that never saw the request executed has it ordered.
+                Some(outgoing) if outgoing.reply.status != ReplyStatus::Expired => {
+                    repeated.push(outgoing.reply)
+                }
+                _ => fresh = true,
             }
         }
         if !repeated.is_empty() && matches!(sim.manner, Manner::Honest | Manner::Digests) {

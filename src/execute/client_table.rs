@@ -7,7 +7,7 @@
 //! ```
 //! An evicted session's requests are `Expired` for ever: its id is gone, so its request 1 cannot execute a second time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub struct ClientTableLimits {
     pub replies_bytes_max: usize,
     /// A longer reply is not kept, bytes.
     pub reply_bytes_max: usize,
+    /// Bytes of the kept replies of one client key together.
+    pub client_replies_bytes_max: usize,
 }
 
 impl Default for ClientTableLimits {
@@ -34,11 +36,15 @@ impl Default for ClientTableLimits {
         Self {
             sessions_per_client_max: 256,
             replies_max: 256,
-            replies_bytes_max: 1 << 20,
+            replies_bytes_max: 4 << 20,
             reply_bytes_max: 64 << 10,
+            client_replies_bytes_max: 64 << 20,
         }
     }
 }
+
+/// A session id without its lowest bits is the place of its OPEN's batch, or a later one.
+pub(super) const PLACE_BITS: u32 = 20;
 
 /// What to do with an ordered request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +77,21 @@ pub struct ClientTable {
     sessions: BTreeMap<SessionId, Arc<Session>>,
     /// The same sessions by what their OPEN said.
     opened: BTreeMap<(ClientId, u64), SessionId>,
+    /// What each key with a session holds; follows from `sessions`.
+    holdings: HashMap<ClientId, Holdings>,
+}
+
+/// The sessions of one key, by when they were used: to find the least recently used without a look at all.
+///
+/// A request does not touch the sets: they hold when a session was *found* used last, which may be too early. Who takes the
+/// first puts it back if it was used since, so the first that was not is the least recently used.
+#[derive(Clone, Default, Debug)]
+struct Holdings {
+    sessions: BTreeSet<(Seq, SessionId)>,
+    /// Those with kept replies.
+    with_replies: BTreeSet<(Seq, SessionId)>,
+    /// Of the kept replies.
+    bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +105,8 @@ struct Session {
     replies: VecDeque<Option<StoredReply>>,
     /// Of the results in `replies`.
     bytes: usize,
+    /// Stands in [`Holdings::with_replies`].
+    listed: bool,
 }
 
 impl ClientTable {
@@ -107,11 +130,19 @@ impl ClientTable {
         }
         self.make_room(client);
         // The second term counts only should a batch have 2^20 operations.
-        let id = ((seq.0 << 20) | (u64::from(index) + 1)).max(self.last_id + 1);
+        let id = ((seq.0 << PLACE_BITS) | (u64::from(index) + 1)).max(self.last_id + 1);
         self.last_id = id;
         self.insert(
             SessionId(id),
-            Session { client, nonce, used: seq, last: RequestNumber(0), replies: VecDeque::new(), bytes: 0 },
+            Session {
+                client,
+                nonce,
+                used: seq,
+                last: RequestNumber(0),
+                replies: VecDeque::new(),
+                bytes: 0,
+                listed: false,
+            },
         );
         SessionId(id)
     }
@@ -135,15 +166,27 @@ impl ClientTable {
     /// # Panics
     /// If the session is not open or the request is not its next.
     pub fn store(&mut self, session: SessionId, number: RequestNumber, seq: Seq, reply: Bytes) {
-        let session = Arc::make_mut(self.sessions.get_mut(&session).expect("a request of an open session"));
+        let id = session;
+        let session = Arc::make_mut(self.sessions.get_mut(&id).expect("a request of an open session"));
         assert!(number == session.last.next(), "requests of a session execute in number order");
         session.last = number;
         session.used = seq;
+        let before = session.bytes;
         session
             .keep((reply.len() <= self.limits.reply_bytes_max).then_some(StoredReply { seq, result: reply }));
         while session.replies.len() > self.limits.replies_max || session.bytes > self.limits.replies_bytes_max
         {
             session.drop_oldest();
+        }
+        let client = session.client;
+        let holdings = self.holdings.get_mut(&client).expect("a key with a session");
+        holdings.bytes = holdings.bytes + session.bytes - before;
+        if session.bytes > 0 && !session.listed {
+            session.listed = true;
+            holdings.with_replies.insert((seq, id));
+        }
+        if holdings.bytes > self.limits.client_replies_bytes_max {
+            self.drop_replies(client);
         }
     }
 
@@ -169,7 +212,9 @@ impl ClientTable {
 
     /// Whether a reply of this length is kept for retransmissions, at least until newer ones push it out.
     pub fn keeps(&self, reply_bytes: usize) -> bool {
-        reply_bytes <= self.limits.reply_bytes_max.min(self.limits.replies_bytes_max)
+        let limits = &self.limits;
+        reply_bytes
+            <= limits.reply_bytes_max.min(limits.replies_bytes_max).min(limits.client_replies_bytes_max)
     }
 
     /// The digest of the canonical bytes.
@@ -187,18 +232,59 @@ impl ClientTable {
 
     /// Evicts sessions of `client` until one more is within its quota.
     fn make_room(&mut self, client: ClientId) {
-        loop {
-            let open = || self.opened.range((client, 0)..=(client, u64::MAX)).map(|(_, id)| *id);
-            if open().count() < self.limits.sessions_per_client_max {
-                return;
+        let Some(holdings) = self.holdings.get_mut(&client) else { return };
+        while holdings.sessions.len() >= self.limits.sessions_per_client_max {
+            let Some((found, id)) = holdings.sessions.pop_first() else { return };
+            let session = &self.sessions[&id];
+            if session.used > found {
+                holdings.sessions.insert((session.used, id));
+                continue;
             }
-            let Some(oldest) = open().min_by_key(|id| (self.sessions[id].used, *id)) else { return };
-            let evicted = self.sessions.remove(&oldest).expect("both maps hold the same sessions");
-            self.opened.remove(&(client, evicted.nonce));
+            holdings.bytes -= session.bytes;
+            self.opened.remove(&(client, session.nonce));
+            // Its entry among those with replies goes when it comes to the front, or here if it is in its place.
+            holdings.with_replies.remove(&(found, id));
+            self.sessions.remove(&id);
+        }
+        // Entries of evicted sessions that were used after they were listed must not add up.
+        if holdings.with_replies.len() > 2 * holdings.sessions.len() {
+            holdings.with_replies.retain(|(_, id)| self.sessions.contains_key(id));
         }
     }
 
-    fn insert(&mut self, id: SessionId, session: Session) {
+    /// Drops the oldest kept replies of the key's least recently used sessions until the rest is within its bound.
+    fn drop_replies(&mut self, client: ClientId) {
+        let Some(holdings) = self.holdings.get_mut(&client) else { return };
+        while holdings.bytes > self.limits.client_replies_bytes_max {
+            let Some((found, id)) = holdings.with_replies.pop_first() else { return };
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if session.used > found && session.bytes > 0 {
+                holdings.with_replies.insert((session.used, id));
+                continue;
+            }
+            let session = Arc::make_mut(session);
+            let before = session.bytes;
+            while session.bytes > 0
+                && holdings.bytes + session.bytes - before > self.limits.client_replies_bytes_max
+            {
+                session.drop_oldest();
+            }
+            holdings.bytes = holdings.bytes + session.bytes - before;
+            session.listed = session.bytes > 0;
+            if session.listed {
+                holdings.with_replies.insert((found, id));
+            }
+        }
+    }
+
+    fn insert(&mut self, id: SessionId, mut session: Session) {
+        let holdings = self.holdings.entry(session.client).or_default();
+        holdings.sessions.insert((session.used, id));
+        session.listed = session.bytes > 0;
+        if session.listed {
+            holdings.with_replies.insert((session.used, id));
+            holdings.bytes += session.bytes;
+        }
         self.opened.insert((session.client, session.nonce), id);
         self.sessions.insert(id, Arc::new(session));
     }
@@ -294,6 +380,7 @@ fn read_session(input: &mut CanonicalReader<'_>) -> Result<(SessionId, Session),
         last: RequestNumber(input.u64("session")?),
         replies: VecDeque::new(),
         bytes: 0,
+        listed: false,
     };
     let replies = input.u32("session")?;
     input.ensure(session.last.0 < u64::MAX, "no request number is left")?;

@@ -13,6 +13,7 @@ fn small() -> ClientTable {
         replies_max: 4,
         replies_bytes_max: 100,
         reply_bytes_max: 50,
+        client_replies_bytes_max: 150,
     })
 }
 
@@ -266,4 +267,63 @@ fn tables_that_never_come_about_are_refused() {
     huge[64..68].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
     assert!(matches!(table.restore(&mut huge.as_slice()), Err(RestoreError::Truncated { .. })));
     assert_eq!(bytes_of(&table), good);
+}
+
+#[test]
+fn kept_replies_of_a_key_are_bounded_and_the_longest_unused_lose_theirs_first() {
+    let mut table = small();
+    let [a, b, c] = [0, 1, 2].map(|i| table.open(ALICE, i, Seq(1), i as u32));
+    let bobs = table.open(BOB, 0, Seq(1), 3);
+    execute(&mut table, ALICE, a, 2, &[1; 40]);
+    execute(&mut table, ALICE, a, 3, &[2; 40]);
+    execute(&mut table, ALICE, b, 4, &[3; 40]);
+    execute(&mut table, BOB, bobs, 4, &[9; 50]);
+    // 150 bytes would be exceeded by 10: the first reply of `a` goes.
+    execute(&mut table, ALICE, c, 5, &[4; 40]);
+    assert!(kept(&table, a, 1).is_none() && kept(&table, a, 2).is_some());
+    // Used again, `a` is the last to lose; `b` is the first, though it came later.
+    execute(&mut table, ALICE, a, 6, &[5; 40]);
+    assert!(kept(&table, b, 1).is_none());
+    assert!(kept(&table, a, 2).is_some() && kept(&table, a, 3).is_some() && kept(&table, c, 1).is_some());
+    assert!(
+        matches!(table.check(BOB, bobs, RequestNumber(1)), Verdict::Duplicate(Some(_))),
+        "others lose none"
+    );
+    // A table restored from the bytes drops the same from here on.
+    let mut restored = small();
+    restored.restore(&mut bytes_of(&table).as_slice()).unwrap();
+    for table in [&mut table, &mut restored] {
+        execute(table, ALICE, b, 7, &[6; 50]);
+        table.open(ALICE, 3, Seq(8), 0);
+        execute(table, ALICE, b, 9, &[7; 50]);
+    }
+    assert_eq!(bytes_of(&table), bytes_of(&restored));
+}
+
+/// The rule as it reads, without an index.
+#[test]
+fn the_index_evicts_what_a_look_at_all_sessions_would() {
+    static ZEROS: [u8; 30] = [0; 30];
+    let mut table = small();
+    let mut model: Vec<(SessionId, u64)> = Vec::new();
+    let mut random = 7u64;
+    for seq in 1..3_000u64 {
+        random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        let pick = (random >> 33) as usize;
+        if pick.is_multiple_of(4) {
+            if model.len() == 3 {
+                let oldest = *model.iter().min_by_key(|(id, used)| (*used, *id)).unwrap();
+                model.retain(|s| *s != oldest);
+            }
+            model.push((table.open(ALICE, seq, Seq(seq), 0), seq));
+        } else if !model.is_empty() {
+            let i = pick / 4 % model.len();
+            execute(&mut table, ALICE, model[i].0, seq, &ZEROS[..pick % 31]);
+            model[i].1 = seq;
+        }
+        assert_eq!(table.sessions(), model.len());
+        for (id, _) in &model {
+            assert!(table.last_executed(*id).is_some(), "step {seq}");
+        }
+    }
 }

@@ -11,7 +11,7 @@
 //! # Determinism
 //! Execution time is the highest proposed so far, so it never goes back; each request has a seed of its own.
 
-use super::client_table::{ClientTable, Verdict};
+use super::client_table::{ClientTable, PLACE_BITS, Verdict};
 use crate::reply::routing::{WHOLE_BYTES_MAX, result_digest};
 use crate::service::{Context, QueryReply, Service};
 use crate::types::*;
@@ -176,7 +176,9 @@ impl Executor {
     /// What a repeated request is answered, as the table stands: its kept reply, or `TooOld`; for an OPEN (session 0, its
     /// nonce as number) the session. `None`: it has to be ordered to be answered.
     ///
-    /// Never `Expired`: outside the order this replica may lag behind the session's OPEN, and a wrong `Expired` is a vote.
+    /// `Expired` only of a session whose OPEN was executed here if there was one: a wrong `Expired` is a vote. An id is at
+    /// least its OPEN's place shifted by 20 bits ([`ClientTable::open`]), so one whose upper bits are not above the place
+    /// executed last belongs to an OPEN executed here, or to none, now and for ever: if it is not open, it was evicted.
     pub fn resend(&self, client: ClientId, session: SessionId, number: RequestNumber) -> Option<Outgoing> {
         if session == SessionId(0) {
             let session = self.table.opened(client, number.0)?;
@@ -184,6 +186,9 @@ impl Executor {
             return Some(Outgoing { client, process: process_of(number.0), reply, digest: None });
         }
         let (status, result) = match self.table.check(client, session, number) {
+            Verdict::Expired if session.0 >> PLACE_BITS <= self.executed.0 => {
+                (ReplyStatus::Expired, Bytes::new())
+            }
             Verdict::Execute | Verdict::Gap | Verdict::Expired => return None,
             Verdict::Duplicate(Some(kept)) => (ReplyStatus::Done, kept.result.clone()),
             Verdict::Duplicate(None) => (ReplyStatus::TooOld, Bytes::new()),

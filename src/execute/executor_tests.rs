@@ -203,8 +203,9 @@ fn a_repeated_open_opens_once_and_an_evicted_session_is_expired() {
     assert!(!executor.is_open(CLIENT, session), "the quota is two");
     let late = executor.execute(&batch(5, vec![invoke(session, 1)]));
     assert_eq!(late.replies[0].reply.status, ReplyStatus::Expired);
-    // Outside the order nobody says so: a lagging replica would be wrong.
-    assert_eq!(executor.resend(CLIENT, session, RequestNumber(1)), None);
+    // Outside the order, too: no later OPEN can give this id.
+    let resent = executor.resend(CLIENT, session, RequestNumber(1)).unwrap();
+    assert_eq!((resent.process, resent.reply), (0, late.replies[0].reply.clone()));
 }
 
 #[test]
@@ -252,4 +253,21 @@ fn progress_names_each_session_once_with_its_highest_number() {
 #[should_panic(expected = "follows")]
 fn a_batch_out_of_sequence_is_our_own_mistake() {
     executor().execute(&Batch::noop(&HASHER, Seq(2)));
+}
+
+#[test]
+fn a_replica_behind_a_session_s_open_does_not_call_the_session_expired() {
+    let (mut ahead, mut behind) = (executor(), executor());
+    let first = open(&mut ahead, 0);
+    open(&mut behind, 0);
+    let second = open(&mut ahead, 1);
+    assert_eq!(behind.resend(CLIENT, second, RequestNumber(1)), None, "its OPEN is still to come");
+    open(&mut behind, 1);
+    assert_eq!(behind.resend(CLIENT, second, RequestNumber(1)), None, "it is open, the request is next");
+
+    let next = SessionId(((behind.executed().0 + 1) << 20) | 1);
+    assert_eq!(behind.resend(CLIENT, next, RequestNumber(1)), None, "the next batch may open it");
+    open(&mut behind, 2);
+    let status = behind.resend(CLIENT, first, RequestNumber(1)).map(|o| o.reply.status);
+    assert_eq!(status, Some(ReplyStatus::Expired), "evicted");
 }

@@ -1,11 +1,13 @@
 //! The execute thread: decided batches → service → replies; reads; what was executed back to `order`.
 
 use super::receive::frame;
+use super::reply_packer::Packer;
 use super::shared::Shared;
 use super::stages::*;
+use super::state_digest::StateDigest;
 use super::status::StatusWriter;
 use crate::execute::executor::{Executor, Outgoing};
-use crate::net::{ConnectionId, Frame, NetHandle, To};
+use crate::net::{ConnectionId, NetHandle, To};
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::reply::routing::{cut, result_digest};
@@ -14,15 +16,15 @@ use crate::wire::auth::AuthenticGroup;
 use crate::wire::batch::{Batch, Hasher, RequestKind};
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A replica orders its first no-op again after this long.
 const NOOP_AGAIN: Duration = Duration::from_millis(500);
-/// Bytes of replies in one frame before the next begins.
-const REPLIES_BYTES: usize = 256 << 10;
+/// Bytes of repeated replies to one connection in one round; the client asks again for the rest.
+const RESEND_BUDGET: usize = 4 << 20;
 
 /// The thread's state.
 pub struct ExecuteStage {
@@ -39,6 +41,9 @@ pub struct ExecuteStage {
     pub(super) nonce: u64,
     pub(super) reads_ok: bool,
     pub(super) waiting: BTreeMap<u64, (ConnectionId, Read)>,
+    /// Which request of a group is answered again first.
+    pub(super) resend_turn: u64,
+    pub(super) digest: StateDigest,
 }
 
 impl ExecuteStage {
@@ -57,7 +62,7 @@ impl ExecuteStage {
             };
             match job {
                 Ok(ToExecute::Batches(batches)) => self.execute(batches),
-                Ok(ToExecute::Resend(groups)) => self.resend(&groups),
+                Ok(ToExecute::Resend(groups)) => self.resend(groups),
                 Ok(ToExecute::Read { connection, token: None, read }) => {
                     self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
                     let ok = self.reads_ok;
@@ -69,8 +74,10 @@ impl ExecuteStage {
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
                 Ok(ToExecute::ReadRefused(tokens)) => self.answer_waiting(&tokens, false),
                 Ok(ToExecute::Digest { connection, id }) => {
-                    let digest = Some((self.executor.executed(), self.executor.digest()));
-                    let json = self.status.json(&self.shared, Some(&self.net.stats()), digest);
+                    self.shared.digest_pending.store(false, Ordering::Release);
+                    let executor = &self.executor;
+                    let digest = self.digest.at(Instant::now(), executor.executed(), || executor.digest());
+                    let json = self.status.json(&self.shared, Some(&self.net.stats()), Some(digest));
                     let answer = Message::StatusAnswer(StatusAnswer { id, json });
                     self.net.send(To::Connection(connection), frame(&answer));
                 }
@@ -87,7 +94,8 @@ impl ExecuteStage {
 
     fn execute(&mut self, batches: Vec<Arc<Batch>>) {
         let count = batches.len() as u64;
-        let (mut frames, mut inputs) = (Vec::new(), Vec::with_capacity(batches.len()));
+        let mut inputs = Vec::with_capacity(batches.len());
+        let mut packer = Packer::new(usize::MAX);
         for batch in batches {
             let done = self.executor.execute(&batch);
             let requests = batch.requests() as u64;
@@ -96,7 +104,7 @@ impl ExecuteStage {
                 self.reads_ok = true;
             }
             if self.answers() {
-                self.reply(done.replies, true, &mut frames);
+                self.reply(done.replies, true, &mut packer);
             }
             let input = Input::Executed { seq: done.seq, replies: done.reply_chain, progress: done.progress };
             inputs.push((input, None));
@@ -104,16 +112,13 @@ impl ExecuteStage {
         self.shared.batches_executed.fetch_add(count, Ordering::Relaxed);
         self.shared.executed.store(self.executor.executed().0, Ordering::Relaxed);
         self.shared.execute_queue.fetch_sub(count, Ordering::Relaxed);
-        if !frames.is_empty() {
-            self.net.send_batch(frames);
-        }
+        self.send(packer.finish());
         let _ = self.to_order.send(ToOrder::Inputs(inputs));
     }
 
-    /// Packs replies by connection, in order.
-    fn reply(&self, replies: Vec<Outgoing>, first_time: bool, frames: &mut Vec<(To, Frame)>) {
+    /// Packs replies by connection, in order; what fills a round of frames leaves at once.
+    fn reply(&self, replies: Vec<Outgoing>, first_time: bool, packer: &mut Packer) {
         let clients = self.shared.clients.read();
-        let mut packed: HashMap<ConnectionId, (Vec<Reply>, usize)> = HashMap::new();
         let mut last: Option<((ClientId, u64), &[ConnectionId])> = None;
         for out in replies {
             let key = (out.client, out.process);
@@ -128,42 +133,45 @@ impl ExecuteStage {
             let reply =
                 if first_time { cut(self.members, self.me, &out.reply, out.digest) } else { out.reply };
             for connection in targets {
-                let (list, bytes) = packed.entry(*connection).or_default();
-                *bytes += reply.body.len() + 32;
-                list.push(reply.clone());
-                if *bytes > REPLIES_BYTES {
-                    let full = std::mem::take(list);
-                    *bytes = 0;
-                    frames.push((To::Connection(*connection), self.replies(full)));
+                if let Some(full) = packer.add(*connection, &reply) {
+                    self.send(vec![(*connection, full)]);
                 }
             }
         }
-        for (connection, (list, _)) in packed {
-            if !list.is_empty() {
-                frames.push((To::Connection(connection), self.replies(list)));
-            }
+    }
+
+    fn send(&self, packed: Vec<(ConnectionId, Vec<Reply>)>) {
+        if packed.is_empty() {
+            return;
         }
-    }
-
-    fn replies(&self, replies: Vec<Reply>) -> Frame {
         let view = View(self.shared.view.load(Ordering::Relaxed));
-        frame(&Message::Replies(Replies { view, executed: self.executor.executed(), replies }))
+        let executed = self.executor.executed();
+        let frames = packed.into_iter().map(|(connection, replies)| {
+            let message = Message::Replies(Replies { view, executed, replies });
+            (To::Connection(connection), frame(&message))
+        });
+        self.net.send_batch(frames.collect());
     }
 
-    fn resend(&mut self, groups: &[AuthenticGroup]) {
+    fn resend(&mut self, groups: Vec<(AuthenticGroup, Credit)>) {
         if !self.answers() {
             return;
         }
-        let mut frames = Vec::new();
-        for group in groups.iter().map(AuthenticGroup::group) {
-            let requests = group.requests().filter(|r| r.kind != RequestKind::Noop);
-            let replies =
-                requests.filter_map(|r| self.executor.resend(group.client, r.session, r.number)).collect();
-            self.reply(replies, false, &mut frames);
+        let mut packer = Packer::new(RESEND_BUDGET);
+        for (group, credit) in groups {
+            let group = group.group();
+            // Not always from the first: what the budget leaves out has its turn when the client asks again.
+            self.resend_turn = self.resend_turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let from = (self.resend_turn % group.len() as u64) as usize;
+            let all = || group.requests();
+            for r in all().skip(from).chain(all().take(from)).filter(|r| r.kind != RequestKind::Noop) {
+                if let Some(out) = self.executor.resend(group.client, r.session, r.number) {
+                    self.reply(vec![out], false, &mut packer);
+                }
+            }
+            drop(credit);
         }
-        if !frames.is_empty() {
-            self.net.send_batch(frames);
-        }
+        self.send(packer.finish());
     }
 
     fn answer_waiting(&mut self, tokens: &[u64], ready: bool) {

@@ -8,6 +8,12 @@ pub mod stages;
 /// What they share.
 mod shared;
 
+/// What waits for the pool.
+mod fair_queue;
+
+/// How a client connection behaves.
+mod standing;
+
 /// net → verify → order.
 mod receive;
 
@@ -16,6 +22,12 @@ mod order_stage;
 
 /// execute → reply.
 mod execute_stage;
+
+/// Replies → frames.
+mod reply_packer;
+
+/// The state's digest, for `status`.
+mod state_digest;
 
 /// As JSON.
 mod status;
@@ -27,4 +39,14 @@ pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_log};
 
 #[cfg(test)]
+mod fair_queue_tests;
+#[cfg(test)]
+mod order_stage_tests;
+#[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod reply_packer_tests;
+#[cfg(test)]
+mod standing_tests;
+#[cfg(test)]
+mod state_digest_tests;

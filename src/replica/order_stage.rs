@@ -3,19 +3,24 @@
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
-use crate::log::{AppendRefusal, Log, Record};
+use crate::log::{AppendError, AppendRefusal, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Now, Orderer, Output};
 use crate::types::*;
+use crate::wire::batch::Batch;
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Inputs stepped before outputs are handed over: bounds how long a vote waits for its fellows.
 const STEPS_MAX: usize = 256;
+
+/// How long a full log is waited for when the replica is to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads both clocks.
 #[derive(Clone, Copy)]
@@ -49,6 +54,74 @@ pub struct OrderStage {
     pub(super) outputs: Vec<Output>,
     pub(super) frames: Vec<(To, Frame)>,
     pub(super) published: Tick,
+    pub(super) appends: Appends,
+    /// What each client's groups take up that wait to be answered again.
+    pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
+}
+
+/// What takes records: the log.
+pub(super) trait Sink {
+    /// As [`Log::append`], or [`Log::append_control`].
+    fn take(&mut self, record: Record, control: bool) -> Result<Lsn, AppendError>;
+}
+
+impl Sink for Log {
+    fn take(&mut self, record: Record, control: bool) -> Result<Lsn, AppendError> {
+        if control { self.append_control(record) } else { self.append(record) }
+    }
+}
+
+/// Hands records to the log without a gap: after one that it did not take, none follows, so that core and log always
+/// number records alike.
+#[derive(Default)]
+pub(super) struct Appends {
+    ended: bool,
+}
+
+impl Appends {
+    /// Queues a record. The log is never full for long: it drains without us; waiting here slows ordering only.
+    ///
+    /// Errors, once: why no record is taken from now on. What depends on one never leaves: `Persisted` does not reach it.
+    pub(super) fn append(
+        &mut self,
+        log: &mut impl Sink,
+        stopping: &AtomicBool,
+        lsn: Lsn,
+        mut record: Record,
+        mut control: bool,
+    ) -> Result<(), &'static str> {
+        if self.ended {
+            return Ok(());
+        }
+        let mut full_since = None;
+        let why = loop {
+            let error = match log.take(record, control) {
+                Ok(given) => {
+                    assert_eq!(given, lsn, "the log and the core number records alike");
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            record = error.record;
+            match error.why {
+                AppendRefusal::Full => {
+                    let since = *full_since.get_or_insert_with(Instant::now);
+                    // A disk that is stuck must not keep the replica from stopping.
+                    if stopping.load(Ordering::Relaxed) && since.elapsed() > STOP_PATIENCE {
+                        break "stopped while the log was full";
+                    }
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                // Begun before the core heard of it: the reserve is for this.
+                AppendRefusal::NoRoom if !control => control = true,
+                AppendRefusal::NoRoom => break "the log is full to its last reserve",
+                AppendRefusal::TooLarge => break "a record is larger than the log takes",
+                AppendRefusal::Failed => break "the log failed earlier",
+            }
+        };
+        self.ended = true;
+        Err(why)
+    }
 }
 
 impl OrderStage {
@@ -97,7 +170,7 @@ impl OrderStage {
             }
             if self.paused.load(Ordering::Relaxed)
                 && self.client_bytes.load(Ordering::Relaxed) < CLIENT_BYTES_MAX / 2
-                && self.paused.swap(false, Ordering::Relaxed)
+                && self.paused.swap(false, Ordering::SeqCst)
             {
                 self.net.pause_clients(false);
             }
@@ -133,7 +206,12 @@ impl OrderStage {
                 Output::Broadcast(message) => self.frames.push((To::AllReplicas, frame(&message))),
                 Output::Append(lsn, record) => self.append(lsn, record),
                 Output::Execute(batch) => batches.push(batch),
-                Output::Resend(group) => resend.push(group),
+                Output::Resend(group) => {
+                    let used = self.resends.entry(group.group().client).or_default();
+                    if let Some(credit) = Credit::take(used, group.group().bytes().len(), RESEND_BYTES_MAX) {
+                        resend.push((group, credit));
+                    }
+                }
                 Output::Notice { origin, code, group } => {
                     let notice = Notice { code, view: self.core.view(), group, text: String::new() };
                     let to = To::Connection(ConnectionId::of_number(origin));
@@ -143,6 +221,8 @@ impl OrderStage {
                     let _ = self.to_fetch.try_send(Serve { to, seq, lsn });
                 }
                 Output::ReadReady(tokens) => {
+                    // The read must see every batch handed out before it.
+                    self.hand_out(&mut batches);
                     let _ = self.to_execute.send(ToExecute::ReadReady(tokens));
                 }
                 Output::ReadRefused(tokens) => {
@@ -155,10 +235,7 @@ impl OrderStage {
                 Output::Halt(why) => self.shared.error(format!("this replica is mute from now on: {why}")),
             }
         }
-        if !batches.is_empty() {
-            self.shared.execute_queue.fetch_add(batches.len() as u64, Ordering::Relaxed);
-            let _ = self.to_execute.send(ToExecute::Batches(batches));
-        }
+        self.hand_out(&mut batches);
         if !resend.is_empty() {
             let _ = self.to_execute.send(ToExecute::Resend(resend));
         }
@@ -167,43 +244,27 @@ impl OrderStage {
         }
     }
 
-    /// Queues a record. The log is never full for long: it drains without us; waiting here slows ordering only.
+    fn hand_out(&self, batches: &mut Vec<Arc<Batch>>) {
+        if !batches.is_empty() {
+            self.shared.execute_queue.fetch_add(batches.len() as u64, Ordering::Relaxed);
+            let _ = self.to_execute.send(ToExecute::Batches(std::mem::take(batches)));
+        }
+    }
+
     fn append(&mut self, lsn: Lsn, record: OrderRecord) {
         let bulky = matches!(record, OrderRecord::Prepared { .. } | OrderRecord::Batch { .. });
         let encoded = record.encode();
-        let mut record = Record {
+        let record = Record {
             kind: encoded.kind,
             seq: encoded.seq,
             view: encoded.view,
             digest: encoded.digest,
             payload: encoded.payload,
         };
-        let mut control = !bulky;
-        loop {
-            let result = if control { self.log.append_control(record) } else { self.log.append(record) };
-            let error = match result {
-                Ok(given) => {
-                    assert_eq!(given, lsn, "the log and the core number records alike");
-                    return;
-                }
-                Err(error) => error,
-            };
-            record = error.record;
-            match error.why {
-                AppendRefusal::Full => std::thread::sleep(Duration::from_micros(200)),
-                // Begun before the core heard of it: the reserve is for this.
-                AppendRefusal::NoRoom if !control => control = true,
-                // Nothing that depends on this record can leave: `Persisted` never reaches it.
-                AppendRefusal::NoRoom => return self.fail("the log is full to its last reserve".into()),
-                AppendRefusal::TooLarge => return self.fail("a record is larger than the log takes".into()),
-                AppendRefusal::Failed => return self.fail("the log failed earlier".into()),
-            }
+        if let Err(why) = self.appends.append(&mut self.log, &self.shared.stopping, lsn, record, !bulky) {
+            let now = self.clock.now();
+            self.step(now, Input::LogFailed(why.into()));
         }
-    }
-
-    fn fail(&mut self, why: String) {
-        let now = self.clock.now();
-        self.step(now, Input::LogFailed(why));
     }
 
     fn publish(&mut self) {

@@ -1,12 +1,15 @@
 //! net → verify → order: decodes frames on the net thread, checks what costs a signature or a hash on the pool.
 
+use super::fair_queue::FairQueue;
 use super::shared::Shared;
 use super::stages::*;
+use super::standing::{Bucket, Standing};
 use super::status::StatusWriter;
 use crate::net::{Closed, ConnectionId, Frame, From, NetHandle, Peer, Receiver, Refusal, To};
 use crate::order::Input;
 use crate::types::*;
 use crate::wire::auth::{Authenticator, ClientAuth};
+use crate::wire::batch::AuthKind;
 use crate::wire::error::{AuthError, Rejected};
 use crate::wire::messages::*;
 use bytes::Bytes;
@@ -17,13 +20,44 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Views ahead of ours whose proposals are looked at.
+const VIEWS_AHEAD: u64 = 16;
+/// Signatures or so checked in one round: of each replica, of each client, of all clients.
+const REPLICA_ROUND: usize = 256;
+const CLIENT_ROUND: usize = 128;
+const CLIENTS_ROUND: usize = 256;
+/// Bytes of a message of many groups or votes for each signature it may carry.
+const SIGNATURE_BYTES: usize = 128;
 
 /// The top bit of a status query's id asks for the state's digest too.
 pub const DIGEST_QUERY: u64 = 1 << 63;
 
 enum Work {
     Replica(ReplicaId, Message, Credit),
-    Group(ClientId, ConnectionId, Bytes, Credit),
+    Group(ClientId, ConnectionId, Arc<Standing>, Bytes, Credit),
+}
+
+impl Work {
+    /// What it costs the pool, in signatures or so; bytes bound how many it carries.
+    fn cost(&self) -> usize {
+        match self {
+            Work::Replica(_, message, _) => match message {
+                Message::Propose(m) => 1 + m.batch.len() / SIGNATURE_BYTES,
+                Message::Decided(m) => 1 + m.batch.len() / SIGNATURE_BYTES,
+                Message::BatchIs(m) => 1 + m.batch.len() / (16 * SIGNATURE_BYTES),
+                Message::Sync(m) => 1 + m.stop_data.iter().map(|d| stop_data_cost(d)).sum::<usize>(),
+                Message::StopData(d) => stop_data_cost(d),
+                _ => 1,
+            },
+            Work::Group(.., bytes, _) => 1 + bytes.len() / (64 * SIGNATURE_BYTES),
+        }
+    }
+}
+
+fn stop_data_cost(d: &StopData) -> usize {
+    1 + d.mark.signatures.len() + d.slots.iter().map(|s| s.certificate.signatures.len()).sum::<usize>()
 }
 
 /// The receiver of a replica.
@@ -36,6 +70,7 @@ pub struct Receive {
     pub(super) net: Arc<OnceLock<NetHandle>>,
     pub(super) status: Arc<StatusWriter>,
     pub(super) peer_bytes: HashMap<ReplicaId, Arc<AtomicUsize>>,
+    pub(super) standings: HashMap<ConnectionId, (Arc<Standing>, Bucket)>,
     pub(super) client_bytes: Arc<AtomicUsize>,
     pub(super) paused: Arc<AtomicBool>,
     pub(super) reads: u64,
@@ -51,12 +86,15 @@ impl Receive {
         self.shared.discard(peer, why);
     }
 
-    fn from_replica(&mut self, from: ReplicaId, kind: u16, payload: Bytes) {
+    fn on_replica(&mut self, from: ReplicaId, kind: u16, payload: Bytes) {
         let size = payload.len();
         let message = match Message::decode(kind, payload) {
             Ok(message) => message,
             Err(why) => return self.rejected(Peer::Replica(from), why),
         };
+        if !self.verify.wanted(from, &message) {
+            return self.rejected(Peer::Replica(from), "not from the leader, or of an old or far view");
+        }
         let used = self.peer_bytes.entry(from).or_default();
         let Some(credit) = Credit::take(used, size, PEER_BYTES_MAX) else {
             return self.rejected(Peer::Replica(from), "queue full");
@@ -82,7 +120,7 @@ impl Receive {
         }
     }
 
-    fn from_client(&mut self, client: ClientId, connection: ConnectionId, kind: u16, payload: Bytes) {
+    fn on_client(&mut self, client: ClientId, connection: ConnectionId, kind: u16, payload: Bytes) {
         let size = payload.len();
         let message = match Message::decode(kind, payload) {
             Ok(message) => message,
@@ -90,18 +128,24 @@ impl Receive {
         };
         match message {
             Message::Group(bytes) => {
+                let Some((standing, _)) = self.standings.get(&connection) else { return };
+                let standing = standing.clone();
                 // Never dropped here: the net thread is told to stop reading clients instead.
                 let used = self.client_bytes.clone();
                 used.fetch_add(size, Ordering::Relaxed);
                 if used.load(Ordering::Relaxed) > CLIENT_BYTES_MAX
-                    && !self.paused.swap(true, Ordering::Relaxed)
+                    && !self.paused.swap(true, Ordering::SeqCst)
                     && let Some(net) = self.net.get()
                 {
                     net.pause_clients(true);
+                    // `order` may have resumed before our command was queued: the last command must be the resumption.
+                    if !self.paused.load(Ordering::SeqCst) {
+                        net.pause_clients(false);
+                    }
                 }
                 used.fetch_sub(size, Ordering::Relaxed);
                 let credit = Credit::take(&used, size, usize::MAX).expect("no bound");
-                self.work.push(Unverified(Work::Group(client, connection, bytes, credit)));
+                self.work.push(Unverified(Work::Group(client, connection, standing, bytes, credit)));
             }
             Message::Attach(a) => self.shared.clients.write().attach(client, a.process, connection),
             Message::Read(read) => {
@@ -118,12 +162,19 @@ impl Receive {
                     self.cheap.push((Input::ReadIndex(token), None));
                 }
             }
-            Message::StatusQuery(q) if q.id & DIGEST_QUERY != 0 => {
-                let _ = self.to_execute.send(ToExecute::Digest { connection, id: q.id });
-            }
             Message::StatusQuery(q) => {
+                let bucket = self.standings.get_mut(&connection).map(|(_, bucket)| bucket);
+                if !bucket.is_some_and(|b| b.take(Instant::now())) {
+                    return self.rejected(Peer::Client(client), "too many status queries");
+                }
+                let digest = q.id & DIGEST_QUERY != 0;
+                if digest && !self.shared.digest_pending.swap(true, Ordering::AcqRel) {
+                    let _ = self.to_execute.send(ToExecute::Digest { connection, id: q.id });
+                    return;
+                }
                 if let Some(net) = self.net.get() {
-                    let json = self.status.json(&self.shared, Some(&net.stats()), None);
+                    let busy = digest.then_some(None);
+                    let json = self.status.json(&self.shared, Some(&net.stats()), busy);
                     let answer = Message::StatusAnswer(StatusAnswer { id: q.id, json });
                     net.send(To::Connection(connection), frame(&answer));
                 }
@@ -145,8 +196,8 @@ pub fn frame(message: &Message) -> Frame {
 impl Receiver for Receive {
     fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
         match from.peer {
-            Peer::Replica(r) => self.from_replica(r, kind, payload),
-            Peer::Client(c) => self.from_client(c, from.connection, kind, payload),
+            Peer::Replica(r) => self.on_replica(r, kind, payload),
+            Peer::Client(c) => self.on_client(c, from.connection, kind, payload),
         }
     }
 
@@ -154,6 +205,7 @@ impl Receiver for Receive {
         match from.peer {
             Peer::Client(client) => {
                 self.shared.clients.write().connected(client, from.connection);
+                self.standings.insert(from.connection, Default::default());
                 // Who leads: the client's first hint.
                 if let Some(net) = self.net.get() {
                     let view = View(self.shared.view.load(Ordering::Relaxed));
@@ -168,7 +220,10 @@ impl Receiver for Receive {
 
     fn disconnected(&mut self, from: &From, reason: &Closed) {
         match from.peer {
-            Peer::Client(client) => self.shared.clients.write().disconnected(client, from.connection),
+            Peer::Client(client) => {
+                self.standings.remove(&from.connection);
+                self.shared.clients.write().disconnected(client, from.connection);
+            }
             Peer::Replica(r) => ::log::info!("connection to replica {r} ended: {reason}"),
         }
     }
@@ -188,7 +243,8 @@ impl Receiver for Receive {
     }
 }
 
-/// Checks on the pool, in the order of arrival: a client's groups must reach the pool of requests in sequence.
+/// Checks on the pool, each sender's in the order of arrival: a client's groups must reach the pool of requests in sequence.
+/// Senders take turns, replicas first: agreement does not wait for a flood of groups or of another replica's messages.
 ///
 /// One task drains the queue at a time and spreads each round over the pool; what arrives meanwhile is its next round.
 pub struct Verify {
@@ -203,14 +259,32 @@ pub struct Verify {
 /// What waits for the pool, and whether a task is at it.
 #[derive(Default)]
 pub(super) struct Queue {
-    work: Vec<Unverified>,
+    replicas: FairQueue<ReplicaId, Unverified>,
+    clients: FairQueue<ClientId, Unverified>,
     active: bool,
+}
+
+impl Queue {
+    fn push(&mut self, item: Unverified) {
+        let cost = item.0.cost();
+        match &item.0 {
+            Work::Replica(from, ..) => self.replicas.push(*from, cost, item),
+            Work::Group(client, ..) => self.clients.push(*client, cost, item),
+        }
+    }
+
+    fn round(&mut self) -> Vec<Unverified> {
+        let mut out = Vec::new();
+        self.replicas.take(REPLICA_ROUND, usize::MAX, &mut out);
+        self.clients.take(CLIENT_ROUND, CLIENTS_ROUND, &mut out);
+        out
+    }
 }
 
 impl Verify {
     fn add(self: &Arc<Self>, work: &mut Vec<Unverified>) {
         let mut queue = self.queue.lock();
-        queue.work.append(work);
+        work.drain(..).for_each(|item| queue.push(item));
         if !queue.active {
             queue.active = true;
             drop(queue);
@@ -223,11 +297,11 @@ impl Verify {
         loop {
             let work = {
                 let mut queue = self.queue.lock();
-                if queue.work.is_empty() {
+                if queue.replicas.is_empty() && queue.clients.is_empty() {
                     queue.active = false;
                     return;
                 }
-                std::mem::take(&mut queue.work)
+                queue.round()
             };
             let inputs: Vec<_> = if work.len() > 1 && rayon::current_num_threads() > 1 {
                 work.into_par_iter().filter_map(|item| self.check(item)).collect()
@@ -240,8 +314,27 @@ impl Verify {
         }
     }
 
+    /// Whether a replica's message can matter, as far as its head and the view tell: checked before any signature.
+    fn wanted(&self, from: ReplicaId, message: &Message) -> bool {
+        let current = self.shared.view.load(Ordering::Relaxed);
+        match message {
+            Message::Propose(m) => {
+                m.view.0 >= current
+                    && m.view.0 - current <= VIEWS_AHEAD
+                    && from == m.view.leader(self.auth.members.n())
+            }
+            Message::Sync(m) => m.view.0 >= current,
+            _ => true,
+        }
+    }
+
     fn check(&self, Unverified(item): Unverified) -> Option<(Input, Option<Credit>)> {
         match item {
+            // The view may have changed while it waited.
+            Work::Replica(from, message, _) if !self.wanted(from, &message) => {
+                self.shared.discard(Peer::Replica(from), "of an old view");
+                None
+            }
             Work::Replica(from, message, credit) => match self.auth.replica(from, message) {
                 Ok(message) => Some((Input::Message(message), Some(credit))),
                 Err(why) => {
@@ -249,21 +342,42 @@ impl Verify {
                     None
                 }
             },
-            Work::Group(client, connection, bytes, credit) => match self.auth.group(Some(client), bytes) {
-                Ok(group) => Some((Input::Group { origin: connection.number(), group }, Some(credit))),
-                Err(why) => {
-                    self.shared.discard(Peer::Client(client), why);
-                    if let Some(net) = self.net.get() {
-                        let view = View(self.shared.view.load(Ordering::Relaxed));
-                        let mac = self.auth.client_auth == ClientAuth::Mac;
-                        let sign = mac && why == Rejected::Auth(AuthError::Signature);
-                        let code = if sign { NoticeCode::Sign } else { NoticeCode::Rejected };
-                        let notice = Notice { code, view, group: Digest::ZERO, text: why.to_string() };
-                        net.send(To::Connection(connection), frame(&Message::Notice(notice)));
+            Work::Group(_, _, standing, ..) if standing.lost() => None,
+            Work::Group(client, connection, standing, bytes, credit) => {
+                // A tag that fails costs little and may be our own key's fault: the client is to sign.
+                let tag = self.auth.client_auth == ClientAuth::Mac && is_mac(&bytes);
+                match self.auth.group(Some(client), bytes) {
+                    Ok(group) => {
+                        standing.accepted();
+                        Some((Input::Group { origin: connection.number(), group }, Some(credit)))
                     }
-                    None
+                    Err(why) => {
+                        let tag_failed = tag && why == Rejected::Auth(AuthError::Signature);
+                        let lost = !tag_failed && standing.rejected();
+                        self.turned_away(client, connection, why, lost);
+                        None
+                    }
                 }
-            },
+            }
         }
     }
+
+    /// Tells a client why its group was not taken; `lost`: and that it was one too many.
+    fn turned_away(&self, client: ClientId, connection: ConnectionId, why: Rejected, lost: bool) {
+        self.shared.discard(Peer::Client(client), why);
+        let Some(net) = self.net.get() else { return };
+        let view = View(self.shared.view.load(Ordering::Relaxed));
+        let sign = self.auth.client_auth == ClientAuth::Mac && why == Rejected::Auth(AuthError::Signature);
+        let code = if sign { NoticeCode::Sign } else { NoticeCode::Rejected };
+        let notice = Notice { code, view, group: Digest::ZERO, text: why.to_string() };
+        net.send(To::Connection(connection), frame(&Message::Notice(notice)));
+        if lost {
+            net.disconnect(connection, &format!("too many groups that are not taken, the last one {why}"));
+        }
+    }
+}
+
+/// Whether the bytes of a group, decoded or not, say that a MAC vector proves it.
+fn is_mac(group: &[u8]) -> bool {
+    group.get(12) == Some(&(AuthKind::Mac as u8))
 }

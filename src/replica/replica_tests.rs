@@ -138,6 +138,22 @@ fn survives(model: FaultModel, n: u32) {
         assert!(Instant::now() < until, "replicas do not converge: {all:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+    // The digest is computed once a second at most: asked again and again, everybody shows the same in the end.
+    loop {
+        let digest = |i| {
+            let json = client.status_with_digest(ReplicaId(i), Some(Duration::from_secs(5))).unwrap();
+            let at = json.find("\"digest_seq\":").unwrap();
+            // Place and digest; null and nothing while the replica is busy.
+            let told: String = json[at..].split(',').take(2).collect();
+            (!told.contains("null")).then_some(told)
+        };
+        let all: Vec<_> = (0..n).map(digest).collect();
+        if all[0].is_some() && all.iter().all(|d| *d == all[0]) {
+            break;
+        }
+        assert!(Instant::now() < until, "no equal digests: {all:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

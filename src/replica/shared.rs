@@ -114,6 +114,8 @@ pub struct Shared {
     pub view: AtomicU64,
     /// Whether this replica leads: only the leader answers in crash mode.
     pub leads: AtomicBool,
+    /// The replica is to stop: nobody waits for a disk any more.
+    pub stopping: AtomicBool,
     /// Published every heartbeat.
     pub order: Mutex<OrderView>,
     /// Requests executed since the start.
@@ -122,6 +124,8 @@ pub struct Shared {
     pub batches_executed: AtomicU64,
     /// Jobs waiting at the execute stage.
     pub execute_queue: AtomicU64,
+    /// A digest of the state is being computed or about to be.
+    pub digest_pending: AtomicBool,
     /// Executed by the execute stage.
     pub executed: AtomicU64,
     /// Why messages had no effect, by sender and reason.

@@ -6,7 +6,7 @@
 //! | verify | pool `duramen-pool` | `net`, per poll | with `order`: [`PEER_BYTES_MAX`] per replica, [`CLIENT_BYTES_MAX`] in all | a replica's frame is dropped and counted (the protocol repairs); clients are not read |
 //! | order | `duramen-order` | verified messages, groups, `Persisted`, `Executed`, ticks | see verify | see verify |
 //! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk; `log` never waits for `order` |
-//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`] | `order` proposes no new batch; a read is answered "ordered only" |
+//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
 //! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
 //!
@@ -29,6 +29,8 @@ const MESSAGE_BYTES: usize = 256;
 pub const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait at the execute stage.
 pub const READS_MAX: usize = 4096;
+/// Bytes of one client's groups that wait at the execute stage to be answered again; above it they are dropped.
+pub const RESEND_BYTES_MAX: usize = 4 << 20;
 /// Batches that wait to be read from the log for a peer.
 pub const SERVES_MAX: usize = 256;
 
@@ -70,7 +72,7 @@ pub enum ToExecute {
     /// Decided batches, in sequence.
     Batches(Vec<Arc<Batch>>),
     /// Executed before: answer again.
-    Resend(Vec<AuthenticGroup>),
+    Resend(Vec<(AuthenticGroup, Credit)>),
     /// An unordered read. In crash mode it waits for `ReadReady` with its token.
     Read {
         /// Where from.

@@ -330,6 +330,7 @@ impl Replica {
             net: net_cell.clone(),
             status: status.clone(),
             peer_bytes: HashMap::new(),
+            standings: HashMap::new(),
             client_bytes: client_bytes.clone(),
             paused: paused.clone(),
             reads: 0,
@@ -356,6 +357,8 @@ impl Replica {
             outputs: Vec::new(),
             frames: Vec::new(),
             published: Tick(0),
+            appends: Default::default(),
+            resends: HashMap::new(),
         };
         let execute = ExecuteStage {
             executor,
@@ -370,6 +373,8 @@ impl Replica {
             nonce: random()?,
             reads_ok: !members.byzantine(),
             waiting: Default::default(),
+            resend_turn: 0,
+            digest: Default::default(),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
@@ -440,6 +445,7 @@ impl Replica {
     }
 
     fn end(&mut self) {
+        self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
         if let Some(mut net) = self.net.take() {
             net.stop();
         }

@@ -43,8 +43,13 @@ fn optional(text: Option<&str>) -> String {
 }
 
 impl StatusWriter {
-    /// Everything known at the moment; `digest` where it was asked for.
-    pub fn json(&self, shared: &Shared, net: Option<&Stats>, digest: Option<(Seq, Digest)>) -> String {
+    /// Everything known at the moment; `digest` where it was asked for, `Some(None)`: not now.
+    pub fn json(
+        &self,
+        shared: &Shared,
+        net: Option<&Stats>,
+        digest: Option<Option<(Seq, Digest)>>,
+    ) -> String {
         let order = shared.order.lock().clone();
         let status = order.status;
         let number = |n: Option<u64>| n.unwrap_or(0);
@@ -91,8 +96,11 @@ impl StatusWriter {
         let usage = crate::sys::usage();
         let per_write = log.records as f64 / log.writes.max(1) as f64;
         let requests = shared.requests_executed.load(Ordering::Relaxed);
-        let digest = digest
-            .map_or_else(String::new, |(seq, d)| format!(r#""digest_seq":{seq},"state_digest":"{d}","#));
+        let digest = match digest {
+            None => String::new(),
+            Some(None) => r#""digest_seq":null,"state_digest":"","#.to_owned(),
+            Some(Some((seq, d))) => format!(r#""digest_seq":{seq},"state_digest":"{d}","#),
+        };
         format!(
             concat!(
                 r#"{{"replica":{me},"pid":{pid},"role":{role},"mode":"{mode}","view":{view},"wish":{wish},"#,

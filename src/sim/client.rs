@@ -69,7 +69,7 @@ impl Client {
         random: &mut Random,
     ) -> Self {
         let sessions = (0..random.between(1, 3))
-            .map(|i| Session { nonce: u64::from(id.0) << 32 | i, next: 1, ..Default::default() })
+            .map(|i| Session { nonce: (u64::from(id.0) + 1) << 32 | i, next: 1, ..Default::default() })
             .collect();
         Self {
             id,

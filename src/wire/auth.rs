@@ -202,6 +202,48 @@ pub fn group_bytes(cluster: &ClusterId, digest: &Digest) -> [u8; 64] {
     out
 }
 
+/// Whether a group names no request twice, so that what answers it is bounded by what it weighs: the numbers of each
+/// session ascend, nonces differ and name a process (replies to process 0 would go to all connections of the key).
+fn requests_distinct(group: &Group) -> bool {
+    // Requests of a session mostly stand together: runs of one session as (session, first number, last number).
+    let mut run: Option<(SessionId, RequestNumber, RequestNumber)> = None;
+    let (mut runs, mut nonces) = (Vec::new(), Vec::new());
+    for r in group.requests() {
+        let ok = match r.kind {
+            RequestKind::Open => {
+                nonces.push(r.number);
+                r.session == SessionId(0) && process_of(r.number.0) != 0
+            }
+            RequestKind::Noop => {
+                nonces.push(r.number);
+                true
+            }
+            RequestKind::Invoke => match &mut run {
+                Some((session, _, last)) if *session == r.session => {
+                    let ascends = r.number > *last;
+                    *last = r.number;
+                    ascends
+                }
+                _ => {
+                    runs.extend(run.replace((r.session, r.number, r.number)));
+                    r.session != SessionId(0)
+                }
+            },
+        };
+        if !ok {
+            return false;
+        }
+    }
+    if !runs.is_empty() {
+        runs.extend(run);
+        // Stable: the runs of a session stay in their order.
+        runs.sort_by_key(|(session, ..)| *session);
+    }
+    nonces.sort_unstable();
+    nonces.windows(2).all(|two| two[0] != two[1])
+        && runs.windows(2).all(|two| two[0].0 != two[1].0 || two[0].2 < two[1].1)
+}
+
 impl Authenticator {
     /// Signs a vote; crash mode signs nothing.
     pub fn sign_vote(&self, kind: VoteKind, view: View, seq: Seq, digest: &Digest) -> Signature {
@@ -354,7 +396,7 @@ impl Authenticator {
         }
         // Replicas order no-ops only; clients never do. A shape that differs is nobody's honest request.
         let shape_ok = group.requests().all(|r| (r.kind == RequestKind::Noop) == replica.is_some());
-        if !shape_ok {
+        if !shape_ok || !requests_distinct(group) {
             return Err(AuthError::Inconsistent);
         }
         if !self.members.byzantine() {

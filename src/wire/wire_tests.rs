@@ -349,3 +349,47 @@ fn a_stop_data_is_checked_down_to_every_certificate() {
     assert_eq!(auth.sync_ok(&sync(again)), Err(AuthError::Certificate));
     assert_eq!(auth.sync_ok(&sync(vec![two[0].clone(), two[1].clone(), stop_data(3, vec![])])), Ok(()));
 }
+
+#[test]
+fn a_group_that_names_a_request_twice_is_nobodys() {
+    let auth = auth(FaultModel::Byzantine, 0, ClientAuth::Signature);
+    let r = |kind, session, number| Request::<&[u8]> {
+        session: SessionId(session),
+        number: RequestNumber(number),
+        kind,
+        operation: b"",
+    };
+    let invoke = |session, number| r(RequestKind::Invoke, session, number);
+    let open = |nonce| r(RequestKind::Open, 0, nonce);
+    let process = 7 << PROCESS_SESSION_BITS;
+    let good = [
+        vec![invoke(5, 1), invoke(5, 2), invoke(5, 9)],
+        vec![invoke(9, 1), invoke(5, 1), invoke(9, 2), invoke(5, 3), invoke(7, 1), invoke(9, 3)],
+        vec![open(process + 1), open(process), invoke(5, 1)],
+    ];
+    for requests in good {
+        let taken = auth.group(Some(ClientId(1)), signed(&requests).bytes().clone());
+        assert!(taken.is_ok(), "{requests:?}: {taken:?}");
+    }
+    let bad = [
+        vec![invoke(5, 1), invoke(5, 1)],
+        vec![invoke(5, 2), invoke(5, 1)],
+        vec![invoke(5, 1), invoke(9, 1), invoke(5, 1)],
+        vec![invoke(5, 1), invoke(5, 4), invoke(9, 1), invoke(5, 3)],
+        vec![invoke(0, 1)],
+        vec![open(process), invoke(5, 1), open(process)],
+        vec![open(process), open(process + 1), open(process)],
+        // Its replies would go to every connection of the key.
+        vec![open(3)],
+        vec![r(RequestKind::Open, 5, process)],
+    ];
+    for requests in bad {
+        let taken = auth.group(Some(ClientId(1)), signed(&requests).bytes().clone());
+        assert_eq!(taken.unwrap_err(), Rejected::Auth(AuthError::Inconsistent), "{requests:?}");
+        // And no correct replica votes for a batch with it.
+        let bytes = batch_of(vec![signed(&requests)]).bytes;
+        let propose = Message::Propose(Propose { view: View(1), seq: Seq(3), batch: bytes });
+        let (_, checked) = auth.replica(ReplicaId(0), propose).unwrap().into_parts();
+        assert!(matches!(checked, Checked::Propose { verdict: Verdict::Invalid(_), .. }), "{requests:?}");
+    }
+}
