@@ -5,7 +5,6 @@
 //! exists in views ≥ v. So "the highest view's certificate wins" keeps every decision.
 
 use super::interface::*;
-#[cfg(test)]
 use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
@@ -245,7 +244,7 @@ impl Orderer {
         let mut counted = Vec::new();
         for data in all {
             // A mark counts as batches do: once we can serve what leads to it. Its sender may be the only one that can.
-            let ahead = data.mark.statement.seq > self.low;
+            let ahead = data.mark.statement.seq > self.low && !broken(Mutant::CountsUnservableMarks);
             if ahead {
                 self.fetch_mark(data.sender, out);
             }
@@ -331,7 +330,7 @@ impl Orderer {
         self.phase = Phase::Normal;
         // A leader that restarted in this view goes on wishing for the next (RULES 11).
         self.wish = if self.leader() == self.me && !self.may_lead { view.next() } else { view };
-        self.floor = marked;
+        self.floor = if broken(Mutant::VotesBelowMark) { Seq(0) } else { marked };
         self.sync_high = choice.places.keys().last().copied().unwrap_or(marked);
         // Places of earlier views that were not chosen do not exist any more.
         self.highest = self.sync_high.max(self.decided).max(self.low);

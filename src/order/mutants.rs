@@ -18,6 +18,14 @@ pub(crate) enum Mutant {
     RestartedLeaderLeads,
     /// ACCEPT leaves before its record is durable.
     VotesBeforeDurable,
+    /// A replica whose mark is lower than its SYNC's votes below that one, also against what it decided.
+    VotesBelowMark,
+    /// A crash-mode leader that learns decisions of a later view goes on answering.
+    DeposedLeaderAnswers,
+    /// A new leader counts a report whose mark it cannot serve.
+    CountsUnservableMarks,
+    /// What a leader takes counts up to the timeout that it stretched.
+    LeaderStretchesTimeout,
 }
 
 #[cfg(test)]

@@ -702,7 +702,8 @@ impl Orderer {
         let digest = proposal.digest;
         let vouched = proposal.vouched || self.members.one_correct().reached_by(slot.writes.voters(&digest));
         // What is decided here is decided: no vote for anything else, whoever proposes it.
-        let contradicts = slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest);
+        let contradicts = slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest)
+            && !broken(Mutant::VotesBelowMark);
         if slot.wrote || !proposal.clock_ok || !vouched || contradicts || slot.batch(&digest).is_none() {
             return;
         }
@@ -778,7 +779,8 @@ impl Orderer {
                 _ => return,
             }
         };
-        if slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest) {
+        let contradicts = slot.decision.as_ref().is_some_and(|d| d.certificate.digest != digest);
+        if contradicts && !broken(Mutant::VotesBelowMark) {
             return;
         }
         let Some(batch) = slot.batch(&digest).cloned() else {
@@ -829,7 +831,10 @@ impl Orderer {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
         let quorum = self.members.quorum();
         // A leader must not stretch the timeout that watches it: what it takes counts up to the configured one.
-        let most = self.config.view_timeout_ms.saturating_mul(1_000_000);
+        let most = match broken(Mutant::LeaderStretchesTimeout) {
+            true => self.timeout_ns(),
+            false => self.config.view_timeout_ms.saturating_mul(1_000_000),
+        };
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.decision.is_some() {
             return;
@@ -1002,7 +1007,7 @@ impl Orderer {
     }
 
     /// The current timeout: base and floor from the configuration, adaptive, doubled per failed view.
-    pub(super) fn timeout_ns(&self) -> u64 {
+    pub(crate) fn timeout_ns(&self) -> u64 {
         let base = self.config.view_timeout_ms.saturating_mul(1_000_000);
         base.max(self.decide_ns.saturating_mul(4))
             .saturating_mul(1 << self.failed_views.saturating_sub(1).min(6))
@@ -1281,7 +1286,7 @@ impl Orderer {
     /// Crash mode: others decide without this leader, so a later view has begun. Whatever it answered from here on could
     /// be unknown to the new leader, whose reads would miss it: it answers nothing, and leaves.
     pub(super) fn step_down(&mut self, out: &mut Vec<Output>) {
-        if !self.members.byzantine() && self.leads() {
+        if !self.members.byzantine() && self.leads() && !broken(Mutant::DeposedLeaderAnswers) {
             self.may_lead = false;
             self.refuse_reads(out);
             self.suspect(out);

@@ -859,3 +859,202 @@ fn a_replica_that_entered_a_view_alone_is_followed_there() {
     let together = c.run_until(1000, |c| c.all_in_view(2) && c.core(1).leads());
     assert!(together, "{}", c.picture());
 }
+
+// ---- what a review broke ---------------------------------------------------------------------------------------------
+
+/// As [`told_apart`]; and the story must fail by these words, not by anything else.
+fn told_apart_by(words: &str, mutant: Mutant, story: impl Fn()) {
+    break_rule(None);
+    story();
+    break_rule(Some(mutant));
+    let failure = catch_unwind(AssertUnwindSafe(&story)).expect_err("the broken rule goes unnoticed");
+    break_rule(None);
+    let said = failure.downcast_ref::<String>().cloned();
+    let said = said.or_else(|| failure.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
+    assert!(said.contains(words), "{mutant:?} fails otherwise: {said}");
+}
+
+/// 1 lies and leads view 2. Its own MARK went to 0 only: 0 and 1 hold the mark, 2 executed as far without it, 3 nothing.
+fn places_below_a_mark_are_proposed_again(restart: bool) {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    let last = c.setup.order.mark_interval;
+    c.byzantine.insert(r(1));
+    c.cut_off(3, true);
+    c.filter = Some(Box::new(|from, to, m| match m {
+        Message::Mark(_) if from == r(1) && to != r(0) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    for place in 1..=last {
+        c.order(0, place);
+        c.until_decided(&[0, 1, 2], place, 100);
+    }
+    let marked = |c: &Cluster| [0, 1].iter().all(|i| c.core(*i).mark() == Seq(last));
+    assert!(c.run_until(100, marked), "{}", c.picture());
+    assert_eq!(c.core(2).mark(), Seq(0));
+    let x = c.history.at(Seq(1)).expect("executed");
+    let y = another_batch(&c, 1, 9);
+    assert_ne!(x, y.digest);
+
+    // 3 comes instead of 0, and nobody learns what is decided.
+    let votes = Rc::new(RefCell::new(0));
+    let (seen, wrong) = (votes.clone(), y.digest);
+    c.filter = Some(Box::new(move |from, _, m| match m {
+        Message::Write(v) | Message::Accept(v) if v.digest == wrong && from != r(1) => {
+            *seen.borrow_mut() += 1;
+            Fate::Pass
+        }
+        Message::Mark(_) | Message::Chain(_) | Message::Decided(_) | Message::BatchIs(_) => Fate::Drop,
+        Message::Fetch(_) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    c.cut_off(3, false);
+    c.cut_off(0, true);
+    if restart {
+        // Its decisions are gone: nothing but the SYNC says that these places are closed.
+        c.crash(r(2), Tail::Kept);
+        c.restart(r(2));
+    }
+    let began = |c: &Cluster| {
+        [2, 3].iter().all(|i| c.core(*i).view() == View(2) && c.core(*i).mode() == Mode::Normal)
+    };
+    assert!(c.run_until(2000, began), "{}", c.picture());
+    assert_eq!(c.core(2).executed(), Seq(if restart { 0 } else { last }));
+    assert_eq!((c.core(2).mark(), c.core(3).executed()), (Seq(0), Seq(0)));
+    for to in [2, 3] {
+        let propose = Propose { view: View(2), seq: Seq(1), batch: y.bytes.clone() };
+        c.inject(r(1), r(to), Message::Propose(propose));
+        let (write, accept) = (VoteKind::Write, VoteKind::Accept);
+        let write = Message::Write(vote_of(&c, 1, write, 2, 1, y.digest));
+        let accept = Message::Accept(vote_of(&c, 1, accept, 2, 1, y.digest));
+        c.inject(r(1), r(to), write);
+        c.inject(r(1), r(to), accept);
+    }
+    c.run_ms(20);
+    assert_eq!(*votes.borrow(), 0, "votes below the mark of the SYNC");
+    for i in [2, 3] {
+        let prepares = |x: &OrderRecord| match x {
+            OrderRecord::Prepared { certificate, .. } => certificate.digest == y.digest,
+            _ => false,
+        };
+        assert!(!c.nodes[i].disk.records().iter().any(prepares), "{i} prepared it");
+    }
+
+    c.filter = None;
+    c.cut_off(0, false);
+    c.order(2, 100);
+    c.until_decided(&[0, 2, 3], last + 1, 5000);
+    assert_eq!(c.history.at(Seq(1)), Some(x));
+}
+
+#[test]
+fn nobody_votes_below_the_mark_of_a_sync_that_its_own_mark_lacks() {
+    told_apart_by("agreement", Mutant::VotesBelowMark, || places_below_a_mark_are_proposed_again(false));
+}
+
+#[test]
+fn who_forgot_its_decisions_votes_for_nothing_below_the_mark_of_a_sync() {
+    told_apart_by("agreement", Mutant::VotesBelowMark, || places_below_a_mark_are_proposed_again(true));
+}
+
+#[test]
+fn a_leader_that_learns_decisions_of_a_later_view_answers_nothing_that_its_readers_miss() {
+    told_apart_by("readers miss", Mutant::DeposedLeaderAnswers, || {
+        let mut c = cluster(FaultModel::Crash, 3);
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2], 1, 100);
+        // 0 is cut off and asks 2 for a place it proposed; that question stays under way.
+        let asked = Rc::new(RefCell::new(false));
+        let once = asked.clone();
+        c.filter = Some(Box::new(move |from, to, m| match m {
+            Message::Fetch(_) if from == r(0) && to == r(2) && !once.replace(true) => Fate::Hold,
+            Message::Decided(_) if from == r(2) && to == r(0) => Fate::Pass,
+            _ if from == r(0) || to == r(0) => Fate::Drop,
+            // The leader of view 2 does not hear that its place is decided.
+            Message::Accept(_) | Message::Decided(_) if to == r(1) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        c.order(0, 2);
+        let began = |c: &Cluster| c.core(1).leads() && c.core(2).view() == View(2) && !c.held.is_empty();
+        assert!(c.run_until(1000, began), "{}", c.picture());
+        assert!(c.core(0).leads(), "it does not know yet");
+        let client = c.add_client(1);
+        c.until_decided(&[2], 2, 20);
+        c.release(|_, _, _| true);
+        c.until_decided(&[0], 2, 20);
+        // A client goes on as soon as its session is opened.
+        c.run_ms(25);
+        c.step(r(0), Input::ReadIndex(7));
+        c.step(r(1), Input::ReadIndex(8));
+        c.run_ms(5);
+        assert_eq!((c.core(1).executed(), &c.nodes[1].ready[..]), (Seq(1), &[8][..]), "{}", c.picture());
+        assert_eq!(c.clients[client].left, 1, "a client was answered what readers miss");
+        assert!(!c.core(0).leads());
+        assert_eq!(c.nodes[0].refused, [7]);
+        c.filter = None;
+        assert!(c.run_until(5000, Cluster::settled), "{}", c.picture());
+    });
+}
+
+#[test]
+fn a_mark_that_only_a_liar_can_serve_stops_no_view() {
+    told_apart_by("place 9 is not executed", Mutant::CountsUnservableMarks, || {
+        let mut c = cluster(FaultModel::Byzantine, 4);
+        c.byzantine.insert(r(3));
+        c.filter = Some(Box::new(|_, to, m| match m {
+            Message::Mark(_) if to != r(3) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        let last = c.setup.order.mark_interval;
+        for place in 1..=last {
+            c.order(0, place);
+            c.until_decided(&[0, 1, 2, 3], place, 100);
+        }
+        assert!(c.run_until(100, |c| c.core(3).mark() == Seq(last)), "{}", c.picture());
+        // 3 shows its mark, always first, and nothing else.
+        let first = RefCell::new(std::collections::BTreeSet::new());
+        c.filter = Some(Box::new(move |from, to, m| match m {
+            Message::Stop(_) | Message::Status(_) => Fate::Pass,
+            Message::StopData(d) if from == r(3) => {
+                assert_eq!(d.mark.statement.seq, Seq(last));
+                Fate::Pass
+            }
+            _ if from == r(3) => Fate::Drop,
+            Message::StopData(d) if first.borrow_mut().insert((from, to, d.view)) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        for i in [0, 1, 2] {
+            c.crash(r(i), Tail::Kept);
+        }
+        for i in [0, 1, 2] {
+            c.restart(r(i));
+            assert_eq!((c.core(i).mark(), c.core(i).executed()), (Seq(0), Seq(0)));
+        }
+        c.order(1, 100);
+        c.until_decided(&[0, 1, 2], last + 1, 1500);
+    });
+}
+
+#[test]
+fn a_leader_that_delays_every_decision_stretches_the_timeout_four_times_at_most() {
+    told_apart_by("is stretched", Mutant::LeaderStretchesTimeout, || {
+        let mut c = cluster(FaultModel::Byzantine, 4);
+        c.filter = Some(Box::new(|_, _, m| match m {
+            Message::Write(_) => Fate::Hold,
+            Message::Fetch(_) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        let most = 4 * c.setup.order.view_timeout_ms * 1_000_000;
+        for place in 1..=20 {
+            c.order(0, place);
+            let least = (0..4).map(|i| c.core(i).timeout_ns()).min().expect("four");
+            c.run_ms(least / 1_000_000 * 9 / 10);
+            c.release(|_, _, _| true);
+            c.until_decided(&[0, 1, 2, 3], place, 20);
+            assert!(c.all_in_view(1), "{}", c.picture());
+            for i in 0..4 {
+                let timeout = c.core(i).timeout_ns();
+                assert!(timeout <= most, "the timeout is stretched to {timeout} ns by place {place}");
+            }
+        }
+    });
+}
