@@ -89,8 +89,8 @@ impl StatusWriter {
             .collect();
         let last_error = shared.last_error.lock().clone().or_else(|| {
             let errors = net.map_or(&[][..], |s| &s.last_errors);
-            let replicas = errors.iter().filter(|(peer, _)| matches!(peer, Peer::Replica(_)));
-            replicas.last().map(|(peer, text)| format!("{peer}: {text}"))
+            let of_replica = errors.iter().rfind(|(peer, _)| matches!(peer, Peer::Replica(_)));
+            of_replica.map(|(peer, text)| format!("{peer}: {text}"))
         });
         let log = &order.log;
         let usage = crate::sys::usage();
