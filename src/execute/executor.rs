@@ -197,6 +197,21 @@ impl Executor {
         Some(Outgoing { client, process: self.process(session), reply, digest: None })
     }
 
+    /// As [`Executor::resend`] for a request that `order` knows as executed: of an evicted session it says `TooOld`. A client
+    /// that sent a request once would take `Expired` for "never executed".
+    pub fn resend_executed(
+        &self,
+        client: ClientId,
+        session: SessionId,
+        number: RequestNumber,
+    ) -> Option<Outgoing> {
+        let mut out = self.resend(client, session, number)?;
+        if out.reply.status == ReplyStatus::Expired {
+            out.reply.status = ReplyStatus::TooOld;
+        }
+        Some(out)
+    }
+
     /// Answers a read from the present state, outside the order.
     pub fn query(&self, operation: &[u8]) -> QueryReply {
         self.service.query(operation)

@@ -206,6 +206,9 @@ fn a_repeated_open_opens_once_and_an_evicted_session_is_expired() {
     // Outside the order, too: no later OPEN can give this id.
     let resent = executor.resend(CLIENT, session, RequestNumber(1)).unwrap();
     assert_eq!((resent.process, resent.reply), (0, late.replies[0].reply.clone()));
+    // Known as executed, it is not said to be expired: who sent it once would think that it never was executed.
+    let executed = executor.resend_executed(CLIENT, session, RequestNumber(1)).unwrap();
+    assert_eq!(executed.reply.status, ReplyStatus::TooOld);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl ExecuteStage {
             let from = (self.resend_turn % group.len() as u64) as usize;
             let all = || group.requests();
             for r in all().skip(from).chain(all().take(from)).filter(|r| r.kind != RequestKind::Noop) {
-                if let Some(out) = self.executor.resend(group.client, r.session, r.number) {
+                if let Some(out) = self.executor.resend_executed(group.client, r.session, r.number) {
                     self.reply(vec![out], false, &mut packer);
                 }
             }
