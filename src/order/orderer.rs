@@ -682,6 +682,10 @@ impl Orderer {
         self.try_write(seq, out);
         self.try_prepare(seq, out);
         self.try_decide(seq, out);
+        // A proposal or a SYNC may have brought the batch that a digest list waits for.
+        if self.catch_up.is_some() && seq == self.decided.next() {
+            self.advance(out);
+        }
     }
 
     /// Byzantine: WRITE the first proposal seen, if the reserve covers it and nothing speaks against it.
@@ -920,10 +924,10 @@ impl Orderer {
     pub(super) fn take_batch(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) -> Result<(), Discard> {
         let seq = batch.seq;
         let slot = self.slots.entry(seq).or_default();
+        slot.wanted.remove(&batch.digest);
         if slot.batch(&batch.digest).is_some() {
             return Err(Discard::Duplicate);
         }
-        slot.wanted.remove(&batch.digest);
         slot.batches.insert(batch.digest, batch);
         self.go_on(seq, out);
         self.advance(out);

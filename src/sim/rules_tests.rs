@@ -1058,3 +1058,30 @@ fn a_leader_that_delays_every_decision_stretches_the_timeout_four_times_at_most(
         }
     });
 }
+
+#[test]
+fn a_digest_list_takes_its_batches_from_proposals_too() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    let mark = c.setup.order.mark_interval;
+    for place in 1..=mark {
+        c.order(0, place);
+        c.until_decided(&[0, 1, 2, 3], place, 100);
+    }
+    assert!(c.run_until(100, |c| c.core(3).mark() == Seq(mark)), "{}", c.picture());
+    // 3 learns the digests up to the next mark; the batches it asks for are late, and so are the proposals.
+    c.filter = Some(Box::new(|_, to, m| match m {
+        Message::Propose(_) if to == r(3) => Fate::Hold,
+        Message::Status(_) | Message::Chain(_) => Fate::Pass,
+        _ if to == r(3) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    for place in mark + 1..=2 * mark {
+        c.order(0, place);
+        c.until_decided(&[0, 1, 2], place, 100);
+    }
+    c.run_ms(50);
+    assert_eq!(c.core(3).executed(), Seq(mark));
+    c.release(|_, _, _| true);
+    c.filter = None;
+    c.until_decided(&[3], 2 * mark, 1000);
+}
