@@ -101,6 +101,7 @@ impl Orderer {
         {
             self.append_mark(mark, out);
         }
+        self.fetch_on(out);
     }
 
     pub(super) fn on_mark(

@@ -30,7 +30,7 @@ const SERVE_BYTES_MAX: usize = 64 << 20;
 /// What answering with two votes counts.
 const VOTES_BYTES: usize = 512;
 /// Batches fetched by digest at once.
-pub(super) const FETCH_BATCHES: usize = 16;
+pub(super) const FETCH_BATCHES: usize = 64;
 
 /// Where the replica stands in its view.
 #[derive(Clone, Debug)]
@@ -157,8 +157,12 @@ pub struct Orderer {
     pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
     decide_ns: u64,
+    /// Mean size of the batches decided lately.
+    decided_bytes: usize,
     next_heartbeat: Tick,
     last_fetch: Tick,
+    /// The last place of the last FETCH; 0 once it was followed up.
+    fetch_end: Seq,
     last_forward: Tick,
     pub(super) last_stop_data: Tick,
     pub(super) ask_turn: u32,
@@ -247,8 +251,10 @@ impl Orderer {
             changing_since: now.tick,
             failed_views: 0,
             decide_ns: 0,
+            decided_bytes: 0,
             next_heartbeat: now.tick,
             last_fetch: Tick(0),
+            fetch_end: Seq(0),
             last_forward: now.tick,
             last_stop_data: Tick(0),
             ask_turn: 0,
@@ -905,6 +911,7 @@ impl Orderer {
                     c.digests.pop_front();
                 }
             }
+            self.decided_bytes = (self.decided_bytes * 15 + batch.bytes.len()) / 16;
             self.decided = next;
             self.highest = self.highest.max(next);
             self.last_progress = self.now.tick;
@@ -918,6 +925,7 @@ impl Orderer {
             out.push(Output::Execute(batch));
         }
         self.fetch_known(out);
+        self.fetch_on(out);
     }
 
     /// A batch that was missing.
@@ -1137,6 +1145,7 @@ impl Orderer {
             self.last_fetch = self.now.tick;
             let from = self.decided.next();
             let fetch = Fetch { from, to: Seq(from.0 + FETCH_MAX - 1) };
+            self.fetch_end = fetch.to;
             out.push(Output::Broadcast(Message::Fetch(fetch)));
         }
     }
@@ -1154,9 +1163,40 @@ impl Orderer {
         let now = self.now.tick;
         let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
         peer.fetched = now;
-        let first = self.decided.next();
-        let fetch = Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) };
-        out.push(Output::Send(from, Message::Fetch(fetch)));
+        self.send_fetch(from, out);
+    }
+
+    fn send_fetch(&mut self, to: ReplicaId, out: &mut Vec<Output>) {
+        let from = self.decided.next();
+        let fetch = Fetch { from, to: Seq(from.0 + FETCH_MAX - 1) };
+        self.fetch_end = fetch.to;
+        out.push(Output::Send(to, Message::Fetch(fetch)));
+    }
+
+    /// What was asked for is here, and somebody has more: ask on at once, or a loaded group runs away from a replica
+    /// that asks once a heartbeat.
+    pub(super) fn fetch_on(&mut self, out: &mut Vec<Output>) {
+        if self.fetch_end == Seq(0) || self.decided < self.fetch_end || self.catch_up.is_some() {
+            return;
+        }
+        self.fetch_end = Seq(0);
+        // A place decided here behind a hole needs the hole only; those nobody is known to have wait for the heartbeat.
+        let next = self.decided.next();
+        let known = self.slots.get(&next).is_some_and(|s| s.decision.is_some());
+        // In turn: one that only boasts must not be asked every time.
+        let ahead = |p: &Peer| p.status.is_some_and(|s| s.decided > next);
+        let mut able = self.peers.iter().filter(|(_, p)| ahead(p)).map(|(r, _)| *r);
+        let first = able.clone().next();
+        if let Some(peer) = able.find(|r| r.0 > self.ask_turn).or(first)
+            && !known
+            && !self.ahead_of_disk()
+        {
+            self.ask_turn = peer.0;
+            if let Some(p) = self.peers.get_mut(&peer) {
+                p.fetched = self.now.tick;
+            }
+            self.send_fetch(peer, out);
+        }
     }
 
     /// The next leader needs what leads to a mark that it lacks.
@@ -1167,8 +1207,7 @@ impl Orderer {
         }
         let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
         peer.fetched = now;
-        let first = self.decided.next();
-        out.push(Output::Send(from, Message::Fetch(Fetch { from: first, to: Seq(first.0 + FETCH_MAX - 1) })));
+        self.send_fetch(from, out);
     }
 
     /// Answers with decisions, or with our own votes for what is not decided here.
@@ -1303,7 +1342,8 @@ impl Orderer {
         fetch: FetchBatch,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
-        let size_guess = self.config.batch_bytes;
+        // What lies in the log is about as large as what was decided lately.
+        let size_guess = (2 * self.decided_bytes).clamp(4096, self.config.batch_bytes);
         let in_hand = self.slots.get(&fetch.seq).and_then(|s| s.batch(&fetch.digest)).cloned();
         if let Some(batch) = in_hand {
             if !self.may_serve(from, batch.bytes.len()) {
