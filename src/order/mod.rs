@@ -75,4 +75,6 @@ mod durable_tests;
 #[cfg(test)]
 mod leader_change_tests;
 #[cfg(test)]
+mod record_tests;
+#[cfg(test)]
 mod requests_tests;
