@@ -44,7 +44,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -609,14 +609,24 @@ pub fn own_kind_name(kind: u8) -> Option<&'static str> {
     }
 }
 
+/// How long another holder of the lock is waited for. A child that this process, or the last holder, has just forked
+/// holds it too, until it becomes another program; a replica that was killed may take a moment to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join("LOCK");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|e| LogError::io(dir, "lock", e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(LogError::Locked(dir.into())),
-        Err(std::fs::TryLockError::Error(e)) => Err(LogError::io(dir, "lock", e)),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(LogError::Locked(dir.into())),
+            Err(std::fs::TryLockError::Error(e)) => return Err(LogError::io(dir, "lock", e)),
+        }
     }
 }
 
