@@ -21,7 +21,7 @@ use super::{CliError, InsecureArg, ServiceName, emit, model, transport_label, wo
 #[derive(clap::Args, Debug, PartialEq)]
 pub struct Args {
     /// Start this many replicas on this machine, in a fresh folder in --dir [default: measure the running cluster of --dir]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub local: Option<u32>,
     /// What faulty replicas may do (with --local)
     #[arg(long, default_value = "byzantine", value_parser = model())]
@@ -98,6 +98,10 @@ pub fn run(args: Args) -> Result<(), CliError> {
         return Err(fail("a debug build says nothing about speed: use `cargo run --release -- bench …`"));
     }
     check(&args)?;
+    if let Some(file) = &args.json {
+        // Before a long run, not after it.
+        std::fs::File::create(file).map_err(|e| CliError::Failed(format!("{}: {e}", file.display())))?;
+    }
     let interrupt = Interrupt::install()?;
     let go_on = || !interrupt.is_set();
     let workload = match args.service {

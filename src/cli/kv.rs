@@ -142,9 +142,10 @@ fn scan(client: &Client, from: &str, to: Option<&str>, limit: u32) -> Result<(),
         match entries.last() {
             // The next key in order: the same with a zero byte behind.
             Some((last, _)) if more => start = [last, &[0][..]].concat(),
-            _ => break,
+            _ => return Ok(()),
         }
     }
+    eprintln!("{limit} pairs shown, as many as --limit says; there may be more");
     Ok(())
 }
 
