@@ -40,6 +40,8 @@ use std::time::{Duration, Instant};
 
 /// A log record is a batch and its certificate; this is more than any certificate takes.
 const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
+/// Batches between reading and executing the log at the start.
+const REPLAY_BATCHES: usize = 64;
 /// Waiting groups of one client, and of all.
 const CLIENT_POOL_BYTES: usize = 64 << 20;
 const POOL_BYTES: usize = 512 << 20;
@@ -237,6 +239,14 @@ impl Replica {
         let mut wrong = None;
         let log_dir = data_dir::log_dir(&dir, id);
         let options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
+        // One thread reads, checks and hashes; another executes.
+        let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
+        let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
+            for batch in ready_out {
+                executor.execute(&batch);
+            }
+            executor
+        })?;
         let open = log::open(options, &mut |r| {
             let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
                 .map_err(|e| format!("record {}: {e}", r.lsn))?;
@@ -245,11 +255,16 @@ impl Replica {
                 wrong = Some(why);
                 text
             })?;
-            for batch in &ready {
-                executor.execute(batch);
+            for batch in ready {
+                ready_in.send(batch).map_err(|_| "execution ended early".to_owned())?;
             }
             Ok(())
         });
+        drop(ready_in);
+        let executor = match execute.join() {
+            Ok(executor) => executor,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
         if let Some(why) = wrong {
             return Err(StartError::Restore { dir: log_dir, why });
         }
