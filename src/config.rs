@@ -263,8 +263,34 @@ word!(
         /// Every vote that a decision rests on: any number of simultaneous crashes loses nothing acknowledged.
         #[default]
         Vote = "vote",
+        /// Decided batches are logged and executed at the same time; replies after both (Dura-SMaRt).
+        Parallel = "parallel",
+        /// All that is decided is logged in one write, then executed.
+        Batched = "batched",
+        /// One synchronous write per operation, then execution.
+        Naive = "naive",
+        /// Logged some time after the reply: a crash may lose acknowledged operations.
+        Async = "async",
+        /// Never logged: a crash loses everything the replica held.
+        None = "none",
     }
 );
+
+impl Durability {
+    /// What an acknowledged operation survives, for every output.
+    pub fn promise(self) -> &'static str {
+        match self {
+            Self::Vote => "nothing acknowledged is lost, however many replicas crash",
+            Self::Parallel | Self::Batched | Self::Naive => {
+                "nothing acknowledged is lost while at most f replicas crash at a time; after more, only with --new-era"
+            }
+            Self::Async => "ACKNOWLEDGED OPERATIONS MAY BE LOST when more than f replicas crash",
+            Self::None => {
+                "NOTHING IS KEPT ON DISK: acknowledged operations are lost when more than f replicas crash"
+            }
+        }
+    }
+}
 word!(
     /// How log writes reach the disk.
     LogIo {

@@ -130,7 +130,7 @@ fn a_wrong_type_is_refused_with_its_place() {
         ("transport = 3\n", "3", "integer"),
         ("client_auth = \"none\"\n", "\"none\"", "`signature`"),
         ("digest = \"md5\"\n", "\"md5\"", "`blake3`"),
-        ("durability = \"async\"\n", "\"async\"", "`vote`"),
+        ("durability = \"fsync\"\n", "\"fsync\"", "`vote`"),
         ("f = \"most\"\n", "\"most\"", "string"),
         ("[limits]\nwindow = true\n", "true", "boolean"),
         ("[log]\nio = \"posix\"\n", "\"posix\"", "`threads`"),

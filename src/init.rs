@@ -40,6 +40,8 @@ pub struct InitOptions {
     pub client_auth: Option<ClientAuth>,
     /// The hash of batches, marks and requests.
     pub digest: DigestAlgorithm,
+    /// What is on disk before a reply leaves.
+    pub durability: Durability,
     /// Milliseconds; see [`Settings::view_timeout_ms`].
     pub view_timeout_ms: u64,
     /// Bounds of the protocol.
@@ -62,6 +64,7 @@ impl Default for InitOptions {
             insecure: false,
             client_auth: None,
             digest: DigestAlgorithm::default(),
+            durability: Durability::default(),
             view_timeout_ms: VIEW_TIMEOUT_MS_DEFAULT,
             limits: Limits::default(),
             log: LogLimits::default(),
@@ -185,7 +188,7 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
         transport: options.transport,
         client_auth: options.client_auth.unwrap_or(ClientAuth::default_for(options.model)),
         digest: options.digest,
-        durability: Durability::Vote,
+        durability: options.durability,
         view_timeout_ms: options.view_timeout_ms,
         limits: options.limits.clone(),
         log: options.log.clone(),

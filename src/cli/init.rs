@@ -1,6 +1,6 @@
 //! `duramen init`: a new cluster in one folder.
 
-use duramen::config::{ClientAuth, Limits, LogLimits, Transport};
+use duramen::config::{ClientAuth, Durability, Limits, LogLimits, Transport};
 use duramen::init::{InitOptions, init};
 use duramen::quorum::FaultModel;
 use duramen::types::DigestAlgorithm;
@@ -38,6 +38,9 @@ pub struct Args {
     /// Hash of batches and requests
     #[arg(long, default_value = "blake3", value_parser = digest())]
     digest: DigestAlgorithm,
+    /// What is on disk before a reply leaves
+    #[arg(long, default_value = "vote", value_parser = word::<Durability>(Durability::WORDS))]
+    durability: Durability,
     /// Milliseconds without progress after which the leader is replaced
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     view_timeout_ms: u64,
@@ -69,6 +72,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         insecure: args.insecure.insecure,
         client_auth: args.client_auth,
         digest: args.digest,
+        durability: args.durability,
         view_timeout_ms: args.view_timeout_ms,
         limits: Limits::default(),
         log: LogLimits {
@@ -94,5 +98,6 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if let Some(label) = transport_label(&config) {
         emit(label)?;
     }
+    emit(format_args!("durability {}: {}", config.durability, config.durability.promise()))?;
     emit(format_args!("next: duramen start --all --dir {dir}"))
 }

@@ -10,7 +10,7 @@ use super::receive::{Receive, Verify, frame};
 use super::shared::Shared;
 use super::stages::*;
 use super::status::StatusWriter;
-use crate::config::{Config, LogIo, Transport};
+use crate::config::{Config, Durability, LogIo, Transport};
 use crate::data_dir;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
@@ -81,6 +81,9 @@ pub enum StartError {
     /// The key file.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// Not built yet.
+    #[error("durability = \"{0}\" cannot run yet: use \"vote\"")]
+    Durability(Durability),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -210,6 +213,9 @@ impl Replica {
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
         let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io } = options;
         config.check_transport(insecure)?;
+        if config.durability != Durability::Vote {
+            return Err(StartError::Durability(config.durability));
+        }
         let Some(entry) = config.replica(id) else {
             let last = config.group().n() - 1;
             return Err(StartError::NoSuchReplica { id, last });
