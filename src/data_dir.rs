@@ -5,6 +5,7 @@
 //!   cluster.toml          the configuration: the same on every machine, no secrets
 //!   replica-0/key.toml    replica 0's secrets, mode 0600
 //!   replica-0/log/        replica 0's log segments
+//!   replica-0/decisions/  its log of decided batches, where votes are not durable
 //!   client-default.key    a client's secrets, mode 0600
 //! ```
 //!
@@ -38,6 +39,11 @@ pub fn replica_key_file(dir: &Path, id: ReplicaId) -> PathBuf {
 /// The folder of a replica's log segments.
 pub fn log_dir(dir: &Path, id: ReplicaId) -> PathBuf {
     replica_dir(dir, id).join("log")
+}
+
+/// The folder of a replica's log of decided batches; only where votes are not durable.
+pub fn decisions_dir(dir: &Path, id: ReplicaId) -> PathBuf {
+    replica_dir(dir, id).join("decisions")
 }
 
 /// A client's secrets.

@@ -18,6 +18,7 @@
 //!     insecure: false,
 //!     allow_tmpfs: false,
 //!     io: None,
+//!     new_era: false,
 //!     dir,
 //! })?;
 //! println!("{}", replica.status_json());
@@ -83,6 +84,9 @@ pub mod order;
 
 /// Durability: records that survive power loss.
 pub mod log;
+
+/// Dura-SMaRt's durability layer, under any ordering.
+pub mod durable;
 
 /// Decided batches become service calls and replies, each operation once.
 pub mod execute;

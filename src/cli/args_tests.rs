@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory};
-use duramen::config::{LogIo, Transport};
+use duramen::config::{Durability, LogIo, Transport};
 use duramen::quorum::FaultModel;
 
 use super::*;
@@ -42,6 +42,8 @@ fn start_takes_one_replica_or_all_and_not_both() {
         all: false,
         service: ServiceName::Kv,
         reply_size: 0,
+        execute_cost_us: 0,
+        new_era: false,
         insecure,
         allow_tmpfs: false,
         io: Some(LogIo::Threads),
@@ -103,7 +105,7 @@ fn the_other_commands_read_their_options() {
     assert_eq!(args, expected);
 
     let line = "--local 3 --model crash --dir d --service null --value-size 0 --reply-size 9 --clients 2 --outstanding 4 \
-                --keys 9 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring \
+                --keys 9 --durability parallel --execute-cost-us 40 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring \
                 --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out";
     let args: bench::Args = parse(line).unwrap();
     let expected = bench::Args {
@@ -122,6 +124,8 @@ fn the_other_commands_read_their_options() {
         transport: Transport::Plain,
         insecure: InsecureArg { insecure: true },
         client_auth: Some(duramen::config::ClientAuth::Channel),
+        durability: Durability::Parallel,
+        execute_cost_us: 40,
         io: LogIo::Uring,
         expect_rate: Some(5e4),
         write_limit_gb: 2.0,

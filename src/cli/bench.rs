@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, ClientOptions};
-use duramen::config::{ClientAuth, Config, Limits, LogIo, LogLimits, Transport};
+use duramen::config::{ClientAuth, Config, Durability, Limits, LogIo, LogLimits, Transport};
 use duramen::data_dir;
 use duramen::init::InitOptions;
 use duramen::quorum::FaultModel;
@@ -64,6 +64,12 @@ pub struct Args {
     /// What proves that a request is its client's (with --local) [default: signature; channel in crash mode]
     #[arg(long, value_parser = word::<ClientAuth>(ClientAuth::WORDS))]
     pub client_auth: Option<ClientAuth>,
+    /// What is on disk before a reply leaves (with --local)
+    #[arg(long, default_value = "vote", value_parser = word::<Durability>(Durability::WORDS))]
+    pub durability: Durability,
+    /// Microseconds that every operation takes to execute, besides what it takes (with --local)
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pub execute_cost_us: u64,
     /// How log writes reach the disk (with --local)
     #[arg(long, default_value = "auto", value_parser = word::<LogIo>(LogIo::WORDS))]
     pub io: LogIo,
@@ -325,12 +331,14 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
         transport: args.transport,
         insecure: args.insecure.insecure,
         client_auth: args.client_auth,
+        durability: args.durability,
         limits: Limits { request_bytes, ..limits },
         log,
         ..InitOptions::default()
     };
     let reply_size = args.reply_size.to_string();
-    let start = ["--service", args.service.as_str(), "--reply-size", &reply_size];
+    let cost = args.execute_cost_us.to_string();
+    let start = ["--service", args.service.as_str(), "--reply-size", &reply_size, "--execute-cost-us", &cost];
     let exe = std::env::current_exe()?;
     LocalCluster::create(&exe, options, &start, args.allow_tmpfs).map_err(CliError::Failed)
 }

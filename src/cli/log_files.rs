@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use duramen::config::Config;
-use duramen::log::{Inspected, inspect, own_kind_name};
+use duramen::log::{Inspected, RecoveryReport, inspect, own_kind_name};
 use duramen::order::durable::DurableState;
 use duramen::order::record::OrderRecord;
+use duramen::types::Seq;
 use duramen::wire::batch::{Batch, Hasher};
 
 use super::{CliError, emit};
@@ -36,8 +37,17 @@ pub enum Action {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.action {
         Action::Dump { dir } => dump(&log_dir(dir)),
-        Action::Verify { dir } => verify(&log_dir(dir)),
+        Action::Verify { dir } => {
+            let decisions = dir.join("decisions");
+            verify(&log_dir(dir))?;
+            if decisions.is_dir() { verify(&decisions) } else { Ok(()) }
+        }
     }
+}
+
+/// Whether this is a log of decisions (in the paper's modes) and not one of votes.
+fn holds_decisions(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| name == "decisions")
 }
 
 fn log_dir(dir: PathBuf) -> PathBuf {
@@ -48,8 +58,9 @@ fn log_dir(dir: PathBuf) -> PathBuf {
 fn dump(dir: &Path) -> Result<(), CliError> {
     // What emitting met ends the reading; it comes back through here.
     let mut ended = None;
+    let decisions = holds_decisions(dir);
     let result = inspect(dir, &mut |at: Inspected| {
-        emit(line(&at)).map_err(|error| {
+        emit(line(&at, decisions)).map_err(|error| {
             ended = Some(error);
             "the output ended".to_owned()
         })
@@ -60,11 +71,12 @@ fn dump(dir: &Path) -> Result<(), CliError> {
     }
 }
 
-fn line(at: &Inspected) -> String {
+fn line(at: &Inspected, decisions: bool) -> String {
     let Inspected { segment, offset, boot_epoch, durable_lsn, record } = at;
     let (lsn, seq, view, bytes) = (record.lsn, record.seq, record.view, record.payload.len());
     let what = match own_kind_name(record.kind) {
         Some(name) => format!("{name:<13}"),
+        None if decisions => format!("{:<13}seq {seq} view {view} digest {:?}", "decided", record.digest),
         None => {
             let decoded = OrderRecord::decode(record.kind, seq, view, record.digest, record.payload.clone());
             match decoded {
@@ -114,12 +126,18 @@ fn describe(record: &OrderRecord) -> String {
         OrderRecord::Batch { seq, digest, batch } => {
             format!("{:<13}seq {seq} digest {digest:?}, batch {} B", "batch", batch.len())
         }
+        OrderRecord::NewEra { era } => {
+            format!("{:<13}{era}: votes forgotten before count as never cast", "new-era")
+        }
     }
 }
 
 /// Checks the log, that its records could follow each other, and that batches are what their digests name.
 fn verify(dir: &Path) -> Result<(), CliError> {
     let config = cluster_config(dir)?;
+    if holds_decisions(dir) {
+        return verify_decisions(dir, &config);
+    }
     let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
     let mut state = DurableState::new(hasher);
     let (mut batches, mut requests) = (0u64, 0u64);
@@ -144,20 +162,48 @@ fn verify(dir: &Path) -> Result<(), CliError> {
         state.apply(record.lsn, &decoded).map_err(|e| place(e.to_string()))
     })?;
     let (view, mark, prepared) = (state.view, state.mark.statement.seq, state.prepared().count());
-    emit(format_args!(
-        "ok: {} records up to lsn {} in {} segments, {} B, {} starts",
-        report.records, report.last_lsn, report.segments, report.log_bytes, report.boot_epoch
-    ))?;
+    found(&report)?;
     emit(format_args!(
         "view {view}, mark at seq {mark}, {prepared} prepared above it; {batches} batches with {requests} requests"
     ))?;
-    if report.torn_bytes > 0 {
-        emit(format_args!(
-            "{} B of unfinished writes behind the last record: the next start cuts them",
-            report.torn_bytes
-        ))?;
+    torn(&report)
+}
+
+/// Checks a log of decisions, and that batches are what their digests name.
+fn verify_decisions(dir: &Path, config: &Config) -> Result<(), CliError> {
+    let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
+    let (mut batches, mut requests, mut last) = (0u64, 0u64, Seq(0));
+    let report = duramen::durable::inspect(dir, &mut |delivery| {
+        let place = |why: String| format!("place {}: {why}", delivery.seq);
+        let batch = Batch::decode(&hasher, delivery.seq, delivery.body.clone())
+            .map_err(|e| place(format!("its batch cannot be read: {e}")))?;
+        if batch.digest != delivery.digest {
+            return Err(place("its batch is not the one its digest names".into()));
+        }
+        batches += 1;
+        requests += batch.requests() as u64;
+        last = delivery.seq;
+        Ok(())
+    })?;
+    found(&report)?;
+    emit(format_args!("decisions up to seq {last}; {batches} batches with {requests} requests"))?;
+    torn(&report)
+}
+
+fn found(report: &RecoveryReport) -> Result<(), CliError> {
+    emit(format_args!(
+        "ok: {} records up to lsn {} in {} segments, {} B, {} starts",
+        report.records, report.last_lsn, report.segments, report.log_bytes, report.boot_epoch
+    ))
+}
+
+fn torn(report: &RecoveryReport) -> Result<(), CliError> {
+    match report.torn_bytes {
+        0 => Ok(()),
+        bytes => emit(format_args!(
+            "{bytes} B of unfinished writes behind the last record: the next start cuts them"
+        )),
     }
-    Ok(())
 }
 
 /// The configuration of the cluster whose replica's log this is: digests cannot be computed without it.

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use duramen::config::{Config, LogIo};
+use duramen::config::{Config, Durability, LogIo};
 use duramen::replica::{Replica, ReplicaOptions};
-use duramen::service::{KeyValueStore, NullService, Service};
+use duramen::service::{KeyValueStore, NullService, Service, SlowService};
 use duramen::types::ReplicaId;
 use duramen::{data_dir, sys};
 
@@ -31,6 +31,12 @@ pub struct Args {
     /// Bytes of a reply of the null service to a request that names no length
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub reply_size: u32,
+    /// Microseconds that every operation takes to execute, besides what it takes
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pub execute_cost_us: u64,
+    /// After more than f replicas crashed in a mode that keeps no votes: go on with what a quorum has on disk, and cut the rest
+    #[arg(long)]
+    pub new_era: bool,
     #[command(flatten)]
     pub insecure: InsecureArg,
     /// Accept a log on a tmpfs: it survives no power loss
@@ -57,10 +63,14 @@ pub fn run(args: Args) -> Result<(), CliError> {
 }
 
 fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
-    let service: Box<dyn Service> = match args.service {
+    let mut service: Box<dyn Service> = match args.service {
         ServiceName::Kv => Box::new(KeyValueStore::new()),
         ServiceName::Null => Box::new(NullService::new(args.reply_size)),
     };
+    if args.execute_cost_us > 0 {
+        service = Box::new(SlowService::new(service, Duration::from_micros(args.execute_cost_us)));
+    }
+    let durability = config.durability;
     let label = transport_label(&config);
     let address = config.replica(id).map(|entry| entry.address.clone()).unwrap_or_default();
     let replica = Replica::start(ReplicaOptions {
@@ -71,6 +81,7 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         insecure: args.insecure.insecure,
         allow_tmpfs: args.allow_tmpfs,
         io: args.io,
+        new_era: args.new_era,
     })?;
     // Only now: a signal during recovery ends the process at once, which harms nothing.
     let interrupt = Interrupt::install()?;
@@ -79,7 +90,10 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         0 => String::new(),
         bytes => format!(", {bytes} bytes of unfinished writes cut"),
     };
-    let label = label.map(|label| format!("; {label}")).unwrap_or_default();
+    let mut label = label.map(|label| format!("; {label}")).unwrap_or_default();
+    if durability != Durability::Vote {
+        label += &format!("; durability {durability}: {}", durability.promise());
+    }
     emit(format_args!(
         "replica {id} ready: {address}, view {view}, {} records in {:.1} MiB of log{torn}, {}{label}",
         log.records,
@@ -89,7 +103,10 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
 
     let mut halted = None;
     while !interrupt.is_set() {
-        // A halted replica stays, mute, so that `status` can say why.
+        // A halted replica stays, mute, so that `status` can say why. In the paper's modes a start that was refused ends.
+        if halted.is_some() && durability != Durability::Vote {
+            break;
+        }
         if halted.is_some() {
             std::thread::sleep(LOOK);
             continue;
@@ -159,6 +176,12 @@ fn spawn(args: &Args, id: ReplicaId) -> Result<(Child, [Forward; 2]), CliError> 
     }
     if args.allow_tmpfs {
         command.arg("--allow-tmpfs");
+    }
+    if args.new_era {
+        command.arg("--new-era");
+    }
+    if args.execute_cost_us > 0 {
+        command.args(["--execute-cost-us", &args.execute_cost_us.to_string()]);
     }
     if let Some(io) = args.io {
         command.args(["--io", &io.to_string()]);

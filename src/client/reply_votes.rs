@@ -1,6 +1,6 @@
 //! Enough equal replies make an answer: how many, and why (RULES 9, 13).
 //!
-//! Byzantine mode only; in crash mode any one reply is the answer and nothing is counted.
+//! Not in crash mode with durable votes: there any one reply is the answer and nothing is counted.
 
 use crate::quorum::{Group, VoteSet};
 use crate::reply::routing::{WHOLE_BYTES_MAX, result_digest};

@@ -11,7 +11,7 @@
 
 use super::session::{ClientCore, ClientScheme, CoreConfig, Input, Link, Output, SessionHandle};
 use super::{Outcome, reason};
-use crate::config::{ClientAuth as ConfiguredAuth, Config, ConfigError, Transport};
+use crate::config::{ClientAuth as ConfiguredAuth, Config, ConfigError, Durability, Transport};
 use crate::execute::client_table::ClientTableLimits;
 use crate::identity::Identity;
 use crate::keys::ClientKeys;
@@ -437,6 +437,7 @@ impl Shared {
             process,
             members: config.group(),
             hasher: Hasher { cluster: config.cluster, algorithm: config.digest },
+            one_replies: !config.group().byzantine() && config.durability == Durability::Vote,
             auth: match config.client_auth {
                 ConfiguredAuth::Signature => ClientAuth::Signature,
                 ConfiguredAuth::Mac => ClientAuth::Mac,

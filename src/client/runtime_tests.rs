@@ -257,6 +257,7 @@ fn cluster_of(
                         batch_requests_max: 4096,
                         window: 16,
                     },
+                    accepts_checked: false,
                     scheme: Arc::new(ReplicaScheme { config: config.clone(), keys }),
                 },
                 order: order.clone(),

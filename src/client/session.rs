@@ -64,6 +64,9 @@ pub struct CoreConfig {
     pub members: Members,
     /// The cluster's hash.
     pub hasher: Hasher,
+    /// Whether one replica's reply is the answer: crash mode with durable votes, where only the leader answers (RULES 14). Else
+    /// a quorum of equal ones.
+    pub one_replies: bool,
     /// How to authenticate.
     pub auth: ClientAuth,
     /// Bytes at which a send-group closes; a larger single request goes alone.
@@ -717,11 +720,12 @@ impl<T> ClientCore<T> {
     fn on_opened(&mut self, from: ReplicaId, reply: Reply, out: &mut Vec<Output<T>>) {
         let Some(&i) = self.by_nonce.get(&reply.number.0) else { return };
         let (members, hasher) = (self.config.members, self.config.hasher);
+        let one_replies = self.config.one_replies;
         let Stream::Opening { nonce, group: Some(group), votes } = &mut self.session_mut(i).stream else {
             return;
         };
         let (nonce, group) = (*nonce, *group);
-        let count = if members.byzantine() {
+        let count = if !one_replies {
             votes.add(members, &hasher, from, reply, false)
         } else {
             Count::Decided(reply.status, reply.body)
@@ -760,7 +764,7 @@ impl<T> ClientCore<T> {
         let Some(offset) = reply.number.0.checked_sub(session.base.0) else { return };
         let Some(Some(entry)) = session.sent.get_mut(offset as usize) else { return };
         let (id, number) = (reply.session, reply.number);
-        let count = if config.members.byzantine() {
+        let count = if !config.one_replies {
             let before = entry.votes.kept_bytes();
             let keep = *kept_bytes + reply.body.len() <= KEPT_BYTES_MAX;
             let count = entry.votes.add(config.members, &config.hasher, from, reply, keep);

@@ -108,6 +108,7 @@ fn config(members: Members, auth: ClientAuth) -> CoreConfig {
         process: 0xabc,
         members,
         hasher: HASHER,
+        one_replies: !members.byzantine(),
         auth,
         group_bytes_max: 1000,
         group_requests_max: 10,

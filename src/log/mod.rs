@@ -475,30 +475,72 @@ impl Log {
         self.queue(record, 0)
     }
 
+    /// Queues records together and returns the number of the last one: those that fit into one write leave in one. All or none.
+    /// `reserve`: they may use the room that is kept for control records. Errors: why not, with the records.
+    pub fn append_all(
+        &mut self,
+        records: Vec<Record>,
+        reserve: bool,
+    ) -> Result<Lsn, (AppendRefusal, Vec<Record>)> {
+        records.iter().for_each(Record::check_kind);
+        let lsns = (self.next.0..).map(Lsn);
+        let queued: Vec<Queued> = lsns.zip(records).map(|(lsn, record)| Queued { lsn, record }).collect();
+        let bytes: usize = queued.iter().map(Queued::bytes).sum();
+        let takes: usize = queued.iter().map(Queued::room_bytes).sum();
+        let largest = queued.iter().map(|q| q.record.payload_bytes()).max().unwrap_or(0);
+        let kept = match (reserve, self.shared.room.load(Ordering::Acquire)) {
+            (true, _) => 0,
+            (false, true) => self.bounds.reserve_bytes(),
+            (false, false) => i64::MAX,
+        };
+        match self.refusal(bytes, takes, largest, kept) {
+            Some(why) => Err((why, queued.into_iter().map(|q| q.record).collect())),
+            None => {
+                self.next = Lsn(self.next.0 + queued.len() as u64);
+                self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+                self.shared.queued_room.fetch_add(takes, Ordering::AcqRel);
+                self.shared.post(|mail| mail.records.extend(queued));
+                Ok(Lsn(self.next.0 - 1))
+            }
+        }
+    }
+
+    /// Why so many bytes, `largest` of them the largest payload, are not taken now.
+    fn refusal(&self, bytes: usize, takes: usize, largest: usize, kept: i64) -> Option<AppendRefusal> {
+        let queued_bytes = self.shared.queued_bytes.load(Ordering::Acquire);
+        let queued_room = self.shared.queued_room.load(Ordering::Acquire);
+        let room = self.shared.room_bytes.load(Ordering::Acquire) - queued_room as i64;
+        if self.has_failed() {
+            Some(AppendRefusal::Failed)
+        } else if largest > self.bounds.record_bytes_max {
+            Some(AppendRefusal::TooLarge)
+        } else if queued_bytes + bytes > self.queued_bytes_max {
+            Some(AppendRefusal::Full)
+        } else if room.saturating_sub(takes as i64) < kept {
+            Some(AppendRefusal::NoRoom)
+        } else {
+            None
+        }
+    }
+
     fn queue(&mut self, record: Record, reserve: i64) -> Result<Lsn, AppendError> {
         record.check_kind();
         let payload = record.payload_bytes();
         let queued = Queued { lsn: self.next, record };
         let (bytes, takes) = (queued.bytes(), queued.room_bytes());
-        let queued_bytes = self.shared.queued_bytes.load(Ordering::Acquire);
-        let queued_room = self.shared.queued_room.load(Ordering::Acquire);
-        let room = self.shared.room_bytes.load(Ordering::Acquire) - queued_room as i64;
-        let why = if self.has_failed() {
-            AppendRefusal::Failed
-        } else if payload > self.bounds.record_bytes_max {
-            AppendRefusal::TooLarge
-        } else if queued_bytes + bytes > self.queued_bytes_max {
-            AppendRefusal::Full
-        } else if room.saturating_sub(takes as i64) < reserve {
-            AppendRefusal::NoRoom
-        } else {
-            self.next = self.next.next();
-            self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-            self.shared.queued_room.fetch_add(takes, Ordering::AcqRel);
-            self.shared.post(|mail| mail.records.push(queued));
-            return Ok(Lsn(self.next.0 - 1));
-        };
-        Err(AppendError { why, record: queued.record })
+        if let Some(why) = self.refusal(bytes, takes, payload, reserve) {
+            return Err(AppendError { why, record: queued.record });
+        }
+        self.next = self.next.next();
+        self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.queued_room.fetch_add(takes, Ordering::AcqRel);
+        self.shared.post(|mail| mail.records.push(queued));
+        Ok(Lsn(self.next.0 - 1))
+    }
+
+    /// Bytes that may be appended and not yet in a write.
+    pub fn queued_bytes_max(&self) -> usize {
+        self.queued_bytes_max
     }
 
     /// Bytes appended and not yet in a write, headers included.

@@ -7,10 +7,15 @@ use crate::wire::batch::Hasher;
 use crate::wire::messages::*;
 use std::collections::BTreeMap;
 
-/// A prepared place above the mark.
+/// Stands for the record of a batch that lies in the log of the durability layer, where it is found by its place.
+pub const ELSEWHERE: Lsn = Lsn(u64::MAX);
+
+/// A prepared or decided place above the mark.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// WRITE certificate of the highest view; in crash mode the accepted proposal.
+    /// What the certificate consists of.
+    pub kind: VoteKind,
+    /// WRITE certificate of the highest view, or the decision's; in crash mode the accepted proposal.
     pub certificate: Certificate,
     /// The record that holds the batch.
     pub batch: Lsn,
@@ -36,9 +41,16 @@ pub struct DurableState {
     prepared: BTreeMap<Seq, Prepared>,
     /// Batches held above the mark, by place and digest.
     batches: BTreeMap<(Seq, Digest), Lsn>,
-    /// The report of the moment `view` was entered: mark and prepared places.
-    report: (MarkCertificate, Vec<SlotReport>),
+    /// Votes up to here may have been cast and are not on record (RULES 14): a restart without durable votes.
+    pub forgotten: Seq,
+    /// How often an operator had forgotten votes taken for never cast.
+    pub era: u64,
+    /// The report of the moment `view` was entered.
+    report: Report,
 }
+
+/// What a STOP-DATA says: mark, certificates, places of which something may be forgotten.
+type Report = (MarkCertificate, Vec<SlotReport>, Vec<Seq>);
 
 /// A log that this software cannot have written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -63,7 +75,54 @@ impl DurableState {
             places: Vec::new(),
             prepared: BTreeMap::new(),
             batches: BTreeMap::new(),
-            report: (MarkCertificate::default(), Vec::new()),
+            forgotten: Seq(0),
+            era: 0,
+            report: Default::default(),
+        }
+    }
+
+    /// What would be reported now, of certificates below view `below`.
+    fn report_below(&self, below: View) -> Report {
+        let reported = |p: &&Prepared| p.certificate.view < below;
+        let slots: Vec<SlotReport> = self
+            .prepared
+            .values()
+            .filter(reported)
+            .map(|p| SlotReport { kind: p.kind, certificate: p.certificate.clone() })
+            .collect();
+        let known = |seq: &Seq| slots.binary_search_by_key(seq, |s| s.certificate.seq).is_ok();
+        let from = self.mark.statement.seq;
+        let unknown = (from.0 + 1..=self.forgotten.0).map(Seq).filter(|seq| !known(seq)).collect();
+        (self.mark.clone(), slots, unknown)
+    }
+
+    /// After a restart without durable votes: what may have been voted on above the mark is forgotten, but for decisions on
+    /// record. Votes lie within `window` of the durable mark (RULES 4).
+    pub fn forget(&mut self, window: u64) {
+        self.forgotten = Seq(self.mark.statement.seq.0 + window);
+        self.report = self.report_below(self.view);
+    }
+
+    /// Whether a certified mark has yet to cover what was forgotten.
+    pub fn is_forgetful(&self) -> bool {
+        self.forgotten > self.mark.statement.seq
+    }
+
+    /// Takes down a batch that the durability layer's log holds.
+    pub fn holds(&mut self, seq: Seq, digest: Digest) {
+        if seq > self.mark.statement.seq {
+            self.batches.insert((seq, digest), ELSEWHERE);
+        } else if self.digest(seq) == Some(digest) {
+            self.places[seq.0 as usize - 1] = ELSEWHERE;
+        }
+    }
+
+    /// Takes down a complete decision certificate of a batch that is held.
+    pub fn decided(&mut self, certificate: Certificate) {
+        let (seq, batch) = (certificate.seq, ELSEWHERE);
+        let newer = |p: &Prepared| p.certificate.view <= certificate.view;
+        if seq > self.mark.statement.seq && self.prepared.get(&seq).is_none_or(newer) {
+            self.prepared.insert(seq, Prepared { kind: VoteKind::Accept, certificate, batch });
         }
     }
 
@@ -77,11 +136,7 @@ impl DurableState {
                 }
                 self.view = *view;
                 self.reserve = *reserve;
-                let slots = self.prepared.values();
-                self.report = (
-                    self.mark.clone(),
-                    slots.map(|p| SlotReport { certificate: p.certificate.clone() }).collect(),
-                );
+                self.report = self.report_below(*view);
             }
             OrderRecord::Reserve { view, reserve } => {
                 if *view != self.view || *reserve < self.reserve {
@@ -95,8 +150,8 @@ impl DurableState {
                 }
                 if certificate.seq > self.mark.statement.seq {
                     self.batches.insert((certificate.seq, certificate.digest), lsn);
-                    let prepared = Prepared { certificate: certificate.clone(), batch: lsn };
-                    self.prepared.insert(certificate.seq, prepared);
+                    let (kind, certificate) = (VoteKind::Write, certificate.clone());
+                    self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch: lsn });
                 }
             }
             OrderRecord::PreparedRef { certificate } => {
@@ -107,8 +162,8 @@ impl DurableState {
                     let Some(&batch) = self.batches.get(&(certificate.seq, certificate.digest)) else {
                         return refuse("refers to a batch that is not in the log");
                     };
-                    self.prepared
-                        .insert(certificate.seq, Prepared { certificate: certificate.clone(), batch });
+                    let (kind, certificate) = (VoteKind::Write, certificate.clone());
+                    self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
                 }
             }
             OrderRecord::Batch { seq, digest, .. } => {
@@ -137,14 +192,22 @@ impl DurableState {
                 self.prepared.retain(|seq, _| *seq > to);
                 self.batches.retain(|(seq, _), _| *seq > to);
             }
+            OrderRecord::NewEra { era } => {
+                if *era != self.era + 1 {
+                    return refuse("an era does not follow the one before");
+                }
+                self.era = *era;
+                self.forgotten = Seq(0);
+                self.report = self.report_below(self.view);
+            }
         }
         Ok(())
     }
 
     /// This replica's STOP-DATA for the view entered last, unsigned.
     pub fn stop_data(&self, sender: ReplicaId) -> StopData {
-        let (mark, slots) = self.report.clone();
-        StopData { view: self.view, sender, mark, slots, unknown: Vec::new(), signature: Signature::NONE }
+        let (mark, slots, unknown) = self.report.clone();
+        StopData { view: self.view, sender, mark, slots, unknown, signature: Signature::NONE }
     }
 
     /// For the mutant that reports only what is durable.

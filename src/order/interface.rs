@@ -5,7 +5,7 @@ use crate::log::Persisted;
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticated, Checked};
 use crate::wire::batch::Batch;
-use crate::wire::messages::{Message, NoticeCode};
+use crate::wire::messages::{Certificate, Message, NoticeCode};
 use std::sync::Arc;
 
 /// Bounds and times of the agreement.
@@ -29,6 +29,9 @@ pub struct OrderConfig {
     pub client_bytes_max: usize,
     /// Bytes of waiting groups kept in all.
     pub pool_bytes_max: usize,
+    /// Votes are on disk before they leave. Where not (Dura-SMaRt's modes, RULES 14), batches and certificates of votes are
+    /// kept in memory alone, decisions come out as [`Output::Decision`], and a restarted replica says what it may have forgotten.
+    pub votes_durable: bool,
     /// Seeds the agreed random seeds of this replica's proposals.
     pub seed: u64,
 }
@@ -88,6 +91,8 @@ pub enum Output {
     Broadcast(Message),
     /// Append to the log; records are numbered 1, 2, … in this order.
     Append(Lsn, OrderRecord),
+    /// How the batch of the next [`Output::Execute`] was decided; only where votes are not durable. Without votes, a mark proves it.
+    Decision(Certificate),
     /// Execute next.
     Execute(Arc<Batch>),
     /// All of this group was executed before: answer again from the client table.
@@ -107,7 +112,7 @@ pub enum Output {
         to: ReplicaId,
         /// Which place.
         seq: Seq,
-        /// Which record holds it.
+        /// Which record holds it; [`ELSEWHERE`](super::durable::ELSEWHERE): to be found by its place.
         lsn: Lsn,
     },
     /// These reads may be answered now.

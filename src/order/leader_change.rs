@@ -209,7 +209,31 @@ impl Orderer {
         self.hear_wish(from, wish, out);
         self.count_stop_data();
         self.try_sync(out);
+        self.too_many_forgot(out);
         Ok(())
+    }
+
+    /// More than f replicas forgot votes for the same place, this one among them: what was decided there is uncertain, and only an
+    /// operator may say that the group goes on (RULES 14). Replicas that kept running wait.
+    fn too_many_forgot(&mut self, out: &mut Vec<Output>) {
+        let view = self.view();
+        let own = self.durable.stop_data(self.me).unknown;
+        let of_others =
+            || self.peers.values().filter_map(|p| p.stop_data.as_ref()).filter(|d| d.view == view);
+        let lost = own.into_iter().find(|seq| {
+            let forgot = of_others().filter(|d| d.unknown.binary_search(seq).is_ok()).map(|d| d.sender);
+            let knowing = self.members.members().filter(|r| *r != self.me);
+            let forgot: VoteSet = forgot.collect();
+            !self.members.quorum().reached_by(knowing.filter(|r| !forgot.contains(*r)).collect())
+        });
+        if let Some(seq) = lost {
+            let f = self.members.f();
+            let why = format!(
+                "more than f = {f} replicas restarted and keep no votes, so nobody knows what was decided at place {seq}: \
+                 start every replica that restarted again with --new-era: it keeps what a quorum has on disk and cuts the rest"
+            );
+            self.halt(why, out);
+        }
     }
 
     /// The timer of a view starts with a quorum of STOP-DATA for it or a later one (RULES 11).

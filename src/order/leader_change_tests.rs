@@ -14,6 +14,7 @@ fn report(sender: u32, mark: u64, slots: &[(u64, u64, u8)], unknown: &[u64]) -> 
     let slots = slots
         .iter()
         .map(|(seq, view, value)| SlotReport {
+            kind: VoteKind::Write,
             certificate: Certificate {
                 view: View(*view),
                 seq: Seq(*seq),

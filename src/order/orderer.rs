@@ -1,6 +1,6 @@
 //! [core] One replica's ordering: state, dispatch, the normal case.
 
-use super::durable::DurableState;
+use super::durable::{DurableState, ELSEWHERE};
 use super::interface::*;
 use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
@@ -309,6 +309,11 @@ impl Orderer {
     /// Its leader.
     pub fn leader(&self) -> ReplicaId {
         self.view().leader(self.members.n())
+    }
+
+    /// Whether votes of this replica may be forgotten that no mark covers yet (RULES 14).
+    pub fn is_forgetful(&self) -> bool {
+        self.durable.is_forgetful()
     }
 
     /// Whether this replica leads and may propose.
@@ -860,21 +865,34 @@ impl Orderer {
             self.decide_ns = if self.decide_ns == 0 { took } else { (self.decide_ns * 15 + took) / 16 };
         }
         let certificate = slot.accepts.certificate(view, seq, digest, byzantine);
-        self.decide(certificate, batch, out);
+        let complete = !byzantine || self.auth.accepts_checked;
+        self.decide(certificate, complete, batch, out);
     }
 
-    /// The one place where a decision is taken down.
-    pub(super) fn decide(&mut self, certificate: Certificate, batch: Arc<Batch>, out: &mut Vec<Output>) {
+    /// The one place where a decision is taken down. `complete`: the certificate proves it to others.
+    pub(super) fn decide(
+        &mut self,
+        certificate: Certificate,
+        complete: bool,
+        batch: Arc<Batch>,
+        out: &mut Vec<Output>,
+    ) {
         let (seq, digest) = (certificate.seq, certificate.digest);
         assert_eq!(batch.digest, digest);
-        // Without room it is fetched again after a restart.
-        if self.log_room && self.durable.batch_place(seq, &digest).is_none() {
+        if !self.config.votes_durable {
+            // The durability layer logs it as it is handed out.
+            self.durable.holds(seq, digest);
+        } else if self.log_room && self.durable.batch_place(seq, &digest).is_none() {
+            // Without room it is fetched again after a restart.
             self.append(OrderRecord::Batch { seq, digest, batch: batch.bytes.clone() }, out);
         }
         let slot = self.slots.entry(seq).or_default();
         if let Some(earlier) = &slot.decision {
             assert_eq!(earlier.certificate.digest, digest, "two decisions for place {seq}");
             return;
+        }
+        if complete && !self.config.votes_durable {
+            self.durable.decided(certificate.clone());
         }
         slot.decision = Some(Decision { certificate, batch, checked: false });
         slot.batches.retain(|d, _| *d == digest);
@@ -896,12 +914,13 @@ impl Orderer {
                 {
                     let signatures = Vec::new();
                     let certificate = Certificate { view: View(0), seq: next, digest, signatures };
-                    self.decide(certificate, batch, out);
+                    self.decide(certificate, false, batch, out);
                     return;
                 }
                 break;
             };
             let (batch, digest) = (decision.batch.clone(), decision.certificate.digest);
+            let proof = (!self.config.votes_durable).then(|| decision.certificate.clone());
             if let Some(known) = known {
                 if known != digest {
                     let why = format!("place {next} was decided as {digest} here but marked as {known}");
@@ -922,6 +941,7 @@ impl Orderer {
             if next.0.is_multiple_of(self.config.mark_interval) {
                 self.chain_at.insert(next, self.chain);
             }
+            out.extend(proof.map(Output::Decision));
             out.push(Output::Execute(batch));
         }
         self.fetch_known(out);
@@ -945,7 +965,14 @@ impl Orderer {
 
     // ---- the log -------------------------------------------------------------------------------------------------
 
+    /// Appends a record and gives its number; for what is not logged, a number that is always durable.
     pub(super) fn append(&mut self, record: OrderRecord, out: &mut Vec<Output>) -> Lsn {
+        if record.is_vote() && !self.config.votes_durable {
+            if let Err(e) = self.durable.apply(ELSEWHERE, &record) {
+                panic!("own vote: {e}");
+            }
+            return Lsn(0);
+        }
         let lsn = self.next_lsn;
         self.next_lsn = lsn.next();
         if let Err(e) = self.durable.apply(lsn, &record) {
@@ -1322,7 +1349,7 @@ impl Orderer {
         if certificate.view > self.view() {
             self.step_down(out);
         }
-        self.decide(certificate, batch, out);
+        self.decide(certificate, proven, batch, out);
         Ok(())
     }
 
@@ -1371,8 +1398,10 @@ impl Orderer {
     // ---- reads in crash mode -------------------------------------------------------------------------------------
 
     fn on_read_index(&mut self, token: u64, out: &mut Vec<Output>) {
-        // Everything the SYNC of this view fixed must be executed: an earlier leader may have answered it.
-        if !self.leads() || self.executed < self.sync_high || self.members.byzantine() {
+        // Everything the SYNC of this view fixed must be executed: an earlier leader may have answered it. Where followers answer
+        // too (RULES 14), they may have answered what this leader has not executed: reads are ordered.
+        let followers_answer = !self.config.votes_durable;
+        if !self.leads() || self.executed < self.sync_high || self.members.byzantine() || followers_answer {
             out.push(Output::ReadRefused(vec![token]));
             return;
         }

@@ -8,7 +8,9 @@
 //! | 4 | `PreparedRef` | the same for a batch that an earlier record of this log holds |
 //! | 5 | `Mark` | a certified mark and the batch digests that lead to it (RULES 4) |
 //! | 6 | `Batch` | a decided batch learnt from others: no vote of ours |
+//! | 7 | `NewEra` | votes forgotten before this count as never cast: an operator said so (RULES 14) |
 
+use crate::log::Record;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
 use crate::wire::error::DecodeError;
@@ -25,6 +27,7 @@ pub enum OrderRecord {
     PreparedRef { certificate: Certificate },
     Mark { mark: MarkCertificate, digests: Vec<Digest> },
     Batch { seq: Seq, digest: Digest, batch: Bytes },
+    NewEra { era: u64 },
 }
 
 /// A record as the log stores it: header fields and payload parts.
@@ -42,7 +45,18 @@ pub struct Encoded {
     pub payload: Vec<Bytes>,
 }
 
+impl From<Encoded> for Record {
+    fn from(e: Encoded) -> Self {
+        Self { kind: e.kind, seq: e.seq, view: e.view, digest: e.digest, payload: e.payload }
+    }
+}
+
 impl OrderRecord {
+    /// Whether it says what a vote or a decision was about: the bulk of the log, and what modes without durable votes leave out.
+    pub fn is_vote(&self) -> bool {
+        matches!(self, Self::Prepared { .. } | Self::PreparedRef { .. } | Self::Batch { .. })
+    }
+
     /// For the log.
     pub fn encode(&self) -> Encoded {
         let mut w = Writer::default();
@@ -71,6 +85,10 @@ impl OrderRecord {
                 (5, mark.statement.seq, View(0), mark.statement.batches, None)
             }
             Self::Batch { seq, digest, batch } => (6, *seq, View(0), *digest, Some(batch.clone())),
+            Self::NewEra { era } => {
+                w.u64(*era);
+                (7, Seq(0), View(0), Digest::ZERO, None)
+            }
         };
         let mut payload = Vec::with_capacity(2);
         if !w.out.is_empty() {
@@ -106,6 +124,7 @@ impl OrderRecord {
                 Self::Mark { mark, digests }
             }
             6 => Self::Batch { seq, digest, batch: r.rest() },
+            7 => Self::NewEra { era: r.u64()? },
             _ => return Err(DecodeError::UnknownKind),
         };
         r.end()?;

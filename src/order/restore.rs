@@ -10,6 +10,7 @@ use super::record::OrderRecord;
 use crate::types::*;
 use crate::wire::auth::Authenticator;
 use crate::wire::batch::Batch;
+use crate::wire::messages::Certificate;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +59,29 @@ impl Replay {
             }
             _ => {}
         }
+        self.ready()
+    }
+
+    /// Takes the next decision on record in the durability layer's log, after all of this log's records; gives the batches that
+    /// a mark covers, in sequence. A certificate without votes says that a mark was the proof.
+    pub fn decision(&mut self, certificate: Certificate, batch: Bytes) -> Result<Vec<Batch>, RestoreError> {
+        let (seq, digest) = (certificate.seq, certificate.digest);
+        self.durable.holds(seq, digest);
+        let voters = certificate.signatures.iter().map(|(r, _)| *r).collect();
+        let members = self.auth.members;
+        if certificate.view != View(0) && (!members.byzantine() || members.quorum().reached_by(voters)) {
+            self.durable.decided(certificate);
+        }
+        self.batches.insert((seq, digest), batch);
+        self.ready()
+    }
+
+    /// This start is a restart, and votes were not durable: see [`DurableState::forget`].
+    pub fn forget(&mut self) {
+        self.durable.forget(self.auth.limits.window);
+    }
+
+    fn ready(&mut self) -> Result<Vec<Batch>, RestoreError> {
         let mut ready = Vec::new();
         while let Some(digest) = self.durable.digest(self.handed_out.next()) {
             let seq = self.handed_out.next();

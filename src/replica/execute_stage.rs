@@ -1,28 +1,41 @@
 //! The execute thread: decided batches → service → replies; reads; what was executed back to `order`.
 
+use super::decisions::{Decided, Recent};
 use super::receive::frame;
 use super::reply_packer::Packer;
-use super::shared::Shared;
+use super::shared::{LogView, Shared};
 use super::stages::*;
 use super::state_digest::StateDigest;
 use super::status::StatusWriter;
-use crate::execute::executor::{Executor, Outgoing};
+use crate::durable::{Delivery, DurableLayer, Host};
+use crate::execute::executor::{Executed, Executor, Outgoing};
+use crate::log::Durable;
 use crate::net::{ConnectionId, NetHandle, To};
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::reply::routing::{cut, result_digest};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::batch::{Batch, Hasher, RequestKind};
+use crate::wire::batch::{Hasher, RequestKind};
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A replica orders its first no-op again after this long.
 const NOOP_AGAIN: Duration = Duration::from_millis(500);
+/// A replica that forgot votes orders no-ops at this pace while nothing else is ordered, so that a mark covers them soon.
+const FORGETFUL_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the log is looked at for what became durable after its replies left.
+const BEHIND_PAUSE: Duration = Duration::from_millis(1);
+
+/// The counters of the log of decisions are published this often.
+const PUBLISH: Duration = Duration::from_millis(20);
+
 /// Bytes of repeated replies to one connection in one round; the client asks again for the rest.
 const RESEND_BUDGET: usize = 4 << 20;
 
@@ -44,24 +57,41 @@ pub struct ExecuteStage {
     /// Which request of a group is answered again first.
     pub(super) resend_turn: u64,
     pub(super) digest: StateDigest,
+    /// The paper's modes: logs what is executed.
+    pub(super) layer: Option<DurableLayer>,
+    /// Mode `none`: what peers that are behind may still ask for.
+    pub(super) recent: Option<Arc<Mutex<Recent>>>,
+    /// Every replica answers, also in crash mode: only `vote` lets the leader's reply suffice (RULES 14).
+    pub(super) all_answer: bool,
+    /// Executed, and not yet said to `order`: their log write is under way.
+    pub(super) unlogged: VecDeque<Input>,
+    /// The log of decisions failed: nothing is executed any more.
+    pub(super) ended: bool,
+    pub(super) published: Instant,
 }
 
 impl ExecuteStage {
     /// Runs until told to stop.
     pub fn run(mut self) {
         let mut again = Instant::now();
+        let mut filler = self.nonce;
+        let mut next = None;
         loop {
             if !self.reads_ok && Instant::now() >= again {
                 again = Instant::now() + NOOP_AGAIN;
                 let _ = self.to_order.send(ToOrder::One(Input::OrderNoop(self.nonce)));
             }
-            let job = if self.reads_ok {
-                self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                self.inbox.recv_timeout(again.saturating_duration_since(Instant::now()))
+            let job = match next.take() {
+                Some(job) => Ok(job),
+                None => self.receive(again),
             };
             match job {
-                Ok(ToExecute::Batches(batches)) => self.execute(batches),
+                Ok(ToExecute::Batches(mut batches)) => {
+                    if self.layer.is_some() {
+                        next = self.gather(&mut batches);
+                    }
+                    self.execute(batches);
+                }
                 Ok(ToExecute::Resend(groups)) => self.resend(groups),
                 Ok(ToExecute::Read { connection, token: None, read }) => {
                     self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
@@ -81,39 +111,114 @@ impl ExecuteStage {
                     let answer = Message::StatusAnswer(StatusAnswer { id, json });
                     self.net.send(To::Connection(connection), frame(&answer));
                 }
+                Err(RecvTimeoutError::Timeout) if self.shared.forgetful.load(Ordering::Relaxed) => {
+                    filler = filler.wrapping_add(1);
+                    let _ = self.to_order.send(ToOrder::One(Input::OrderNoop(filler)));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(ToExecute::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(ToExecute::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Some(mut layer) = self.layer.take() {
+                let polled = layer.poll(&mut self);
+                self.publish(&layer);
+                self.layer = Some(layer);
+                self.check(polled.map_err(|e| e.to_string()));
+            }
+        }
+        if let Some(layer) = self.layer.take() {
+            layer.stop();
+        }
+    }
+
+    fn receive(&self, again: Instant) -> Result<ToExecute, RecvTimeoutError> {
+        let forgetful = self.shared.forgetful.load(Ordering::Relaxed);
+        let behind = self.layer.as_ref().is_some_and(DurableLayer::is_behind);
+        let waits = [
+            (!self.reads_ok).then(|| again.saturating_duration_since(Instant::now())),
+            forgetful.then_some(FORGETFUL_PAUSE),
+            behind.then_some(BEHIND_PAUSE),
+        ];
+        match waits.into_iter().flatten().min() {
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => self.inbox.recv_timeout(wait),
+        }
+    }
+
+    /// Everything that was decided meanwhile goes into one round; gives back the job behind it.
+    fn gather(&self, batches: &mut Vec<Decided>) -> Option<ToExecute> {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(ToExecute::Batches(more)) => batches.extend(more),
+                Ok(other) => return Some(other),
+                Err(_) => return None,
             }
         }
     }
 
-    /// Byzantine: every replica answers. Crash: the leader alone, or a read at it could miss what a follower answered.
+    /// Byzantine, and wherever votes are not durable: every replica answers. Else the leader alone, or a read at it could
+    /// miss what a follower answered.
     fn answers(&self) -> bool {
-        self.members.byzantine() || self.shared.leads.load(Ordering::Acquire)
+        self.all_answer || self.shared.leads.load(Ordering::Acquire)
     }
 
-    fn execute(&mut self, batches: Vec<Arc<Batch>>) {
+    fn execute(&mut self, batches: Vec<Decided>) {
         let count = batches.len() as u64;
-        let mut inputs = Vec::with_capacity(batches.len());
-        let mut packer = Packer::new(usize::MAX);
-        for batch in batches {
-            let done = self.executor.execute(&batch);
-            let requests = batch.requests() as u64;
-            self.shared.requests_executed.fetch_add(requests, Ordering::Relaxed);
-            if done.noops.contains(&(self.me, self.nonce)) {
-                self.reads_ok = true;
+        if !self.ended {
+            match self.layer.take() {
+                Some(mut layer) => {
+                    let delivered = layer.deliver(batches, self);
+                    self.layer = Some(layer);
+                    self.check(delivered.map_err(|e| e.to_string()));
+                }
+                None => {
+                    let mut packer = Packer::new(usize::MAX);
+                    for batch in batches {
+                        if let Some(recent) = &self.recent {
+                            recent.lock().add(&batch.batch);
+                        }
+                        let done = Host::execute(self, batch);
+                        self.released(done, &mut packer);
+                    }
+                    self.send(packer.finish());
+                    self.logged(self.executor.executed());
+                }
             }
-            if self.answers() {
-                self.reply(done.replies, true, &mut packer);
-            }
-            let input = Input::Executed { seq: done.seq, replies: done.reply_chain, progress: done.progress };
-            inputs.push((input, None));
         }
-        self.shared.batches_executed.fetch_add(count, Ordering::Relaxed);
-        self.shared.executed.store(self.executor.executed().0, Ordering::Relaxed);
         self.shared.execute_queue.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// A log that fails ends this thread's work, as it ends the replica's voting.
+    fn check(&mut self, outcome: Result<(), String>) {
+        if let Err(why) = outcome
+            && !std::mem::replace(&mut self.ended, true)
+        {
+            let _ = self.to_order.send(ToOrder::One(Input::LogFailed(why)));
+        }
+    }
+
+    /// Replies of one batch may leave.
+    fn released(&mut self, done: Executed, packer: &mut Packer) {
+        if done.noops.contains(&(self.me, self.nonce)) {
+            self.reads_ok = true;
+        }
+        if self.answers() {
+            self.reply(done.replies, true, packer);
+        }
+        let input = Input::Executed { seq: done.seq, replies: done.reply_chain, progress: done.progress };
+        self.unlogged.push_back(input);
+    }
+
+    fn release_all(&mut self, all: Vec<Executed>) {
+        let mut packer = Packer::new(usize::MAX);
+        all.into_iter().for_each(|done| self.released(done, &mut packer));
         self.send(packer.finish());
-        let _ = self.to_order.send(ToOrder::Inputs(inputs));
+    }
+
+    fn publish(&mut self, layer: &DurableLayer) {
+        if self.published.elapsed() >= PUBLISH {
+            self.published = Instant::now();
+            *self.shared.decisions.lock() = Some((LogView::of(&layer.log_stats()), layer.stats()));
+        }
     }
 
     /// Packs replies by connection, in order; what fills a round of frames leaves at once.
@@ -205,5 +310,41 @@ impl ExecuteStage {
             }
         }
         self.net.send(To::Connection(connection), frame(&Message::ReadReply(reply)));
+    }
+}
+
+impl Host for ExecuteStage {
+    type Batch = Decided;
+    type Replies = Executed;
+
+    fn delivery(&self, decided: &Decided) -> Delivery {
+        decided.delivery()
+    }
+
+    fn execute(&mut self, decided: Decided) -> Executed {
+        let done = self.executor.execute(&decided.batch);
+        let requests = decided.batch.requests() as u64;
+        self.shared.requests_executed.fetch_add(requests, Ordering::Relaxed);
+        self.shared.batches_executed.fetch_add(1, Ordering::Relaxed);
+        self.shared.executed.store(done.seq.0, Ordering::Relaxed);
+        done
+    }
+
+    fn release(&mut self, replies: Durable<Vec<Executed>>) {
+        self.release_all(replies.into_inner());
+    }
+
+    fn release_early(&mut self, replies: Vec<Executed>) {
+        self.release_all(replies);
+    }
+
+    /// `order` hears of an execution once it is on disk: so a mark never covers what this replica could lose.
+    fn logged(&mut self, upto: Seq) {
+        let covered = |input: &Input| matches!(input, Input::Executed { seq, .. } if *seq <= upto);
+        let n = self.unlogged.iter().take_while(|input| covered(input)).count();
+        if n > 0 {
+            let inputs = self.unlogged.drain(..n).map(|input| (input, None)).collect();
+            let _ = self.to_order.send(ToOrder::Inputs(inputs));
+        }
     }
 }

@@ -20,6 +20,9 @@ mod receive;
 /// order.
 mod order_stage;
 
+/// Where decided batches are kept.
+mod decisions;
+
 /// execute → reply.
 mod execute_stage;
 

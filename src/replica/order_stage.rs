@@ -1,5 +1,6 @@
 //! The order thread: channel → [`Orderer::step`] → outputs routed to log, net and execute.
 
+use super::decisions::Decided;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
@@ -8,7 +9,6 @@ use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Now, Orderer, Output};
 use crate::types::*;
-use crate::wire::batch::Batch;
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::HashMap;
@@ -198,14 +198,16 @@ impl OrderStage {
         // Before any batch of this round reaches `execute`: in crash mode only a leader answers.
         self.shared.leads.store(self.core.leads(), Ordering::Release);
         self.shared.view.store(self.core.view().0, Ordering::Relaxed);
-        let mut batches = Vec::new();
+        self.shared.forgetful.store(self.core.is_forgetful(), Ordering::Relaxed);
+        let (mut batches, mut proof) = (Vec::new(), None);
         let mut resend = Vec::new();
         for output in std::mem::take(&mut self.outputs) {
             match output {
                 Output::Send(to, message) => self.frames.push((To::Replica(to), frame(&message))),
                 Output::Broadcast(message) => self.frames.push((To::AllReplicas, frame(&message))),
                 Output::Append(lsn, record) => self.append(lsn, record),
-                Output::Execute(batch) => batches.push(batch),
+                Output::Decision(certificate) => proof = Some(certificate),
+                Output::Execute(batch) => batches.push(Decided { batch, certificate: proof.take() }),
                 Output::Resend(group) => {
                     let used = self.resends.entry(group.group().client).or_default();
                     if let Some(credit) = Credit::take(used, group.group().bytes().len(), RESEND_BYTES_MAX) {
@@ -244,7 +246,7 @@ impl OrderStage {
         }
     }
 
-    fn hand_out(&self, batches: &mut Vec<Arc<Batch>>) {
+    fn hand_out(&self, batches: &mut Vec<Decided>) {
         if !batches.is_empty() {
             self.shared.execute_queue.fetch_add(batches.len() as u64, Ordering::Relaxed);
             let _ = self.to_execute.send(ToExecute::Batches(std::mem::take(batches)));
@@ -253,14 +255,7 @@ impl OrderStage {
 
     fn append(&mut self, lsn: Lsn, record: OrderRecord) {
         let bulky = matches!(record, OrderRecord::Prepared { .. } | OrderRecord::Batch { .. });
-        let encoded = record.encode();
-        let record = Record {
-            kind: encoded.kind,
-            seq: encoded.seq,
-            view: encoded.view,
-            digest: encoded.digest,
-            payload: encoded.payload,
-        };
+        let record = record.encode().into();
         if let Err(why) = self.appends.append(&mut self.log, &self.shared.stopping, lsn, record, !bulky) {
             let now = self.clock.now();
             self.step(now, Input::LogFailed(why.into()));
@@ -268,18 +263,11 @@ impl OrderStage {
     }
 
     fn publish(&mut self) {
-        let stats = self.log.stats();
         let log = LogView {
-            writes: stats.writes,
-            records: stats.records,
-            bytes: stats.bytes,
-            in_flight_max: stats.in_flight_max,
-            write_us_p50: stats.write_ns.value_at_quantile(0.5) / 1000,
-            write_us_p99: stats.write_ns.value_at_quantile(0.99) / 1000,
-            segments_ready: stats.spare_segments,
             has_room: self.log.has_room(),
             queued_bytes: self.log.queued_bytes(),
             durable: self.log.durable(),
+            ..LogView::of(&self.log.stats())
         };
         let view = OrderView {
             status: Some(self.core.status()),

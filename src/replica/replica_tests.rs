@@ -61,6 +61,7 @@ impl Cluster {
             insecure: false,
             allow_tmpfs: true,
             io: None,
+            new_era: false,
         };
         self.replicas[i as usize] = Some(Replica::start(options).unwrap());
     }

@@ -1,5 +1,7 @@
 //! What the stages of one replica share: where clients are, who leads, counters for `status`.
 
+use crate::durable::RoundStats;
+use crate::log::LogStats;
 use crate::net::ConnectionId;
 use crate::types::*;
 use crate::wire::messages::{Mode, Status};
@@ -98,6 +100,22 @@ pub struct LogView {
     pub durable: Lsn,
 }
 
+impl LogView {
+    /// What the log counted; what only its owner knows is left out.
+    pub fn of(stats: &LogStats) -> Self {
+        Self {
+            writes: stats.writes,
+            records: stats.records,
+            bytes: stats.bytes,
+            in_flight_max: stats.in_flight_max,
+            write_us_p50: stats.write_ns.value_at_quantile(0.5) / 1000,
+            write_us_p99: stats.write_ns.value_at_quantile(0.99) / 1000,
+            segments_ready: stats.spare_segments,
+            ..Self::default()
+        }
+    }
+}
+
 impl OrderView {
     /// What the replica does.
     pub fn mode(&self) -> Mode {
@@ -114,6 +132,10 @@ pub struct Shared {
     pub view: AtomicU64,
     /// Whether this replica leads: only the leader answers in crash mode.
     pub leads: AtomicBool,
+    /// A restarted replica without durable votes, until a mark covers what it may have forgotten.
+    pub forgetful: AtomicBool,
+    /// The log of decisions and the rounds over it, where there is one; published by `execute`.
+    pub decisions: Mutex<Option<(LogView, RoundStats)>>,
     /// The replica is to stop: nobody waits for a disk any more.
     pub stopping: AtomicBool,
     /// Published every heartbeat.

@@ -5,18 +5,18 @@
 //! | net | `duramen-net` | sockets (mio) | one frame per connection | stops reading that socket |
 //! | verify | pool `duramen-pool` | `net`, per poll | with `order`: [`PEER_BYTES_MAX`] per replica, [`CLIENT_BYTES_MAX`] in all | a replica's frame is dropped and counted (the protocol repairs); clients are not read |
 //! | order | `duramen-order` | verified messages, groups, `Persisted`, `Executed`, ticks | see verify | see verify |
-//! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk; `log` never waits for `order` |
+//! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk (in the paper's modes `execute` for its own log, too); `log` waits for nobody |
 //! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
 //! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
 //!
 //! No cycle can block: `net` and `log` never wait for anybody; `execute` waits for nobody; `order` waits for `log` only.
 
+use super::decisions::Decided;
 use crate::net;
 use crate::order::Input;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::batch::Batch;
 use crate::wire::messages::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +70,7 @@ pub enum ToOrder {
 /// What the execute stage is sent.
 pub enum ToExecute {
     /// Decided batches, in sequence.
-    Batches(Vec<Arc<Batch>>),
+    Batches(Vec<Decided>),
     /// Executed before: answer again.
     Resend(Vec<(AuthenticGroup, Credit)>),
     /// An unordered read. In crash mode it waits for `ReadReady` with its token.

@@ -1,9 +1,14 @@
 //! Config → recovery → running.
 //!
+//! Without durable votes (RULES 14) a replica that restarts says so: what it may have voted on within a window of its mark counts
+//! as unknown until a mark covers it. As long as at most f are like that at a time, the others know; a replica that finds more
+//! refuses to go on until an operator starts it with `new_era`, which puts on record that forgotten votes count as never cast.
+//!
 //! In this order: the configuration and keys are checked; the log is locked and replayed, executing what its marks
 //! cover; the log starts (a torn tail is cut); the stages start; the net listens. Nothing is sent before the log has
 //! started, and no vote before the core allows it.
 
+use super::decisions::{Recent, Store, certificate_of, layer_mode};
 use super::execute_stage::ExecuteStage;
 use super::order_stage::{Clock, OrderStage};
 use super::receive::{Receive, Verify, frame};
@@ -12,11 +17,12 @@ use super::stages::*;
 use super::status::StatusWriter;
 use crate::config::{Config, Durability, LogIo, Transport};
 use crate::data_dir;
+use crate::durable;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
 use crate::identity::Identity;
 use crate::keys::{KeyError, ReplicaKeys};
-use crate::log::{self, IoBackend, LogError, LogEvent, LogOptions, LogReader, Record, RecoveryReport};
+use crate::log::{self, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
 use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record};
@@ -28,6 +34,7 @@ use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
 use crate::wire::messages::{BatchIs, Message};
 use crate::wire::scheme::Keys;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use ring::rand::SecureRandom;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -62,6 +69,8 @@ pub struct ReplicaOptions {
     pub allow_tmpfs: bool,
     /// How log writes reach the disk, where not as configured.
     pub io: Option<LogIo>,
+    /// Without durable votes: votes forgotten so far count as never cast. Only for when more than f replicas crashed.
+    pub new_era: bool,
 }
 
 /// Why a replica does not start.
@@ -81,9 +90,16 @@ pub enum StartError {
     /// The key file.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// Not built yet.
-    #[error("durability = \"{0}\" cannot run yet: use \"vote\"")]
-    Durability(Durability),
+    /// `new_era` where nothing is ever forgotten.
+    #[error(
+        "--new-era is for durability modes that keep no votes; with \"vote\" nothing is forgotten: start without it"
+    )]
+    NothingForgotten,
+    /// A restart in mode `none`.
+    #[error(
+        "durability \"none\" keeps nothing on disk, so this replica cannot come back: the others go on without it; `init` makes a new cluster"
+    )]
+    NothingKept,
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -150,30 +166,13 @@ fn log_options(
 pub fn format_log(log_dir: &Path, config: &Config, id: ReplicaId, allow_tmpfs: bool) -> Result<(), LogError> {
     let options = log_options(config, log_dir.to_owned(), id, None, allow_tmpfs);
     log::format(&options)?;
-    let first = OrderRecord::encode(&first_record());
+    if layer_mode(config.durability).is_some() {
+        let dir = log_dir.with_file_name("decisions");
+        log::format(&LogOptions { dir, ..options.clone() })?;
+    }
     let options = LogOptions { prefill_segments: 0, spare_segments: 1, ..options };
-    let (durable, wait) = bounded(8);
-    let events = Box::new(move |event: LogEvent| {
-        if !matches!(event, LogEvent::Room(_)) {
-            let _ = durable.try_send(event);
-        }
-    });
-    let (mut log, _reader) = log::open(options, &mut |_| Ok(()))?.start(events)?;
-    let record = Record {
-        kind: first.kind,
-        seq: first.seq,
-        view: first.view,
-        digest: first.digest,
-        payload: first.payload,
-    };
-    if log.append_control(record).is_err() {
-        return Err(LogError::Options("the first record does not fit".into()));
-    }
-    match wait.recv_timeout(Duration::from_secs(60)) {
-        Ok(LogEvent::Persisted(_)) => {}
-        Ok(LogEvent::Failed(failed)) => return Err(LogError::Options(failed.to_string())),
-        _ => return Err(LogError::Options("the first write did not end within a minute".into())),
-    }
+    let (mut log, _reader) = log::open(options, &mut |_| Ok(()))?.start(Box::new(|_| {}))?;
+    append_now(&mut log, &first_record())?;
     log.stop();
     Ok(())
 }
@@ -211,10 +210,12 @@ impl Replica {
     ///
     /// Errors: one line each that says what to do; nothing on disk was changed, except that a torn tail may be cut.
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
-        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io } = options;
+        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era } = options;
         config.check_transport(insecure)?;
-        if config.durability != Durability::Vote {
-            return Err(StartError::Durability(config.durability));
+        let durability = config.durability;
+        let votes_durable = durability == Durability::Vote;
+        if new_era && votes_durable {
+            return Err(StartError::NothingForgotten);
         }
         let Some(entry) = config.replica(id) else {
             let last = config.group().n() - 1;
@@ -233,7 +234,9 @@ impl Replica {
         };
         let scheme = Arc::new(Keys::new(&config, &keys));
         let client_auth = config.client_auth;
-        let auth = Authenticator { members, me: id, hasher, client_auth, limits, scheme };
+        // What goes into a log of decisions must prove them to others.
+        let accepts_checked = layer_mode(durability).is_some();
+        let auth = Authenticator { members, me: id, hasher, client_auth, limits, accepts_checked, scheme };
 
         // Replay: what the log's marks cover is executed; the rest waits for the group.
         let table = ClientTableLimits {
@@ -244,7 +247,11 @@ impl Replica {
         let mut replay = Replay::new(auth.clone());
         let mut wrong = None;
         let log_dir = data_dir::log_dir(&dir, id);
-        let options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
+        let mut options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
+        if !votes_durable {
+            // Views, reserves and marks alone: little.
+            (options.prefill_segments, options.spare_segments) = (0, 1);
+        }
         // One thread reads, checks and hashes; another executes.
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
@@ -253,7 +260,7 @@ impl Replica {
             }
             executor
         })?;
-        let open = log::open(options, &mut |r| {
+        let opened = log::open(options, &mut |r| {
             let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
                 .map_err(|e| format!("record {}: {e}", r.lsn))?;
             let ready = replay.record(&record).map_err(|why| {
@@ -266,17 +273,49 @@ impl Replica {
             }
             Ok(())
         });
+        let mut wrong_dir = log_dir.clone();
+        let mut opened_layer = None;
+        if let (Ok(_), Some(mode)) = (&opened, layer_mode(durability)) {
+            let dir = data_dir::decisions_dir(&dir, id);
+            wrong_dir.clone_from(&dir);
+            let options = log_options(&config, dir, id, io, allow_tmpfs);
+            opened_layer = Some(durable::open(options, mode, &mut |delivery| {
+                let certificate = certificate_of(&delivery)?;
+                let ready = replay.decision(certificate, delivery.body).map_err(|why| {
+                    let text = why.to_string();
+                    wrong = Some(why);
+                    text
+                })?;
+                for batch in ready {
+                    ready_in.send(batch).map_err(|_| "execution ended early".to_owned())?;
+                }
+                Ok(())
+            }));
+        }
         drop(ready_in);
         let executor = match execute.join() {
             Ok(executor) => executor,
             Err(panic) => std::panic::resume_unwind(panic),
         };
         if let Some(why) = wrong {
-            return Err(StartError::Restore { dir: log_dir, why });
+            return Err(StartError::Restore { dir: wrong_dir, why });
         }
-        let open = open?;
+        let open = opened?;
+        let open_layer = opened_layer.transpose()?;
         let report = open.report().clone();
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
+        // `init` starts the log once, to put its first record there.
+        let restarted = report.boot_epoch > 1;
+        if restarted && !votes_durable {
+            if durability == Durability::None {
+                return Err(StartError::NothingKept);
+            }
+            replay.forget();
+        }
+        let era = (restarted && new_era).then(|| OrderRecord::NewEra { era: replay.durable().era + 1 });
+        if let Some(era) = &era {
+            replay.record(era).map_err(restored)?;
+        }
 
         // Channels first: the log speaks as soon as it starts.
         let (to_order, order_inbox) = unbounded::<ToOrder>();
@@ -293,24 +332,37 @@ impl Replica {
             clock_skew_ms: config.limits.clock_skew_ms,
             client_bytes_max: CLIENT_POOL_BYTES,
             pool_bytes_max: POOL_BYTES,
+            votes_durable,
             seed: random()?,
         };
         let mut core = replay.finish(order_config, clock.now()).map_err(restored)?;
         core.known_progress(executor.progress());
-        let log_events = to_order.clone();
+        let room = Arc::new(Room { logs: Mutex::new([true; 2]), to_order: to_order.clone() });
+        let (log_events, log_room) = (to_order.clone(), room.clone());
         let events = Box::new(move |event: LogEvent| {
             let input = match event {
                 LogEvent::Persisted(persisted) => Input::Persisted(persisted),
                 LogEvent::Failed(failed) => Input::LogFailed(failed.to_string()),
-                LogEvent::Room(room) => Input::LogRoom(room),
+                LogEvent::Room(now) => return log_room.is(0, now),
             };
             let _ = log_events.send(ToOrder::One(input));
         });
-        let (log, reader) = open.start(events)?;
+        let (mut log, reader) = open.start(events)?;
+        if let Some(era) = &era {
+            append_now(&mut log, era)?;
+        }
+        let layer = open_layer.map(|open| open.start(move |now| room.is(1, now))).transpose()?;
+        let recent: Option<Arc<Mutex<Recent>>> = (durability == Durability::None).then(Arc::default);
+        let store = match (&layer, &recent) {
+            (Some(layer), _) => Store::Deliveries(layer.reader()),
+            (None, Some(recent)) => Store::Recent(recent.clone()),
+            (None, None) => Store::Votes(reader),
+        };
         core.begin(clock.now());
 
         let shared = Arc::new(Shared::default());
         shared.view.store(core.view().0, Ordering::Relaxed);
+        shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
         shared.executed.store(executor.executed().0, Ordering::Relaxed);
         let transport = match config.transport {
             Transport::Tls => "tls",
@@ -320,6 +372,7 @@ impl Replica {
             me: id,
             members,
             transport,
+            durability,
             backend: log.backend().to_owned(),
             dir: dir.clone(),
             started: Instant::now(),
@@ -396,6 +449,12 @@ impl Replica {
             waiting: Default::default(),
             resend_turn: 0,
             digest: Default::default(),
+            layer,
+            recent,
+            all_answer: members.byzantine() || !votes_durable,
+            unlogged: Default::default(),
+            ended: false,
+            published: Instant::now(),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
@@ -403,7 +462,7 @@ impl Replica {
             named("order").spawn(move || order.run())?,
             named("exec").spawn(move || execute.run())?,
             named("fetch")
-                .spawn(move || serve(me, hasher, &fetch_inbox, &reader, &fetch_net, &fetch_order))?,
+                .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
         let address = handle.local_addr();
         Ok(Self { id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
@@ -484,31 +543,58 @@ impl Drop for Replica {
     }
 }
 
+/// Whether both logs take new work; `order` hears of it when that changes.
+struct Room {
+    logs: Mutex<[bool; 2]>,
+    to_order: Sender<ToOrder>,
+}
+
+impl Room {
+    fn is(&self, log: usize, now: bool) {
+        let mut logs = self.logs.lock();
+        let before = logs.iter().all(|room| *room);
+        logs[log] = now;
+        let after = logs.iter().all(|room| *room);
+        if before != after {
+            let _ = self.to_order.send(ToOrder::One(Input::LogRoom(after)));
+        }
+    }
+}
+
+/// Appends a record before anything runs, and waits until it is durable.
+fn append_now(log: &mut Log, record: &OrderRecord) -> Result<(), LogError> {
+    let lsn = log.append_control(record.encode().into()).map_err(|e| LogError::Options(e.to_string()))?;
+    while log.durable() < lsn {
+        if log.has_failed() {
+            return Err(LogError::Options("a write failed; see the messages before this one".into()));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Reads batches of our log for peers that are behind; ends when the order stage does.
 fn serve(
     me: ReplicaId,
     hasher: Hasher,
     inbox: &Receiver<Serve>,
-    reader: &LogReader,
+    store: &Store,
     net: &NetHandle,
     to_order: &Sender<ToOrder>,
 ) {
     for Serve { to, seq, lsn } in inbox {
-        let record = match reader.read(lsn) {
-            Ok(record) => record,
+        let batch = match store.batch(seq, lsn) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => continue,
             Err(e) => {
                 ::log::warn!("cannot read place {seq} for replica {to}: {e}");
                 continue;
             }
         };
-        let decoded =
-            OrderRecord::decode(record.kind, record.seq, record.view, record.digest, record.payload);
-        if let Ok(OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. }) = decoded {
-            if to != me {
-                net.send(To::Replica(to), frame(&Message::BatchIs(BatchIs { seq, batch })));
-            } else if let Ok(batch) = Batch::decode(&hasher, seq, batch) {
-                let _ = to_order.send(ToOrder::One(Input::OwnBatch(Arc::new(batch))));
-            }
+        if to != me {
+            net.send(To::Replica(to), frame(&Message::BatchIs(BatchIs { seq, batch })));
+        } else if let Ok(batch) = Batch::decode(&hasher, seq, batch) {
+            let _ = to_order.send(ToOrder::One(Input::OwnBatch(Arc::new(batch))));
         }
     }
 }

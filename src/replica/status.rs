@@ -1,6 +1,8 @@
 //! The state of a replica as one JSON object, for `duramen status`.
 
 use super::shared::Shared;
+use crate::config::Durability;
+use crate::durable::RoundStats;
 use crate::net::{Peer, Stats};
 use crate::quorum::Group as Members;
 use crate::types::*;
@@ -15,6 +17,7 @@ pub struct StatusWriter {
     pub(super) me: ReplicaId,
     pub(super) members: Members,
     pub(super) transport: &'static str,
+    pub(super) durability: Durability,
     pub(super) backend: String,
     pub(super) dir: PathBuf,
     pub(super) started: Instant,
@@ -40,6 +43,20 @@ fn quoted(text: &str) -> String {
 
 fn optional(text: Option<&str>) -> String {
     text.map_or_else(|| "null".to_owned(), quoted)
+}
+
+/// Sums over all rounds of the durability layer; the ratio of T_k to max(E_k, L_k) is `round_us` over `larger_us`.
+fn rounds_json(rounds: &RoundStats) -> String {
+    let us = |ns: u64| ns / 1000;
+    format!(
+        r#""rounds":{{"count":{},"operations":{},"execute_us":{},"log_us":{},"larger_us":{},"round_us":{}}},"#,
+        rounds.rounds,
+        rounds.operations,
+        us(rounds.execute_ns),
+        us(rounds.log_ns),
+        us(rounds.larger_ns),
+        us(rounds.round_ns),
+    )
 }
 
 impl StatusWriter {
@@ -92,7 +109,11 @@ impl StatusWriter {
             let of_replica = errors.iter().rfind(|(peer, _)| matches!(peer, Peer::Replica(_)));
             of_replica.map(|(peer, text)| format!("{peer}: {text}"))
         });
-        let log = &order.log;
+        let decisions = shared.decisions.lock().clone();
+        let kept = &order.log;
+        // Where there is a log of decisions, that is where operations go.
+        let log = decisions.as_ref().map_or(kept, |(log, _)| log);
+        let rounds = decisions.as_ref().map_or(String::new(), |(_, rounds)| rounds_json(rounds));
         let usage = crate::sys::usage();
         let per_write = log.records as f64 / log.writes.max(1) as f64;
         let requests = shared.requests_executed.load(Ordering::Relaxed);
@@ -113,7 +134,7 @@ impl StatusWriter {
                 r#""requests_per_write":{req_write:.2},"in_flight_max":{log_flight},"backend":{backend},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
-                r#"{digest}"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#"{digest}{rounds}"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
                 r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
             ),
             me = self.me,
@@ -125,12 +146,12 @@ impl StatusWriter {
             mark = number(status.map(|s| s.mark.0)),
             decided = number(status.map(|s| s.decided.0)),
             executed = shared.executed.load(Ordering::Relaxed),
-            durable = log.durable,
+            durable = kept.durable,
             halted = optional(order.halted.as_deref()),
             uptime = self.started.elapsed().as_millis(),
             q_order = order.queue,
             q_execute = shared.execute_queue.load(Ordering::Relaxed),
-            q_log = log.queued_bytes,
+            q_log = kept.queued_bytes,
             waiting = order.waiting_groups,
             in_flight = order.in_flight_max,
             requests = requests,
@@ -142,7 +163,7 @@ impl StatusWriter {
             req_write = requests as f64 / log.writes.max(1) as f64,
             log_flight = log.in_flight_max,
             backend = quoted(&self.backend),
-            room = log.has_room,
+            room = kept.has_room,
             ready = log.segments_ready,
             p50 = log.write_us_p50,
             p99 = log.write_us_p99,
@@ -151,6 +172,9 @@ impl StatusWriter {
             b_out = net.map_or(0, |s| s.bytes_out),
             discards = discards.join(","),
             digest = digest,
+            rounds = rounds,
+            durability = self.durability,
+            forgetful = shared.forgetful.load(Ordering::Relaxed),
             error = optional(last_error.as_deref()),
             cpu = usage.cpu_ms,
             rss = usage.rss_bytes,

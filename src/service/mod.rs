@@ -34,6 +34,7 @@ mod counter;
 mod key_value;
 mod key_value_tree;
 mod null;
+mod slow;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
 pub use counter::Counter;
@@ -41,6 +42,7 @@ pub use key_value::{
     KEY_BYTES_MAX, KeyValueStore, KvOperation, KvReply, KvWrite, NotAReply, SCAN_BYTES_MAX, VALUE_BYTES_MAX,
 };
 pub use null::{NULL_REPLY_BYTES_MAX, NullService};
+pub use slow::SlowService;
 
 #[cfg(test)]
 mod key_value_tests;

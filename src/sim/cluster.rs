@@ -64,6 +64,7 @@ impl Setup {
             clock_skew_ms: 1000,
             client_bytes_max: 1 << 16,
             pool_bytes_max: 1 << 20,
+            votes_durable: true,
             seed: 1,
         };
         let client_auth = if members.byzantine() { ClientAuth::Signature } else { ClientAuth::Channel };
@@ -95,6 +96,7 @@ impl Setup {
                 batch_requests_max: 256,
                 window: self.order.window,
             },
+            accepts_checked: false,
             scheme: Arc::new(ReplicaKeys(me)),
         }
     }
@@ -588,6 +590,7 @@ impl Cluster {
                     assert_eq!(at, lsn, "records are numbered in order");
                     self.submit(r);
                 }
+                Output::Decision(_) => {}
                 Output::Execute(batch) => {
                     let lies = self.byzantine.contains(r);
                     let node = &mut self.nodes[r.index()];

@@ -156,6 +156,9 @@ pub struct Authenticator {
     pub client_auth: ClientAuth,
     /// Validity bounds.
     pub limits: BatchLimits,
+    /// Whether signatures of ACCEPTs are checked as they arrive. Only where decisions are kept as certificates must they be
+    /// complete; else a decision counts what the channels brought, and is checked when it is shown.
+    pub accepts_checked: bool,
     /// The keys.
     pub scheme: Arc<dyn Scheme>,
 }
@@ -342,8 +345,8 @@ impl Authenticator {
         {
             return Err(AuthError::Signature);
         }
-        let proven = self.mark_ok(&d.mark)
-            && d.slots.iter().all(|s| self.certificate_ok(VoteKind::Write, &s.certificate));
+        let proven =
+            self.mark_ok(&d.mark) && d.slots.iter().all(|s| self.certificate_ok(s.kind, &s.certificate));
         if proven { Ok(()) } else { Err(AuthError::Certificate) }
     }
 
@@ -468,8 +471,12 @@ impl Authenticator {
                 }
                 Checked::Write(vote)
             }
-            // Counted by its channel; the signature is looked at when a certificate is built from it.
-            Message::Accept(vote) => Checked::Accept(vote),
+            Message::Accept(vote) => {
+                if self.accepts_checked && !self.vote_ok(VoteKind::Accept, from, &vote) {
+                    return Err(AuthError::Signature.into());
+                }
+                Checked::Accept(vote)
+            }
             Message::Stop(m) => Checked::Stop(m),
             Message::StopData(m) => {
                 if m.sender != from {

@@ -131,7 +131,9 @@ pub struct Stop {
 /// What a STOP-DATA says of one place above its mark.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotReport {
-    /// The highest WRITE certificate in the log (crash mode: the accepted proposal).
+    /// What the certificate consists of: WRITEs, or ACCEPTs, which prove that the place was decided.
+    pub kind: VoteKind,
+    /// The certificate of the highest view in the log (crash mode: the accepted proposal).
     pub certificate: Certificate,
 }
 
@@ -146,7 +148,7 @@ pub struct StopData {
     pub mark: MarkCertificate,
     /// Places above the mark that hold a certificate, ascending; all others are `none` unless unknown.
     pub slots: Vec<SlotReport>,
-    /// Places whose records are damaged, ascending (RULES 10).
+    /// Places of which the log may have lost something, ascending (RULES 10, 14).
     pub unknown: Vec<Seq>,
     /// Over everything above.
     pub signature: Signature,
@@ -754,7 +756,7 @@ impl StopData {
         w.u64(self.view.0).u32(self.sender.0);
         self.mark.write(&mut w);
         w.count(self.slots.len());
-        self.slots.iter().for_each(|s| s.certificate.write(&mut w));
+        self.slots.iter().for_each(|s| s.certificate.write(w.u8(s.kind as u8)));
         w.count(self.unknown.len());
         self.unknown.iter().for_each(|s| {
             w.u64(s.0);
@@ -769,14 +771,19 @@ impl StopData {
     fn read(r: &mut Reader) -> Result<Self, DecodeError> {
         let (view, sender) = (View(r.u64()?), ReplicaId(r.u32()?));
         let mark = MarkCertificate::read(r)?;
-        let count = r.count(52)?;
+        let count = r.count(53)?;
         let mut slots: Vec<SlotReport> = Vec::with_capacity(count);
         for _ in 0..count {
+            let kind = match r.u8()? {
+                1 => VoteKind::Write,
+                2 => VoteKind::Accept,
+                _ => return Err(DecodeError::BadValue),
+            };
             let certificate = Certificate::read(r)?;
             if slots.last().is_some_and(|s| s.certificate.seq >= certificate.seq) {
                 return Err(DecodeError::BadValue);
             }
-            slots.push(SlotReport { certificate });
+            slots.push(SlotReport { kind, certificate });
         }
         let count = r.count(8)?;
         let mut unknown: Vec<Seq> = Vec::with_capacity(count);

@@ -59,6 +59,7 @@ fn auth(model: FaultModel, me: u8, client_auth: ClientAuth) -> Authenticator {
         hasher: HASHER,
         client_auth,
         limits,
+        accepts_checked: false,
         scheme: Arc::new(Seeds { me }),
     }
 }
@@ -92,7 +93,10 @@ fn stop_data(sender: u8, slots: Vec<Certificate>) -> StopData {
         view: View(5),
         sender: ReplicaId(u32::from(sender)),
         mark: MarkCertificate::default(),
-        slots: slots.into_iter().map(|certificate| SlotReport { certificate }).collect(),
+        slots: slots
+            .into_iter()
+            .map(|certificate| SlotReport { kind: VoteKind::Write, certificate })
+            .collect(),
         unknown: vec![],
         signature: Signature::NONE,
     };

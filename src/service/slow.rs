@@ -1,0 +1,51 @@
+//! A service that takes a set time for each operation: for figures in which execution is the slower half.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Context, QueryReply, RestoreError, Service, Snapshot};
+
+/// Sleeps of less than this take much longer than asked for: shorter debts are gathered.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Another service, slowed down. Its thread sleeps, so that on a small machine the time costs no core.
+pub struct SlowService {
+    inner: Box<dyn Service>,
+    cost: Duration,
+    /// Time owed, nanoseconds; negative after a sleep that was too long. On average every operation takes its time.
+    owed_ns: i64,
+}
+
+impl SlowService {
+    /// `inner` with `cost` for each ordered operation.
+    pub fn new(inner: Box<dyn Service>, cost: Duration) -> Self {
+        Self { inner, cost, owed_ns: 0 }
+    }
+}
+
+impl Service for SlowService {
+    fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes {
+        let began = Instant::now();
+        let reply = self.inner.execute(context, operation);
+        self.owed_ns += self.cost.as_nanos() as i64;
+        if self.owed_ns >= NAP.as_nanos() as i64 {
+            std::thread::sleep(Duration::from_nanos(self.owed_ns as u64));
+        }
+        self.owed_ns -= began.elapsed().as_nanos() as i64;
+        reply
+    }
+
+    fn query(&self, operation: &[u8]) -> QueryReply {
+        self.inner.query(operation)
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.inner.snapshot()
+    }
+
+    fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError> {
+        self.inner.restore(input)
+    }
+}
