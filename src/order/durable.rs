@@ -1,6 +1,7 @@
 //! [core] What the log says: a fold over its records, the same live and in recovery, so that a STOP-DATA is a
 //! function of the log (RULES 2).
 
+use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
 use crate::types::*;
 use crate::wire::batch::Hasher;
@@ -99,7 +100,9 @@ impl DurableState {
     /// After a restart without durable votes: what may have been voted on above the mark is forgotten, but for decisions on
     /// record. Votes lie within `window` of the durable mark (RULES 4).
     pub fn forget(&mut self, window: u64) {
-        self.forgotten = Seq(self.mark.statement.seq.0 + window);
+        if !broken(Mutant::ForgetsSilently) {
+            self.forgotten = Seq(self.mark.statement.seq.0 + window);
+        }
         self.report = self.report_below(self.view);
     }
 
@@ -121,6 +124,9 @@ impl DurableState {
     pub fn decided(&mut self, certificate: Certificate) {
         let (seq, batch) = (certificate.seq, ELSEWHERE);
         let newer = |p: &Prepared| p.certificate.view <= certificate.view;
+        if broken(Mutant::OmitsDecisions) {
+            return;
+        }
         if seq > self.mark.statement.seq && self.prepared.get(&seq).is_none_or(newer) {
             self.prepared.insert(seq, Prepared { kind: VoteKind::Accept, certificate, batch });
         }

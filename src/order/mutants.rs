@@ -24,6 +24,10 @@ pub(crate) enum Mutant {
     DeposedLeaderAnswers,
     /// A new leader counts a report whose mark it cannot serve.
     CountsUnservableMarks,
+    /// RULES 14: a restarted replica without durable votes reports what it forgot as never voted on.
+    ForgetsSilently,
+    /// RULES 14: STOP-DATA leaves out the decisions on record.
+    OmitsDecisions,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
 }

@@ -9,7 +9,7 @@ use super::slot::{Decision, Proposal, Slot};
 use crate::log::{Durable, DurableGate, Persisted};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
-use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
+use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, FETCH_MAX, Verdict};
 use crate::wire::batch::{AuthKind, Batch, Request, RequestKind};
 use crate::wire::messages::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,8 +21,6 @@ pub(super) const RESERVE_STEP: u64 = 1024;
 const RESERVE_AHEAD: u64 = 256;
 /// Early messages kept per peer.
 const EARLY_MAX: usize = 512;
-/// Places answered per FETCH.
-const FETCH_MAX: u64 = 64;
 /// FETCHes answered per peer and heartbeat.
 const FETCHES_MAX: u32 = 8;
 /// Bytes of batches served to one peer per heartbeat.

@@ -29,7 +29,7 @@ use crate::order::restore::{Replay, RestoreError, first_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::types::*;
-use crate::wire::auth::{Authenticator, BatchLimits};
+use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
 use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
 use crate::wire::messages::{BatchIs, Message};
 use crate::wire::scheme::Keys;
@@ -196,9 +196,12 @@ fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
         Transport::Plain => net::Transport::Plain,
     };
     net.hello_tag = config.fingerprint();
-    // A SYNC carries up to a window of certificates from every member.
-    let sync =
-        config.replicas.len() * (config.limits.window as usize * (64 + 68 * config.replicas.len()) + 4096);
+    // A SYNC carries up to so many certificates from every member.
+    let places = match config.durability {
+        Durability::Vote => config.limits.window,
+        _ => decided_ahead_max(config.limits.window),
+    } as usize;
+    let sync = config.replicas.len() * (places * (72 + 68 * config.replicas.len()) + 4096);
     net.frame_bytes_max = u32::try_from(largest.max(sync).max(1 << 20)).unwrap_or(u32::MAX);
     net.client_frame_bytes_max = u32::try_from(largest).unwrap_or(u32::MAX);
     net.replica_queue_bytes_max = (64 << 20).max(4 * largest);

@@ -44,6 +44,8 @@ pub struct Client {
     members: Members,
     hasher: Hasher,
     auth: ClientAuth,
+    /// Believes one leader's answer: crash mode with durable votes.
+    pub trusts_leader: bool,
     /// Replicas that get a bad MAC tag from this client.
     pub lies_to: VoteSet,
     sessions: Vec<Session>,
@@ -76,6 +78,7 @@ impl Client {
             members,
             hasher,
             auth,
+            trusts_leader: !members.byzantine(),
             lies_to: VoteSet::default(),
             sessions,
             left: requests,
@@ -191,13 +194,26 @@ impl Client {
         out
     }
 
-    /// An answer arrived; crash mode believes the leader, Byzantine mode a quorum of equal answers (RULES 14).
+    /// Counts answers from the beginning.
+    pub fn forget_answers(&mut self) {
+        let pending = self.sessions.iter_mut().flat_map(|s| s.pending.values_mut());
+        pending.for_each(|p| p.answers.clear());
+    }
+
+    /// Whether it believes this answer to an OPEN.
+    pub fn knows_session(&self, a: &Answer) -> bool {
+        let id = a.body[..].try_into().map(|bytes| SessionId(u64::from_le_bytes(bytes)));
+        id.is_ok_and(|id| self.sessions.iter().any(|s| s.nonce == a.number.0 && s.id == Some(id)))
+    }
+
+    /// An answer arrived; crash mode believes the leader; Byzantine mode, and wherever votes are not durable, a
+    /// quorum of equal answers (RULES 14).
     pub fn answer(&mut self, from: ReplicaId, leads: bool, a: &Answer) -> Option<Acknowledged> {
         if leads {
             self.hint = from;
         }
         let quorum = self.members.quorum();
-        let trusted = !self.members.byzantine();
+        let trusted = self.trusts_leader;
         if trusted && !leads {
             return None;
         }

@@ -8,6 +8,8 @@ use super::executor::{Answer, Executor};
 use super::network::{Network, Weather};
 use super::random::Random;
 use super::scheme::ReplicaKeys;
+use crate::order::durable::ELSEWHERE;
+use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, first_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
@@ -96,7 +98,7 @@ impl Setup {
                 batch_requests_max: 256,
                 window: self.order.window,
             },
-            accepts_checked: false,
+            accepts_checked: !self.order.votes_durable,
             scheme: Arc::new(ReplicaKeys(me)),
         }
     }
@@ -149,7 +151,15 @@ pub struct Node {
     pub skew: i64,
     auth: Authenticator,
     boot: u64,
-    queue: VecDeque<Arc<Batch>>,
+    queue: VecDeque<(Arc<Batch>, Option<Certificate>)>,
+    /// Where votes are not durable: the log of decisions, durable when a batch counts as executed.
+    pub decisions: Vec<(Certificate, Bytes)>,
+    /// How the next batch was decided.
+    proof: Option<Certificate>,
+    /// It started before: where votes are not durable, it may have forgotten some.
+    started: bool,
+    /// The next start begins a new era.
+    pub new_era: bool,
     executing: bool,
     handed: Seq,
     tick_due: Tick,
@@ -178,6 +188,8 @@ pub struct Cluster {
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
     client_links: BTreeMap<(ClientId, ReplicaId), Tick>,
+    /// Answers sent before this event are lost.
+    answers_from: u64,
     heap: BinaryHeap<Due>,
     order: u64,
 }
@@ -204,6 +216,10 @@ impl Cluster {
                     auth: setup.authenticator(me),
                     boot: 0,
                     queue: VecDeque::new(),
+                    decisions: Vec::new(),
+                    proof: None,
+                    started: false,
+                    new_era: false,
                     executing: false,
                     handed: Seq(0),
                     tick_due: Tick(u64::MAX),
@@ -230,6 +246,7 @@ impl Cluster {
             trace: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
             client_links: BTreeMap::new(),
+            answers_from: 0,
             heap: BinaryHeap::new(),
             order: 0,
         };
@@ -265,7 +282,8 @@ impl Cluster {
     pub fn add_client(&mut self, requests: u64) -> usize {
         let id = ClientId(self.clients.len() as u32);
         let (members, hasher, auth) = (self.setup.members, self.setup.hasher(), self.setup.client_auth);
-        let client = Client::new(id, members, hasher, auth, requests, &mut self.random);
+        let mut client = Client::new(id, members, hasher, auth, requests, &mut self.random);
+        client.trusts_leader &= self.setup.order.votes_durable;
         self.clients.push(client);
         let at = self.clients.len() - 1;
         self.at(0, Event::Client(at));
@@ -283,7 +301,17 @@ impl Cluster {
             return;
         }
         node.boot += 1;
-        node.queue.clear();
+        // The write of decisions that nobody was told of may have ended, or not.
+        let pending = node.queue.len() as u64;
+        let kept = match tail {
+            Tail::Lost => 0,
+            Tail::Kept => pending,
+            Tail::Torn => self.random.below(pending + 1),
+        };
+        for (batch, proof) in node.queue.drain(..).take(kept as usize) {
+            node.decisions.extend(proof.map(|proof| (proof, batch.bytes.clone())));
+        }
+        node.proof = None;
         node.executing = false;
         node.disk.crash(tail, &mut self.random);
         self.network.disconnect(r);
@@ -298,17 +326,31 @@ impl Cluster {
         let correct = !self.byzantine.contains(r);
         node.executor = Executor::new(self.setup.hasher(), self.setup.sessions_max);
         let mut replay = Replay::new(node.auth.clone());
+        let mut ready: Vec<Batch> = Vec::new();
         for record in node.disk.read() {
-            let ready =
-                replay.record(&record).unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
-            for batch in ready {
-                if correct {
-                    self.history.handed(r, &batch);
-                }
-                let outcome = node.executor.execute(&batch);
-                if correct {
-                    self.history.executed(r, batch.seq, node.executor.replies, &outcome);
-                }
+            let more = replay.record(&record);
+            ready.extend(more.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}")));
+        }
+        for (certificate, batch) in &node.decisions {
+            let more = replay.decision(certificate.clone(), batch.clone());
+            ready.extend(more.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}")));
+        }
+        for batch in ready {
+            if correct {
+                self.history.handed(r, &batch);
+            }
+            let outcome = node.executor.execute(&batch);
+            if correct {
+                self.history.executed(r, batch.seq, node.executor.replies, &outcome);
+            }
+        }
+        if std::mem::replace(&mut node.started, true) && !self.setup.order.votes_durable {
+            replay.forget();
+            if std::mem::take(&mut node.new_era) {
+                let era = OrderRecord::NewEra { era: replay.durable().era + 1 };
+                node.disk.append(&era);
+                node.disk.crash(Tail::Kept, &mut self.random);
+                replay.record(&era).expect("the next era");
             }
         }
         node.handed = replay.handed_out();
@@ -320,6 +362,15 @@ impl Cluster {
         node.tick_due = Tick(u64::MAX);
         self.note(r, || "restart".to_string());
         self.schedule_tick(r);
+    }
+
+    /// All replicas are down, where votes are not durable: the next start of each begins a new era, and what no client was told
+    /// may be undone. Answers under way are lost.
+    pub fn new_era(&mut self) {
+        self.history.cut();
+        self.answers_from = self.order;
+        self.clients.iter_mut().for_each(Client::forget_answers);
+        self.nodes.iter_mut().for_each(|node| node.new_era = true);
     }
 
     /// Hands a message to `to` at once, as if `from` had sent it.
@@ -433,11 +484,15 @@ impl Cluster {
                 }
             }
             Event::Group { to, client, bytes } => self.group(to, client, bytes),
+            Event::Answers { .. } if due.order <= self.answers_from => {}
             Event::Answers { from, leads, answers } => {
                 for a in answers {
                     let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
                     if let Some(ack) = client.answer(from, leads, &a) {
                         self.history.acknowledged(&ack);
+                    } else if a.session == SessionId(0) && client.knows_session(&a) {
+                        let id = a.body[..].try_into().expect("8 bytes");
+                        self.history.opened(SessionId(u64::from_le_bytes(id)));
                     }
                 }
             }
@@ -590,13 +645,14 @@ impl Cluster {
                     assert_eq!(at, lsn, "records are numbered in order");
                     self.submit(r);
                 }
-                Output::Decision(_) => {}
+                Output::Decision(certificate) => self.nodes[r.index()].proof = Some(certificate),
                 Output::Execute(batch) => {
                     let lies = self.byzantine.contains(r);
                     let node = &mut self.nodes[r.index()];
                     assert_eq!(batch.seq, node.handed.next(), "handed to execution out of sequence");
                     node.handed = batch.seq;
-                    node.queue.push_back(batch.clone());
+                    let proof = node.proof.take();
+                    node.queue.push_back((batch.clone(), proof));
                     if !lies {
                         self.history.handed(r, &batch);
                     }
@@ -608,7 +664,15 @@ impl Cluster {
                     self.answers(r, answers);
                 }
                 Output::ServeBatch { to, seq, lsn } => {
-                    let batch = self.nodes[r.index()].disk.batch(lsn);
+                    let node = &self.nodes[r.index()];
+                    let batch = match lsn {
+                        // Perhaps not yet on disk: whoever asks asks another.
+                        ELSEWHERE => match node.decisions.iter().rfind(|(c, _)| c.seq == seq) {
+                            Some((_, batch)) => Some(batch.clone()),
+                            None => continue,
+                        },
+                        lsn => node.disk.batch(lsn),
+                    };
                     let batch = batch
                         .unwrap_or_else(|| panic!("{r} serves place {seq} from record {lsn}, not durable"));
                     if to != r {
@@ -666,7 +730,8 @@ impl Cluster {
     fn executed(&mut self, r: ReplicaId) {
         let lies = self.byzantine.contains(r);
         let node = &mut self.nodes[r.index()];
-        let batch = node.queue.pop_front().expect("it was being executed");
+        let (batch, proof) = node.queue.pop_front().expect("it was being executed");
+        node.decisions.extend(proof.map(|proof| (proof, batch.bytes.clone())));
         let outcome = node.executor.execute(&batch);
         let (seq, replies) = (batch.seq, node.executor.replies);
         if !lies {
@@ -682,8 +747,9 @@ impl Cluster {
         let node = &self.nodes[r.index()];
         let Some(core) = &node.core else { return };
         let leads = core.leads();
-        // Crash mode: only the leader answers (RULES 14).
-        if answers.is_empty() || !self.setup.members.byzantine() && !leads {
+        // Crash mode with durable votes: only the leader answers (RULES 14).
+        let all_answer = self.setup.members.byzantine() || !self.setup.order.votes_durable;
+        if answers.is_empty() || !all_answer && !leads {
             return;
         }
         if self.byzantine.contains(r) && self.random.per_mille(500) {

@@ -1085,3 +1085,91 @@ fn a_digest_list_takes_its_batches_from_proposals_too() {
     c.filter = None;
     c.until_decided(&[3], 2 * mark, 1000);
 }
+
+// ---- RULES 14: votes that are not durable ------------------------------------------------------------------------------
+
+fn forgetful_cluster(model: FaultModel, n: u32) -> Cluster {
+    let mut setup = Setup::new(members(model, n));
+    setup.order.votes_durable = false;
+    Cluster::new(setup, 1)
+}
+
+#[test]
+fn what_a_restarted_replica_forgot_is_not_taken_for_never_voted_on() {
+    told_apart(Mutant::ForgetsSilently, || {
+        let mut c = forgetful_cluster(FaultModel::Crash, 3);
+        c.run_ms(20);
+        // Replicas 0 and 1 accept x at place 1, and 0 alone learns that it is decided.
+        c.filter = Some(Box::new(|from, to, m| match m {
+            Message::Accept(_) if to == r(0) && from == r(1) => Fate::Pass,
+            Message::Status(_) | Message::Stop(_) | Message::StopData(_) if from != r(0) => Fate::Pass,
+            Message::Propose(_) if to == r(1) => Fate::Pass,
+            _ => Fate::Drop,
+        }));
+        c.order(0, 1);
+        c.until_decided(&[0], 1, 50);
+        let x = c.history.at(Seq(1)).expect("executed");
+        c.cut_off(0, true);
+        c.filter = None;
+        // 1 forgets its vote; 1 and 2 alone are a majority, but only 2 knows what it voted for.
+        c.crash(r(1), Tail::Lost);
+        c.restart(r(1));
+        assert!(c.core(1).is_forgetful());
+        c.order(1, 2);
+        c.order(2, 3);
+        c.run_ms(3000);
+        assert_eq!((c.core(1).executed(), c.core(2).executed()), (Seq(0), Seq(0)));
+        c.cut_off(0, false);
+        c.until_decided(&[0, 1, 2], 3, 10_000);
+        assert_eq!(c.history.at(Seq(1)), Some(x));
+    });
+}
+
+#[test]
+fn a_replica_that_forgot_votes_is_sound_again_once_a_mark_covers_them() {
+    let mut c = forgetful_cluster(FaultModel::Byzantine, 4);
+    c.run_ms(20);
+    c.crash(r(2), Tail::Lost);
+    c.restart(r(2));
+    assert!(c.core(2).is_forgetful());
+    let window = c.setup.order.window;
+    for place in 1..=window + c.setup.order.mark_interval {
+        c.order(0, place);
+        c.until_decided(&[0, 1, 3], place, 5000);
+    }
+    assert!(c.run_until(2000, |c| !c.core(2).is_forgetful()), "{}", c.picture());
+    // Another may crash now, and the leader with it be replaced: 2 counts.
+    c.crash(r(0), Tail::Lost);
+    c.order(2, 1000);
+    let last = window + c.setup.order.mark_interval;
+    c.until_decided(&[1, 2, 3], last + 1, 10_000);
+}
+
+#[test]
+fn after_more_than_f_crashes_only_a_new_era_goes_on_and_keeps_what_a_quorum_has_on_disk() {
+    for (model, n) in [(FaultModel::Crash, 3), (FaultModel::Byzantine, 4)] {
+        told_apart(Mutant::OmitsDecisions, || {
+            let mut c = forgetful_cluster(model, n);
+            c.may_halt = true;
+            let all: Vec<u32> = (0..n).collect();
+            for place in 1..=5 {
+                c.order(0, place);
+                c.until_decided(&all, place, 500);
+            }
+            c.all().into_iter().for_each(|i| c.crash(i, Tail::Lost));
+            c.all().into_iter().for_each(|i| c.restart(i));
+            let halted = |c: &Cluster| c.all().iter().all(|i| c.core(i.0).halted().is_some());
+            assert!(c.run_until(10_000, halted), "{}", c.picture());
+            let why = c.core(1).halted().expect("it has");
+            assert!(why.contains("--new-era") && why.contains("place"), "{why}");
+
+            c.all().into_iter().for_each(|i| c.crash(i, Tail::Lost));
+            c.nodes.iter_mut().for_each(|node| node.new_era = true);
+            c.all().into_iter().for_each(|i| c.restart(i));
+            assert_eq!(c.core(0).executed(), Seq(0), "no mark covers them yet");
+            c.order(1, 100);
+            // The history remembers the five places and refuses any other batch there.
+            c.until_decided(&all, 6, 10_000);
+        });
+    }
+}

@@ -73,7 +73,11 @@ fn draw_tail(random: &mut Random) -> Tail {
 fn fault(c: &mut Cluster, at: u64) {
     let mut random = c.random.fork();
     let n = u64::from(c.setup.members.n());
-    match random.below(10) {
+    let which = random.below(10);
+    if which <= 5 && !c.setup.order.votes_durable {
+        return forgetful_fault(c, at, which == 5);
+    }
+    match which {
         // One replica, often the leader, crashes and comes back.
         0..=2 => {
             let leader_bias = random.per_mille(500);
@@ -141,6 +145,31 @@ fn fault(c: &mut Cluster, at: u64) {
     }
 }
 
+/// Where votes are not durable (RULES 14): one replica crashes, if no more than f count as faulty with it; or all do, and begin
+/// a new era.
+fn forgetful_fault(c: &mut Cluster, at: u64, all: bool) {
+    let mut random = c.random.fork();
+    c.later(at, move |c| {
+        if all {
+            c.all().into_iter().for_each(|r| c.crash(r, draw_tail(&mut random)));
+            c.new_era();
+            for r in c.all() {
+                let down_us = random.between(0, 300_000);
+                c.later(down_us, move |c| c.restart(r));
+            }
+            return;
+        }
+        let victim = ReplicaId(random.below(u64::from(c.setup.members.n())) as u32);
+        let faulty = |r: &ReplicaId| c.byzantine.contains(*r) || !c.up(*r) || c.core(r.0).is_forgetful();
+        let counted = c.all().iter().filter(|r| **r != victim && faulty(r)).count() as u32;
+        if counted < c.setup.members.f() && !c.byzantine.contains(victim) {
+            c.crash(victim, draw_tail(&mut random));
+            let down_us = random.between(0, 400_000);
+            c.later(down_us, move |c| c.restart(victim));
+        }
+    });
+}
+
 fn set_partition(c: &mut Cluster, side: u64, both: bool, cut: bool) {
     for a in c.all() {
         for b in c.all() {
@@ -154,10 +183,17 @@ fn set_partition(c: &mut Cluster, side: u64, both: bool, cut: bool) {
 
 /// One run. Panics when a rule is broken or no progress is made.
 pub fn run(members: Members, seed: u64) -> Report {
-    let what = format!("{:?} n={} seed={seed}", members.model(), members.n());
+    run_with(members, true, seed)
+}
+
+/// As [`run`]; `votes_durable` = false: as in the paper's modes, within their promise.
+pub fn run_with(members: Members, votes_durable: bool, seed: u64) -> Report {
+    let votes = if votes_durable { "" } else { " votes not durable" };
+    let what = format!("{:?} n={}{votes} seed={seed}", members.model(), members.n());
     let _named = Named { what: what.clone() };
     let mut random = Random::new(seed);
-    let setup = draw_setup(members, &mut random);
+    let mut setup = draw_setup(members, &mut random);
+    setup.order.votes_durable = votes_durable;
     let mut c = Cluster::new(setup, random.next());
     let f = u64::from(members.f());
     if members.byzantine() {
@@ -195,7 +231,7 @@ pub fn run(members: Members, seed: u64) -> Report {
         c.hold_disk(r, false);
         c.restart(r);
     }
-    if !members.byzantine() && random.per_mille(300) {
+    if !members.byzantine() && votes_durable && random.per_mille(300) {
         for _ in 0..random.between(1, f) {
             let r = ReplicaId(random.below(u64::from(members.n())) as u32);
             c.crash(r, Tail::Kept);
@@ -223,6 +259,11 @@ pub fn run(members: Members, seed: u64) -> Report {
 
 /// Seeds `from ..` of one group; how many is the environment's choice.
 pub fn swarm(members: Members, from: u64, usual: u64) {
+    swarm_with(members, true, from, usual);
+}
+
+/// As [`swarm`], with durable votes or without.
+pub fn swarm_with(members: Members, votes_durable: bool, from: u64, usual: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let seeds = match number("DURAMEN_SEED") {
         Some(seed) => seed..seed + 1,
@@ -233,7 +274,7 @@ pub fn swarm(members: Members, from: u64, usual: u64) {
     let count = seeds.end - seeds.start;
     let mut failed = Vec::new();
     for seed in seeds {
-        let Ok(r) = std::panic::catch_unwind(|| run(members, seed)) else {
+        let Ok(r) = std::panic::catch_unwind(|| run_with(members, votes_durable, seed)) else {
             failed.push(seed);
             continue;
         };
@@ -278,6 +319,17 @@ mod tests {
     #[test]
     fn three_replicas_agree_through_random_crashes() {
         swarm(members(FaultModel::Crash, 3), 1, 250);
+    }
+
+    #[test]
+    fn without_durable_votes_four_replicas_keep_the_paper_s_promise() {
+        swarm_with(members(FaultModel::Byzantine, 4), false, 1, 150);
+    }
+
+    #[test]
+    fn without_durable_votes_three_and_five_replicas_keep_the_paper_s_promise() {
+        swarm_with(members(FaultModel::Crash, 3), false, 1, 150);
+        swarm_with(members(FaultModel::Crash, 5), false, 1, 50);
     }
 
     #[test]

@@ -143,6 +143,15 @@ pub struct BatchLimits {
     pub window: u64,
 }
 
+/// Votes lie within the window above a replica's mark. Decisions that it learnt from others may lie further ahead of it, while its
+/// disk is slow to take the marks: at most so many places.
+pub fn decided_ahead_max(window: u64) -> u64 {
+    4 * window + 2 * FETCH_MAX
+}
+
+/// Most places answered per FETCH.
+pub const FETCH_MAX: u64 = 64;
+
 /// Checks messages; shared by all threads of the pool.
 #[derive(Clone)]
 pub struct Authenticator {
@@ -334,9 +343,14 @@ impl Authenticator {
             return Err(AuthError::Sender);
         }
         let from = d.mark.statement.seq;
-        let in_window = |seq: Seq| seq > from && seq.0 - from.0 <= self.limits.window;
-        let places_ok = d.slots.iter().all(|s| in_window(s.certificate.seq) && s.certificate.view < d.view)
-            && d.unknown.iter().all(|s| in_window(*s));
+        let within = |seq: Seq, places: u64| seq > from && seq.0 - from.0 <= places;
+        let reach = |kind| match kind {
+            VoteKind::Write => self.limits.window,
+            VoteKind::Accept => decided_ahead_max(self.limits.window),
+        };
+        let places_ok =
+            d.slots.iter().all(|s| within(s.certificate.seq, reach(s.kind)) && s.certificate.view < d.view)
+                && d.unknown.iter().all(|s| within(*s, self.limits.window));
         if !places_ok {
             return Err(AuthError::Inconsistent);
         }

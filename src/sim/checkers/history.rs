@@ -18,6 +18,8 @@ pub struct History {
     opened: BTreeMap<u64, Bytes>,
     /// Answers taken by clients.
     pub acknowledged: u64,
+    /// The last place of which a client was told.
+    promised: Seq,
 }
 
 impl History {
@@ -62,6 +64,25 @@ impl History {
             .get(&(a.session, a.number))
             .unwrap_or_else(|| panic!("request {} of {} answered, never executed", a.number, a.session));
         assert_eq!(*body, a.body, "request {} of {} (place {seq}): wrong answer", a.number, a.session);
+        self.promised = self.promised.max(*seq);
+    }
+
+    /// A client took a session's id as final: its OPEN is promised as well.
+    pub fn opened(&mut self, session: SessionId) {
+        self.promised = self.promised.max(Seq(session.0 >> 20));
+    }
+
+    /// All replicas crashed where votes are not durable, and begin a new era: what no client was told may be undone.
+    pub fn cut(&mut self) {
+        let kept = self.promised;
+        self.handed.retain(|seq, _| *seq <= kept);
+        self.replies.retain(|seq, _| *seq <= kept);
+        self.executed.retain(|_, (seq, _)| *seq <= kept);
+        self.last.clear();
+        for (session, number) in self.executed.keys() {
+            let last = self.last.entry(*session).or_default();
+            *last = (*last).max(*number);
+        }
     }
 
     /// The last place anybody handed to execution.
