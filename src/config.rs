@@ -126,6 +126,8 @@ pub struct LogLimits {
     pub bytes_max_mib: u64,
     /// How writes reach the disk.
     pub io: LogIo,
+    /// What the disk is made out to be: for comparisons with the durability paper.
+    pub device: LogDevice,
     /// Group writes submitted and not completed at a time. Default 4, minimum 1, maximum 64.
     pub writes_in_flight: u32,
     /// KiB at which a group write closes. Default 1024, minimum 4, maximum 1024, a multiple of 4.
@@ -144,6 +146,7 @@ impl Default for LogLimits {
             segment_mib: 64,
             bytes_max_mib: 32 << 10,
             io: LogIo::Auto,
+            device: LogDevice::Real,
             writes_in_flight: 4,
             group_kib: 1024,
             spare_segments: 2,
@@ -304,6 +307,19 @@ word!(
     }
 );
 
+word!(
+    /// The device that log writes seem to go to.
+    LogDevice {
+        /// The one there is.
+        #[default]
+        Real = "real",
+        /// As slow as the durability paper's 15,000 rpm disk.
+        PaperDisk = "paper-disk",
+        /// As slow as its SSD.
+        PaperSsd = "paper-ssd",
+    }
+);
+
 /// Why a configuration is refused. Displays as one line: file, place, reason, remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
@@ -448,6 +464,7 @@ impl Config {
         changed(&mut log, "segment_mib", now.segment_mib, usual.segment_mib);
         changed(&mut log, "bytes_max_mib", now.bytes_max_mib, usual.bytes_max_mib);
         changed(&mut log, "io", format!("\"{}\"", now.io), format!("\"{}\"", usual.io));
+        changed(&mut log, "device", format!("\"{}\"", now.device), format!("\"{}\"", usual.device));
         changed(&mut log, "writes_in_flight", now.writes_in_flight, usual.writes_in_flight);
         changed(&mut log, "group_kib", now.group_kib, usual.group_kib);
         changed(&mut log, "spare_segments", now.spare_segments, usual.spare_segments);

@@ -84,6 +84,7 @@ fn a_written_configuration_reads_back_equal() {
         segment_mib: 3,
         bytes_max_mib: 12,
         io: LogIo::Threads,
+        device: LogDevice::PaperSsd,
         writes_in_flight: 1,
         group_kib: 64,
         spare_segments: 1,

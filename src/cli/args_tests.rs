@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory};
-use duramen::config::{Durability, LogIo, Transport};
+use duramen::config::{Durability, LogDevice, LogIo, Transport};
 use duramen::quorum::FaultModel;
 
 use super::*;
@@ -105,7 +105,7 @@ fn the_other_commands_read_their_options() {
     assert_eq!(args, expected);
 
     let line = "--local 3 --model crash --dir d --service null --value-size 0 --reply-size 9 --clients 2 --outstanding 4 \
-                --keys 9 --durability parallel --execute-cost-us 40 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring \
+                --keys 9 --durability parallel --execute-cost-us 40 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring --device paper-ssd \
                 --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out";
     let args: bench::Args = parse(line).unwrap();
     let expected = bench::Args {
@@ -127,6 +127,7 @@ fn the_other_commands_read_their_options() {
         durability: Durability::Parallel,
         execute_cost_us: 40,
         io: LogIo::Uring,
+        device: LogDevice::PaperSsd,
         expect_rate: Some(5e4),
         write_limit_gb: 2.0,
         allow_tmpfs: true,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, ClientOptions};
-use duramen::config::{ClientAuth, Config, Durability, Limits, LogIo, LogLimits, Transport};
+use duramen::config::{ClientAuth, Config, Durability, Limits, LogDevice, LogIo, LogLimits, Transport};
 use duramen::data_dir;
 use duramen::init::InitOptions;
 use duramen::quorum::FaultModel;
@@ -73,6 +73,9 @@ pub struct Args {
     /// How log writes reach the disk (with --local)
     #[arg(long, default_value = "auto", value_parser = word::<LogIo>(LogIo::WORDS))]
     pub io: LogIo,
+    /// What the disk is made out to be (with --local): the durability paper's devices are emulated on top of the real one
+    #[arg(long, default_value = "real", value_parser = word::<LogDevice>(LogDevice::WORDS))]
+    pub device: LogDevice,
     /// Operations per second to fill log space with zeros for, ahead of the load [default: an estimate]
     #[arg(long, value_name = "OPS")]
     pub expect_rate: Option<f64>,
@@ -318,6 +321,7 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
         segment_mib: SEGMENT_BYTES >> 20,
         bytes_max_mib: LogLimits::default().bytes_max_mib.max((u64::from(writing.segments) * 2 + 8) * 64),
         io: args.io,
+        device: args.device,
         prefill_segments: writing.segments,
         ..LogLimits::default()
     };

@@ -14,6 +14,7 @@
 
 mod buffers;
 mod check;
+mod device;
 mod error;
 mod gate;
 mod group;
@@ -30,6 +31,8 @@ mod writer;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod io_error_tests;
 #[cfg(test)]
@@ -51,6 +54,7 @@ use parking_lot::{Mutex, RwLock};
 use ring::rand::SecureRandom;
 
 pub use check::{DISK_CHECK_SIZES, DiskReport, DiskSpeed, disk_check};
+pub use device::Device;
 pub use error::{Damage, LogError, LogFailed};
 pub use gate::{Durable, DurableGate, Persisted};
 pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
@@ -59,6 +63,7 @@ pub use stage::{LogEvent, LogStats};
 
 use crate::sys::{self, EventFd};
 use buffers::AlignedBuffer;
+use device::EmulatedWriter;
 use group::{Packer, Prefix, Queued};
 use layout::{BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use reader::Index;
@@ -211,7 +216,12 @@ impl OpenLog {
     /// Cuts a torn tail, writes the boot record, fills `prefill_segments`, starts the log thread.
     /// `events` is called on that thread. Errors: a failed write, a full disk, no io_uring where it was demanded.
     pub fn start(self, events: Box<dyn Fn(LogEvent) + Send + Sync>) -> Result<(Log, LogReader), LogError> {
-        let (backend, new_writer) = choose_backend(&*self.disk, &self.opts)?;
+        let (mut backend, mut new_writer) = choose_backend(&*self.disk, &self.opts)?;
+        if let Some(device) = self.opts.device.clone() {
+            backend = format!("{backend}; {}", device.label());
+            let real = new_writer;
+            new_writer = Box::new(move |wake| Ok(Box::new(EmulatedWriter::new(real(wake)?, device))));
+        }
         self.start_on(events.into(), backend, new_writer, RETRY_SEGMENT, Stage::TRAILER_AFTER)
     }
 

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::device::Device;
 use super::error::LogError;
 use super::layout::{BLOCK_BYTES, DATA_START, KIND_BOOT, RECORD_BYTES_CAP, align_up, record_bytes};
 use crate::types::{ClusterId, Digest, Lsn, ReplicaId, Seq, View};
@@ -105,6 +107,8 @@ pub struct LogOptions {
     pub queued_bytes_max: usize,
     /// Backend.
     pub io: IoBackend,
+    /// A device to emulate; every output beside its figures says so.
+    pub device: Option<Arc<Device>>,
     /// Accept a file system in memory (tests).
     pub allow_tmpfs: bool,
 }
@@ -125,6 +129,7 @@ impl LogOptions {
             record_bytes_max: 16 << 20,
             queued_bytes_max: 64 << 20,
             io: IoBackend::Auto,
+            device: None,
             allow_tmpfs: false,
         }
     }

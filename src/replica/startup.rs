@@ -15,14 +15,14 @@ use super::receive::{Receive, Verify, frame};
 use super::shared::Shared;
 use super::stages::*;
 use super::status::StatusWriter;
-use crate::config::{Config, Durability, LogIo, Transport};
+use crate::config::{Config, Durability, LogDevice, LogIo, Transport};
 use crate::data_dir;
 use crate::durable;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
 use crate::identity::Identity;
 use crate::keys::{KeyError, ReplicaKeys};
-use crate::log::{self, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
+use crate::log::{self, Device, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
 use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record};
@@ -250,7 +250,14 @@ impl Replica {
         let mut replay = Replay::new(auth.clone());
         let mut wrong = None;
         let log_dir = data_dir::log_dir(&dir, id);
+        // Both logs of a replica share the arm.
+        let device = match config.log.device {
+            LogDevice::Real => None,
+            LogDevice::PaperDisk => Some(Device::paper_disk()),
+            LogDevice::PaperSsd => Some(Device::paper_ssd()),
+        };
         let mut options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
+        options.device.clone_from(&device);
         if !votes_durable {
             // Views, reserves and marks alone: little.
             (options.prefill_segments, options.spare_segments) = (0, 1);
@@ -281,7 +288,7 @@ impl Replica {
         if let (Ok(_), Some(mode)) = (&opened, layer_mode(durability)) {
             let dir = data_dir::decisions_dir(&dir, id);
             wrong_dir.clone_from(&dir);
-            let options = log_options(&config, dir, id, io, allow_tmpfs);
+            let options = LogOptions { device, ..log_options(&config, dir, id, io, allow_tmpfs) };
             opened_layer = Some(durable::open(options, mode, &mut |delivery| {
                 let certificate = certificate_of(&delivery)?;
                 let ready = replay.decision(certificate, delivery.body).map_err(|why| {
