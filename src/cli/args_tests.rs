@@ -106,16 +106,25 @@ fn the_other_commands_read_their_options() {
 
     let line = "--local 3 --model crash --dir d --service null --value-size 0 --reply-size 9 --clients 2 --outstanding 4 \
                 --keys 9 --durability parallel --execute-cost-us 40 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring --device paper-ssd \
-                --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out";
+                --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out --hgrm h --hlog l --csv c --stages --rate 5000 --read-fraction 0.25 --distribution zipf";
     let args: bench::Args = parse(line).unwrap();
     let expected = bench::Args {
+        compare: None,
+        workload: None,
+        distribution: Some(bench::workload::Distribution::Zipf),
+        read_fraction: Some(0.25),
+        rate: Some(5000.0),
+        stages: true,
+        hgrm: Some("h".into()),
+        hlog: Some("l".into()),
+        csv: Some("c".into()),
         local: Some(3),
         model: FaultModel::Crash,
         dir: "d".into(),
         service: ServiceName::Null,
-        value_size: 0,
+        value_size: Some(0),
         reply_size: 9,
-        keys: 9,
+        keys: Some(9),
         clients: 2,
         outstanding: 4,
         duration: 1.5,
@@ -136,7 +145,7 @@ fn the_other_commands_read_their_options() {
     };
     assert_eq!(args, expected);
     let usual: bench::Args = parse("--local 4").unwrap();
-    assert_eq!((usual.value_size, usual.service), (4096, ServiceName::Kv));
+    assert_eq!((usual.value_size, usual.service), (None, ServiceName::Kv));
     assert_eq!((usual.clients, usual.outstanding), (8, 100));
     let running: bench::Args = parse("--dir d").unwrap();
     assert_eq!(running.local, None);

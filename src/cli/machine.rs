@@ -120,6 +120,19 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     cpu_ticks(&stat) as f64 / sys::clock_ticks() as f64
 }
 
+/// CPU seconds of each thread of this process: its id and name.
+pub fn thread_cpu_seconds() -> Vec<(u32, String, f64)> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| {
+            let id = task.file_name().to_str()?.parse().ok()?;
+            let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            Some((id, name, cpu_ticks(&stat) as f64 / sys::clock_ticks() as f64))
+        })
+        .collect()
+}
+
 /// `utime` + `stime` of a line of proc_pid_stat(5). The name in parentheses may hold anything.
 pub(super) fn cpu_ticks(stat: &str) -> u64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);

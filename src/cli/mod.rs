@@ -5,7 +5,6 @@
 //! Results go to stdout through [`emit`], logs to stderr.
 
 mod bench;
-mod bench_load;
 mod checked_load;
 mod connect;
 mod demo;

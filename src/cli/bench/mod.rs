@@ -1,25 +1,38 @@
-//! `duramen bench`: closed-loop load on a cluster of child processes, or on one that runs.
+//! `duramen bench`: load on a cluster of child processes, or on one that runs; `bench compare`: two of these, in turn.
+
+mod compare;
+mod load;
+mod report;
+pub mod workload;
+
+#[cfg(test)]
+mod bench_tests;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use duramen::client::{Client, ClientOptions};
 use duramen::config::{ClientAuth, Config, Durability, Limits, LogDevice, LogIo, LogLimits, Transport};
 use duramen::data_dir;
 use duramen::init::InitOptions;
 use duramen::quorum::FaultModel;
-use serde_json::{Value, json};
 
-use super::bench_load::{Load, Record, Workload};
 use super::connect::{client_keys, statuses};
 use super::local_cluster::LocalCluster;
-use super::machine::{Machine, Mount, cpu_seconds, resident_bytes};
+use super::machine::{Machine, cpu_seconds, resident_bytes, thread_cpu_seconds};
 use super::signals::Interrupt;
 use super::{CliError, InsecureArg, ServiceName, emit, model, transport_label, word};
+use load::{Load, Shape};
+use report::{Bin, Measured, Report};
+use workload::{Distribution, Kind, Mix, Named, Workload};
 
 /// What to run and to measure.
 #[derive(clap::Args, Debug, PartialEq)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    pub compare: Option<Compare>,
     /// Start this many replicas on this machine, in a fresh folder in --dir [default: measure the running cluster of --dir]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub local: Option<u32>,
@@ -32,19 +45,31 @@ pub struct Args {
     /// What is replicated
     #[arg(long, value_enum, default_value = "kv")]
     pub service: ServiceName,
-    /// Bytes of a value (kv) or of a request (null)
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
-    pub value_size: u32,
+    /// A named mix of operations on the key-value store; what is given beside it replaces a part of it
+    #[arg(long, value_enum)]
+    pub workload: Option<Named>,
+    /// Bytes of a value (kv) or of a request (null) [default: 4096, or the workload's]
+    #[arg(long, value_name = "BYTES")]
+    pub value_size: Option<u32>,
     /// Bytes of a reply of the null service
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub reply_size: u32,
-    /// Keys that are written to, drawn uniformly
-    #[arg(long, default_value_t = 10_000)]
-    pub keys: usize,
+    /// Keys that operations are about [default: 10000, or the workload's]
+    #[arg(long)]
+    pub keys: Option<u64>,
+    /// How keys are drawn [default: uniform, or the workload's]
+    #[arg(long, value_enum)]
+    pub distribution: Option<Distribution>,
+    /// Share of reads; the rest are updates [default: 0, or the workload's mix]
+    #[arg(long, value_name = "0..1")]
+    pub read_fraction: Option<f64>,
+    /// Open loop: this many requests are due per second, whatever the answers do [default: closed loop]
+    #[arg(long, value_name = "OPS")]
+    pub rate: Option<f64>,
     /// Sessions that send requests, all of one client process
     #[arg(long, default_value_t = 8)]
     pub clients: u32,
-    /// Requests each session keeps unanswered
+    /// Requests each session keeps unanswered, at most
     #[arg(long, default_value_t = 100)]
     pub outstanding: u32,
     /// Seconds to measure
@@ -88,10 +113,32 @@ pub struct Args {
     /// Leave the cluster's folder in place
     #[arg(long)]
     pub keep: bool,
+    /// Print where time goes in the replicas, stage by stage
+    #[arg(long)]
+    pub stages: bool,
     /// Also write the result as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write latency percentiles in HdrHistogram's text form, milliseconds
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Write an HdrHistogram interval log, 100 ms each, nanoseconds
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Write a timeline in bins of 100 ms as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
 }
+
+/// More than one measurement.
+#[derive(clap::Subcommand, Debug, PartialEq)]
+pub enum Compare {
+    /// Measures two configurations in turn and prints the ratio of each round
+    Compare(compare::Args),
+}
+
+/// The timeline's grain.
+const BIN: Duration = Duration::from_millis(100);
 
 /// How long the replicas may take to start, beside the time for zero-filling at this rate.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -101,24 +148,21 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a replica under load may take to tell its state.
 const STATUS_TIME: Duration = Duration::from_secs(5);
 
-/// Runs, prints, writes the JSON.
+/// Runs, prints, writes the files.
 pub fn run(args: Args) -> Result<(), CliError> {
     if cfg!(debug_assertions) {
         return Err(fail("a debug build says nothing about speed: use `cargo run --release -- bench …`"));
     }
+    if let Some(Compare::Compare(args)) = &args.compare {
+        return compare::run(args);
+    }
     check(&args)?;
-    if let Some(file) = &args.json {
+    for file in [&args.json, &args.hgrm, &args.hlog, &args.csv].into_iter().flatten() {
         // Before a long run, not after it.
         std::fs::File::create(file).map_err(|e| CliError::Failed(format!("{}: {e}", file.display())))?;
     }
     let interrupt = Interrupt::install()?;
     let go_on = || !interrupt.is_set();
-    let workload = match args.service {
-        ServiceName::Kv => Workload::Kv { value_bytes: args.value_size as usize, keys: args.keys },
-        ServiceName::Null => {
-            Workload::Null { request_bytes: args.value_size as usize, reply_bytes: args.reply_size }
-        }
-    };
     emit(format_args!("duramen {} bench: {}", env!("CARGO_PKG_VERSION"), describe(&args)))?;
     emit(format_args!("command    {}", command_line()))?;
 
@@ -159,12 +203,26 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let keys = client_keys(cluster.as_ref().map_or(&args.dir, |c| c.dir()), &config, None)?;
     let client = connect(&args, &config, keys)?;
     emit(describe_cluster(&config, &client)?)?;
+    emit(format_args!("promise    {}", config.durability.promise()))?;
+    let shape = Shape {
+        sessions: args.clients,
+        outstanding: args.outstanding,
+        rate: args.rate,
+        deadline: DEADLINE,
+        seed: args.seed,
+    };
+    let workload = Arc::new(Workload::new(kind(&args), args.seed));
+    preload(&client, &workload, shape, &interrupt)?;
+    let loop_kind = match args.rate {
+        None => "closed loop".to_owned(),
+        Some(rate) => format!("open loop, {rate:.0} due per second"),
+    };
     emit(format_args!(
-        "load       {} sessions x {} outstanding, closed loop, warm-up {} s, measured {} s",
+        "load       {} sessions x {} outstanding, {loop_kind}, warm-up {} s, measured {} s",
         args.clients, args.outstanding, args.warmup, args.duration
     ))?;
 
-    let load = Load::start(&client, workload, args.clients, args.outstanding, DEADLINE, args.seed);
+    let load = Load::start(&client, workload, shape);
     let pids: Vec<u32> =
         cluster.as_ref().map(|c| (0..c.n()).filter_map(|i| c.pid(i)).collect()).unwrap_or_default();
     let measured = measure(&args, &client, &config, load, &pids, &writing, &interrupt)?;
@@ -174,10 +232,10 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     let report = Report { args: &args, config: &config, machine: &machine, measured: &measured };
     report.print()?;
-    if let Some(file) = &args.json {
-        std::fs::write(file, format!("{:#}\n", report.json()))
-            .map_err(|e| CliError::Failed(format!("{}: {e}", file.display())))?;
+    if args.stages {
+        report.print_stages()?;
     }
+    report.write_files()?;
     match measured.record.errors {
         0 => Ok(()),
         errors => {
@@ -185,6 +243,56 @@ pub fn run(args: Args) -> Result<(), CliError> {
             Err(CliError::Failed(format!("{errors} requests failed, the first: {first}")))
         }
     }
+}
+
+/// Loads every key once, where the workload wants that.
+fn preload(
+    client: &Client,
+    workload: &Arc<Workload>,
+    shape: Shape,
+    interrupt: &Interrupt,
+) -> Result<(), CliError> {
+    let keys = workload.preload();
+    if keys == 0 {
+        return Ok(());
+    }
+    let begin = Instant::now();
+    let load = Load::preload(client, workload.clone(), shape);
+    while !load.is_idle() && !interrupt.is_set() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let loaded = load.acked();
+    let record = load.stop();
+    if loaded < keys {
+        let why = record.first_error.unwrap_or_else(|| "interrupted".into());
+        return Err(fail(&format!("{loaded} of {keys} keys were loaded before: {why}")));
+    }
+    emit(format_args!("preload    {keys} keys in {:.1} s", begin.elapsed().as_secs_f64()))
+}
+
+/// What the arguments come to.
+fn kind(args: &Args) -> Kind {
+    if args.service == ServiceName::Null {
+        let request_bytes = value_size(args) as usize;
+        return Kind::Null { request_bytes, reply_bytes: args.reply_size };
+    }
+    let (keys, _, mut mix, distribution) =
+        args.workload.map_or((10_000, 4096, Mix::default(), Distribution::Uniform), Named::parts);
+    if let Some(read) = args.read_fraction {
+        mix = Mix { read: (read * 1000.0).round() as u32, ..Mix::default() };
+    }
+    let preload = args.workload.is_some() || mix != Mix::default();
+    Kind::Kv {
+        value_bytes: value_size(args) as usize,
+        keys: args.keys.unwrap_or(keys),
+        mix,
+        distribution: args.distribution.unwrap_or(distribution),
+        preload,
+    }
+}
+
+fn value_size(args: &Args) -> u32 {
+    args.value_size.unwrap_or_else(|| args.workload.map_or(4096, |w| w.parts().1 as u32))
 }
 
 fn fail(message: &str) -> CliError {
@@ -200,6 +308,30 @@ fn command_line() -> String {
 }
 
 fn check(args: &Args) -> Result<(), CliError> {
+    let kv_only = args.workload.is_some()
+        || args.keys.is_some()
+        || args.distribution.is_some()
+        || args.read_fraction.is_some();
+    if args.service == ServiceName::Null && kv_only {
+        return Err(fail(
+            "--workload, --keys, --distribution and --read-fraction are for --service kv: leave them out",
+        ));
+    }
+    let local_only = args.device != LogDevice::Real
+        || args.durability != Durability::Vote
+        || args.execute_cost_us > 0
+        || args.keep;
+    if args.local.is_none() && local_only {
+        return Err(fail(
+            "--durability, --device, --execute-cost-us and --keep are for --local N: a running cluster has its own",
+        ));
+    }
+    if args.read_fraction.is_some_and(|f| !(0.0..=1.0).contains(&f)) {
+        return Err(fail("--read-fraction is a number from 0 to 1"));
+    }
+    if args.rate.is_some_and(|rate| !(rate >= 1.0 && rate < 1e8)) {
+        return Err(fail("--rate is at least 1 operation per second"));
+    }
     let seconds = |value: f64| value.is_finite() && (0.0..=86_400.0).contains(&value);
     if !seconds(args.duration) || args.duration < 0.1 || !seconds(args.warmup) {
         return Err(fail("--duration is 0.1 to 86400 seconds, --warmup 0 to 86400"));
@@ -210,23 +342,40 @@ fn check(args: &Args) -> Result<(), CliError> {
     {
         return Err(fail("--clients and --outstanding are at least 1, their product at most 1048576"));
     }
-    if args.keys == 0 {
+    if args.keys == Some(0) {
         return Err(fail("--keys is at least 1"));
     }
     if args.expect_rate.is_some_and(|rate| !(rate > 0.0 && rate < 1e8)) {
         return Err(fail("--expect-rate is a number of operations per second"));
     }
-    if args.value_size as usize > duramen::service::VALUE_BYTES_MAX {
+    if value_size(args) as usize > duramen::service::VALUE_BYTES_MAX {
         return Err(fail("--value-size is at most 8 MiB"));
     }
     Ok(())
 }
 
 fn describe(args: &Args) -> String {
-    match args.service {
-        ServiceName::Kv => format!("kv put, values of {} B, {} keys", args.value_size, args.keys),
-        ServiceName::Null => {
-            format!("null service, requests of {} B, replies of {} B", args.value_size, args.reply_size)
+    match kind(args) {
+        Kind::Kv { value_bytes, keys, mix, distribution, .. } => {
+            let share = |thousandths: u32, what: &str| {
+                (thousandths > 0).then(|| format!("{} % {what}", f64::from(thousandths) / 10.0))
+            };
+            let rest = 1000 - mix.read - mix.insert - mix.scan - mix.read_modify_write;
+            let shares: Vec<String> = [
+                share(mix.read, if mix.latest { "reads of the latest" } else { "reads" }),
+                share(mix.scan, "scans"),
+                share(mix.insert, "inserts"),
+                share(mix.read_modify_write, "read-modify-writes"),
+                share(rest, "updates"),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let distribution = format!("{distribution:?}").to_lowercase();
+            format!("kv, {}, values of {value_bytes} B, {keys} keys, {distribution}", shares.join(" + "))
+        }
+        Kind::Null { request_bytes, reply_bytes } => {
+            format!("null service, requests of {request_bytes} B, replies of {reply_bytes} B")
         }
     }
 }
@@ -275,7 +424,7 @@ const OVERHEAD_BYTES: u64 = 64;
 
 impl Writing {
     fn operation_bytes(args: &Args) -> u64 {
-        u64::from(args.value_size) + OVERHEAD_BYTES
+        u64::from(value_size(args)) + OVERHEAD_BYTES
     }
 
     fn plan(args: &Args, n: u32) -> Result<Writing, CliError> {
@@ -286,12 +435,16 @@ impl Writing {
             FaultModel::Byzantine => (0.8, 1.6),
             FaultModel::Crash => (0.6, 1.2),
         };
-        let cost_us = (base_us + byte_ns * f64::from(args.value_size) / 1e3) * f64::from(n);
+        let cost_us = (base_us + byte_ns * f64::from(value_size(args)) / 1e3) * f64::from(n);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let few_waiting = f64::from(args.clients) * f64::from(args.outstanding) / 500e-6;
         let estimate = (1e6 / cost_us * cores as f64 / 2.0).min(few_waiting);
-        let expect_rate = args.expect_rate.unwrap_or(estimate);
-        let used = (expect_rate * seconds * bytes as f64) as u64;
+        let expect_rate = args.expect_rate.or(args.rate).unwrap_or(estimate);
+        let loaded = match kind(args) {
+            Kind::Kv { keys, preload: true, .. } => keys,
+            _ => 0,
+        };
+        let used = ((expect_rate * seconds + loaded as f64) * bytes as f64) as u64;
         let segments = used.div_ceil(SEGMENT_BYTES) as u32 + 1;
         let prefill_bytes = u64::from(segments) * SEGMENT_BYTES;
         let planned_bytes = u64::from(n) * (prefill_bytes + used);
@@ -326,7 +479,7 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
         ..LogLimits::default()
     };
     let limits = Limits::default();
-    let request_bytes = limits.request_bytes.max(args.value_size as usize + 64);
+    let request_bytes = limits.request_bytes.max(value_size(args) as usize + 64);
     let options = InitOptions {
         dir: dir.into(),
         replicas: n,
@@ -353,7 +506,7 @@ fn connect(args: &Args, config: &Config, keys: duramen::keys::ClientKeys) -> Res
     options.insecure = args.insecure.insecure;
     options.outstanding_max = options.outstanding_max.max(2 * in_flight);
     options.outstanding_bytes_max =
-        options.outstanding_bytes_max.max(2 * in_flight * (args.value_size as usize + 64));
+        options.outstanding_bytes_max.max(2 * in_flight * (value_size(args) as usize + 64));
     options.connect_to = Some(config.group().n());
     Ok(Client::connect(options)?)
 }
@@ -379,22 +532,6 @@ fn describe_cluster(config: &Config, client: &Client) -> Result<String, CliError
     ))
 }
 
-/// What a run came to.
-struct Measured {
-    record: Record,
-    seconds: f64,
-    acked: u64,
-    /// Operations per second of each window.
-    windows: Vec<f64>,
-    /// Seconds, in the order of ids; empty where the replicas are not ours.
-    replica_cpu_s: Vec<f64>,
-    client_cpu_s: f64,
-    replica_rss_bytes: Vec<u64>,
-    before: Vec<Result<Value, String>>,
-    after: Vec<Result<Value, String>>,
-    notes: Vec<String>,
-}
-
 fn measure(
     args: &Args,
     client: &Client,
@@ -410,7 +547,7 @@ fn measure(
                 return Err(CliError::Failed(why));
             }
             let left = until.saturating_duration_since(Instant::now());
-            std::thread::sleep(left.min(Duration::from_millis(100)));
+            std::thread::sleep(left.min(BIN));
         }
         Ok(!interrupt.is_set())
     };
@@ -420,22 +557,34 @@ fn measure(
     let before = statuses(client, config, STATUS_TIME);
     let cpu =
         || (pids.iter().map(|pid| cpu_seconds(*pid)).collect::<Vec<_>>(), cpu_seconds(std::process::id()));
+    let mut rss_bytes: Vec<Vec<u64>> = vec![Vec::new(); pids.len()];
+    let mut look_at_memory =
+        || pids.iter().zip(&mut rss_bytes).for_each(|(pid, of_one)| of_one.push(resident_bytes(*pid)));
+    look_at_memory();
     let (replicas_before, client_before) = cpu();
+    let threads_before = thread_cpu_seconds();
     load.start_recording();
-    let (begin, acked_before) = (Instant::now(), load.acked());
+    let (began, begin, acked_before) = (SystemTime::now(), Instant::now(), load.acked());
     let end = begin + Duration::from_secs_f64(args.duration);
-    let (mut windows, mut notes) = (Vec::new(), Vec::new());
-    let (mut at, mut acked_at) = (begin, acked_before);
-    while at < end {
-        let went_on = pause(end.min(at + Duration::from_secs(1)))?;
+    let (mut bins, mut windows, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut window_at, mut window_acked, mut errors_before) = (begin, acked_before, 0);
+    while Instant::now() < end {
+        let at = begin + BIN * bins.len() as u32;
+        let went_on = pause(end.min(at + BIN))?;
+        let (latency_ns, errors) = load.take_bin();
+        bins.push(Bin { at: at - begin, latency_ns, errors: errors - errors_before });
+        errors_before = errors;
         let (now, acked) = (Instant::now(), load.acked());
+        let window = now - window_at;
         // The rest at the end is no window of its own.
-        if now - at > Duration::from_millis(500) || windows.is_empty() {
-            windows.push((acked - acked_at) as f64 / (now - at).as_secs_f64());
+        let last = now >= end || !went_on;
+        if window >= Duration::from_millis(990) || last && (windows.is_empty() || window > BIN * 5) {
+            windows.push((acked - window_acked) as f64 / window.as_secs_f64());
+            (window_at, window_acked) = (now, acked);
+            look_at_memory();
         }
-        (at, acked_at) = (now, acked);
         if !went_on {
-            notes.push("interrupted: shorter than asked for".to_owned());
+            notes.push("INTERRUPTED: shorter than asked for".to_owned());
             break;
         }
         if acked >= writing.operations_max {
@@ -445,7 +594,15 @@ fn measure(
     }
     let (seconds, acked) = (begin.elapsed().as_secs_f64(), load.acked());
     let (replicas_after, client_after) = cpu();
-    let replica_rss_bytes = pids.iter().map(|pid| resident_bytes(*pid)).collect();
+    let busiest = thread_cpu_seconds()
+        .into_iter()
+        .map(|(id, name, after)| {
+            let before = threads_before.iter().find(|(other, ..)| *other == id).map_or(0.0, |(_, _, b)| *b);
+            (name, (after - before) / seconds)
+        })
+        .max_by(|a, b| a.1.total_cmp(&b.1));
+    look_at_memory();
+    let waiting_max = load.waiting_max();
     let record = load.stop();
     let after = statuses(client, config, STATUS_TIME);
     if args.local.is_some() && acked as f64 > writing.expect_rate * (args.warmup + args.duration + 0.5) {
@@ -455,178 +612,18 @@ fn measure(
     }
     Ok(Measured {
         record,
+        began,
         seconds,
         acked: acked - acked_before,
+        bins,
         windows,
         replica_cpu_s: replicas_after.iter().zip(&replicas_before).map(|(a, b)| a - b).collect(),
         client_cpu_s: client_after - client_before,
-        replica_rss_bytes,
+        busiest,
+        rss_bytes,
+        waiting_max,
         before,
         after,
         notes,
     })
-}
-
-struct Report<'a> {
-    args: &'a Args,
-    config: &'a Config,
-    machine: &'a Machine,
-    measured: &'a Measured,
-}
-
-impl Report<'_> {
-    fn ops_per_s(&self) -> f64 {
-        self.measured.acked as f64 / self.measured.seconds
-    }
-
-    /// Latency at a quantile, microseconds.
-    fn us(&self, quantile: f64) -> f64 {
-        self.measured.record.latency_ns.value_at_quantile(quantile) as f64 / 1e3
-    }
-
-    /// Slowest, median and fastest window.
-    fn spread(&self) -> [f64; 3] {
-        let mut windows = self.measured.windows.clone();
-        windows.sort_by(f64::total_cmp);
-        match windows.len() {
-            0 => [0.0; 3],
-            count => [windows[0], windows[count / 2], windows[count - 1]],
-        }
-    }
-
-    /// How much a counter grew on the replica where it grew most: the others may not have answered.
-    fn grown(&self, path: &str) -> u64 {
-        let value = |status: &Value| status.pointer(path).and_then(Value::as_u64);
-        let both = self.measured.before.iter().zip(&self.measured.after);
-        let grown = both.filter_map(|(before, after)| {
-            let (before, after) = (before.as_ref().ok()?, after.as_ref().ok()?);
-            Some(value(after)?.saturating_sub(value(before)?))
-        });
-        grown.max().unwrap_or(0)
-    }
-
-    /// The largest value any replica reports.
-    fn most(&self, path: &str) -> u64 {
-        let values = self.measured.after.iter().flatten();
-        values.filter_map(|status| status.pointer(path).and_then(Value::as_u64)).max().unwrap_or(0)
-    }
-
-    fn requests_per_write(&self) -> f64 {
-        self.grown("/requests_executed") as f64 / self.grown("/log/writes").max(1) as f64
-    }
-
-    fn cpu_us_per_op(&self) -> f64 {
-        let all = self.measured.replica_cpu_s.iter().sum::<f64>() + self.measured.client_cpu_s;
-        all * 1e6 / self.measured.acked.max(1) as f64
-    }
-
-    fn print(&self) -> Result<(), CliError> {
-        let m = self.measured;
-        let [slowest, median, fastest] = self.spread();
-        emit(format_args!(
-            "throughput {:.0} ops/s over {:.1} s; 1-s windows: min {slowest:.0}, median {median:.0}, max {fastest:.0}",
-            self.ops_per_s(),
-            m.seconds
-        ))?;
-        let ms = |quantile| self.us(quantile) / 1e3;
-        emit(format_args!(
-            "latency    p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
-            ms(0.5),
-            ms(0.9),
-            ms(0.99),
-            ms(0.999),
-            ms(1.0)
-        ))?;
-        let batches = self.grown("/batches_executed").max(1);
-        emit(format_args!(
-            "agreement  up to {} instances in flight, {:.1} requests per batch, view {}",
-            self.most("/instances_in_flight_max"),
-            self.grown("/requests_executed") as f64 / batches as f64,
-            self.most("/view"),
-        ))?;
-        emit(format_args!(
-            "log        {:.1} requests per write; {} writes, {:.1} MB per replica, up to {} in flight; write p50 {} p99 {} us",
-            self.requests_per_write(),
-            self.grown("/log/writes"),
-            self.grown("/log/bytes") as f64 / 1e6,
-            self.most("/log/in_flight_max"),
-            self.most("/log/write_us_p50"),
-            self.most("/log/write_us_p99"),
-        ))?;
-        let per_op = |seconds: f64| seconds * 1e6 / m.acked.max(1) as f64;
-        if m.replica_cpu_s.is_empty() {
-            emit(format_args!("cpu        {:.1} us/op in the client", per_op(m.client_cpu_s)))?;
-        } else {
-            let each: Vec<_> = m.replica_cpu_s.iter().map(|s| format!("{:.1}", per_op(*s))).collect();
-            let busy = (m.replica_cpu_s.iter().sum::<f64>() + m.client_cpu_s) / m.seconds;
-            emit(format_args!(
-                "cpu        {:.1} us/op: replicas {}, client {:.1}; {busy:.2} of {} cores busy",
-                self.cpu_us_per_op(),
-                each.join(" + "),
-                per_op(m.client_cpu_s),
-                self.machine.cores,
-            ))?;
-            let rss: Vec<_> =
-                m.replica_rss_bytes.iter().map(|bytes| format!("{:.0}", *bytes as f64 / 1e6)).collect();
-            emit(format_args!("memory     {} MB resident", rss.join(" + ")))?;
-        }
-        for note in &m.notes {
-            emit(format_args!("note       {note}"))?;
-        }
-        Ok(())
-    }
-
-    fn json(&self) -> Value {
-        let (m, args, group) = (self.measured, self.args, self.config.group());
-        let Mount { file_system, .. } = &self.machine.mount;
-        let [slowest, median, fastest] = self.spread();
-        json!({
-            "command": command_line(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "ops_per_s": self.ops_per_s(),
-            "ops_per_s_windows": { "min": slowest, "median": median, "max": fastest, "all": m.windows },
-            "latency_us": {
-                "p50": self.us(0.5),
-                "p90": self.us(0.9),
-                "p99": self.us(0.99),
-                "p999": self.us(0.999),
-                "max": self.us(1.0),
-            },
-            "acked": m.acked,
-            "errors": m.record.errors,
-            "first_error": m.record.first_error,
-            "seconds": m.seconds,
-            "n": group.n(),
-            "f": group.f(),
-            "model": if group.byzantine() { "byzantine" } else { "crash" },
-            "durability": self.config.durability.to_string(),
-            "durable": !self.machine.mount.in_memory(),
-            "transport": self.config.transport.to_string(),
-            "transport_label": transport_label(self.config),
-            "client_auth": self.config.client_auth.to_string(),
-            "service": args.service.as_str(),
-            "value_size": args.value_size,
-            "reply_size": args.reply_size,
-            "keys": args.keys,
-            "clients": args.clients,
-            "outstanding": args.outstanding,
-            "seed": args.seed,
-            "instances_in_flight": self.most("/instances_in_flight_max"),
-            "requests_per_batch":
-                self.grown("/requests_executed") as f64 / self.grown("/batches_executed").max(1) as f64,
-            "requests_per_log_write": self.requests_per_write(),
-            "log_writes": self.grown("/log/writes"),
-            "log_bytes": self.grown("/log/bytes"),
-            "log_write_us_p50": self.most("/log/write_us_p50"),
-            "log_write_us_p99": self.most("/log/write_us_p99"),
-            "view": self.most("/view"),
-            "cpu_us_per_op": self.cpu_us_per_op(),
-            "cpu_s_per_replica": m.replica_cpu_s,
-            "cpu_s_client": m.client_cpu_s,
-            "rss_bytes": m.replica_rss_bytes,
-            "notes": m.notes,
-            "file_system": file_system,
-            "environment": self.machine.json(),
-        })
-    }
 }

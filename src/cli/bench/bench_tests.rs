@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::compare::spread;
+use super::load::due;
+use super::report::{Bin, write_csv, write_hgrm};
+use super::workload::*;
+
+fn draws(named: Named, n: usize) -> Vec<Step> {
+    let (_, value_bytes, mix, distribution) = named.parts();
+    let kind = Kind::Kv { value_bytes, keys: 1000, mix, distribution, preload: true };
+    let (workload, mut random) = (Workload::new(kind, 1), StdRng::seed_from_u64(7));
+    (0..n).map(|_| workload.draw(&mut random)).collect()
+}
+
+#[test]
+fn ycsb_s_mixes_have_their_shares() {
+    let shares = |named| {
+        let steps = draws(named, 20_000);
+        let share = |which: fn(&Step) -> bool| steps.iter().filter(|s| which(s)).count() as f64 / 20_000.0;
+        let scan = share(|s| matches!(s, Step::Read(o) if o[0] == 5));
+        let read = share(|s| matches!(s, Step::Read(o) if o[0] == 1));
+        (read, scan, share(|s| matches!(s, Step::ReadThenWrite(..))))
+    };
+    let near = |(a, b, c): (f64, f64, f64), x: f64, y: f64, z: f64| {
+        (a - x).abs() < 0.02 && (b - y).abs() < 0.02 && (c - z).abs() < 0.02
+    };
+    assert!(near(shares(Named::A), 0.5, 0.0, 0.0));
+    assert!(near(shares(Named::B), 0.95, 0.0, 0.0));
+    assert_eq!(shares(Named::C), (1.0, 0.0, 0.0));
+    assert!(near(shares(Named::D), 0.95, 0.0, 0.0));
+    assert!(near(shares(Named::E), 0.0, 0.95, 0.0));
+    assert!(near(shares(Named::F), 0.5, 0.0, 0.5));
+    assert_eq!(shares(Named::Paper4k), (0.0, 0.0, 0.0));
+}
+
+#[test]
+fn zipf_prefers_few_keys_and_uniform_none() {
+    let most_popular = |named| {
+        let mut counts = std::collections::HashMap::new();
+        for step in draws(named, 20_000) {
+            let Step::Read(operation) = step else { panic!("{named:?} only reads") };
+            *counts.entry(operation).or_insert(0u32) += 1;
+        }
+        (counts.values().max().copied().unwrap(), counts.len())
+    };
+    let (most, distinct) = most_popular(Named::C);
+    // 1000 keys, exponent 0.99: the first has about 13 %.
+    assert!((2000..3400).contains(&most), "{most}");
+    assert!(distinct > 500, "{distinct}");
+    let (keys, value_bytes, ..) = Named::Paper4k.parts();
+    assert_eq!((keys, value_bytes), (250_000, 4096));
+    let kind = Kind::Kv {
+        value_bytes: 10,
+        keys: 1000,
+        mix: Mix { read: 1000, ..Mix::default() },
+        distribution: Distribution::Uniform,
+        preload: true,
+    };
+    let (workload, mut random) = (Workload::new(kind, 1), StdRng::seed_from_u64(7));
+    let mut counts = std::collections::HashMap::new();
+    for _ in 0..20_000 {
+        let Step::Read(operation) = workload.draw(&mut random) else { panic!("it only reads") };
+        *counts.entry(operation).or_insert(0u32) += 1;
+    }
+    assert!(counts.len() == 1000 && counts.values().all(|n| *n < 60));
+}
+
+#[test]
+fn inserts_add_keys_and_the_latest_are_read() {
+    let last_inserted = std::cell::Cell::new(999u64);
+    for step in draws(Named::D, 5000) {
+        match step {
+            Step::Write(put) => {
+                // Code, length of the key, key.
+                let key = u64::from_be_bytes(put[5..13].try_into().unwrap());
+                assert_eq!(key, last_inserted.get() + 1, "inserts are numbered on");
+                last_inserted.set(key);
+            }
+            Step::Read(get) => {
+                let key = u64::from_be_bytes(get[5..13].try_into().unwrap());
+                assert!(key <= last_inserted.get());
+            }
+            Step::ReadThenWrite(..) => panic!("YCSB D has none"),
+        }
+    }
+    assert!(last_inserted.get() > 1100);
+}
+
+#[test]
+fn an_open_loop_s_requests_are_due_at_fixed_times() {
+    assert_eq!(due(0, 500.0), Duration::ZERO);
+    assert_eq!(due(1, 500.0), Duration::from_millis(2));
+    assert_eq!(due(86_400 * 1000, 1000.0), Duration::from_secs(86_400));
+}
+
+#[test]
+fn a_spread_is_least_median_and_most() {
+    assert_eq!(spread(vec![3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
+    assert_eq!(spread(vec![4.0, 1.0, 2.0, 3.0]), [1.0, 2.5, 4.0]);
+    assert_eq!(spread(vec![5.0]), [5.0; 3]);
+}
+
+fn latencies() -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_bounds(1000, 600_000_000_000, 3).unwrap();
+    (1..=1000u64).for_each(|ms| histogram.record(ms * 1_000_000).unwrap());
+    histogram
+}
+
+#[test]
+fn the_percentile_table_has_the_form_that_plotters_read() {
+    let mut out = Vec::new();
+    write_hgrm(&mut out, &latencies()).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(
+        lines.next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
+    );
+    assert_eq!(lines.next(), Some(""));
+    let rows: Vec<Vec<f64>> = lines
+        .clone()
+        .take_while(|line| !line.starts_with('#'))
+        .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
+        .collect();
+    assert!(rows.iter().is_sorted_by(|a, b| a[0] <= b[0] && a[1] <= b[1] && a[2] <= b[2]), "{text}");
+    let median = rows.iter().find(|row| row[1] >= 0.5).unwrap();
+    assert!((median[0] - 500.0).abs() < 1.0, "{median:?}");
+    assert_eq!(rows.last().unwrap()[2], 1000.0);
+    assert!(text.contains("Total count    =         1000]"), "{text}");
+}
+
+#[test]
+fn the_timeline_has_a_line_for_each_bin() {
+    let bins = [
+        Bin { at: Duration::ZERO, latency_ns: latencies(), errors: 0 },
+        Bin {
+            at: Duration::from_millis(100),
+            latency_ns: Histogram::new_with_bounds(1000, 600_000_000_000, 3).unwrap(),
+            errors: 2,
+        },
+    ];
+    let mut out = Vec::new();
+    write_csv(&mut out, &bins).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "seconds,operations,p50_us,p99_us,max_us,errors");
+    assert!(lines[1].starts_with("0.0,1000,500") && lines[1].ends_with(",0"), "{text}");
+    assert_eq!(lines[2], "0.1,0,0,0,0,2");
+}

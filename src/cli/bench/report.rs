@@ -1,0 +1,400 @@
+//! What a run came to: for people, as JSON, and as files that plotters read.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use duramen::config::{Config, Durability};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use serde_json::{Value, json};
+
+use super::super::machine::{Machine, Mount};
+use super::super::{CliError, emit, transport_label};
+use super::load::Record;
+use super::{Args, BIN, command_line};
+
+/// A tenth of a second.
+pub struct Bin {
+    /// From the start of measuring.
+    pub at: Duration,
+    /// Latencies of what was acknowledged in it, nanoseconds.
+    pub latency_ns: Histogram<u64>,
+    /// Failures in it.
+    pub errors: u64,
+}
+
+/// Everything measured.
+pub struct Measured {
+    pub record: Record,
+    pub began: SystemTime,
+    pub seconds: f64,
+    pub acked: u64,
+    pub bins: Vec<Bin>,
+    /// Operations per second of each window of a second.
+    pub windows: Vec<f64>,
+    /// Seconds, in the order of ids; empty where the replicas are not ours.
+    pub replica_cpu_s: Vec<f64>,
+    pub client_cpu_s: f64,
+    /// The client thread that worked most: its name and share of a core.
+    pub busiest: Option<(String, f64)>,
+    /// At the start, each second, and the end; of each replica.
+    pub rss_bytes: Vec<Vec<u64>>,
+    pub waiting_max: usize,
+    pub before: Vec<Result<Value, String>>,
+    pub after: Vec<Result<Value, String>>,
+    pub notes: Vec<String>,
+}
+
+/// How it is told.
+pub struct Report<'a> {
+    pub args: &'a Args,
+    pub config: &'a Config,
+    pub machine: &'a Machine,
+    pub measured: &'a Measured,
+}
+
+/// A client thread that keeps a core this busy may be what limits the figures.
+const BUSY: f64 = 0.85;
+
+impl Report<'_> {
+    fn ops_per_s(&self) -> f64 {
+        self.measured.acked as f64 / self.measured.seconds
+    }
+
+    /// Slowest, median and fastest window.
+    fn spread(&self) -> [f64; 3] {
+        let mut windows = self.measured.windows.clone();
+        windows.sort_by(f64::total_cmp);
+        match windows.len() {
+            0 => [0.0; 3],
+            count => [windows[0], windows[count / 2], windows[count - 1]],
+        }
+    }
+
+    /// How much a counter grew on the replica where it grew most: the others may not have answered.
+    fn grown(&self, path: &str) -> u64 {
+        let value = |status: &Value| status.pointer(path).and_then(Value::as_u64);
+        let both = self.measured.before.iter().zip(&self.measured.after);
+        let grown = both.filter_map(|(before, after)| {
+            let (before, after) = (before.as_ref().ok()?, after.as_ref().ok()?);
+            Some(value(after)?.saturating_sub(value(before).unwrap_or(0)))
+        });
+        grown.max().unwrap_or(0)
+    }
+
+    /// The largest value any replica reports.
+    fn most(&self, path: &str) -> u64 {
+        let values = self.measured.after.iter().flatten();
+        values.filter_map(|status| status.pointer(path).and_then(Value::as_u64)).max().unwrap_or(0)
+    }
+
+    fn requests_per_write(&self) -> f64 {
+        self.grown("/requests_executed") as f64 / self.grown("/log/writes").max(1) as f64
+    }
+
+    fn cpu_us_per_op(&self) -> f64 {
+        let all = self.measured.replica_cpu_s.iter().sum::<f64>() + self.measured.client_cpu_s;
+        all * 1e6 / self.measured.acked.max(1) as f64
+    }
+
+    fn rss_last(&self) -> Vec<u64> {
+        self.measured.rss_bytes.iter().filter_map(|of_one| of_one.last().copied()).collect()
+    }
+
+    /// Mean microseconds of a round of the durability layer: E, L, max(E, L), T; where there is one.
+    fn rounds(&self) -> Option<[f64; 4]> {
+        let rounds = self.grown("/rounds/count");
+        let mean = |what: &str| self.grown(&format!("/rounds/{what}")) as f64 / rounds as f64;
+        (rounds > 0).then(|| [mean("execute_us"), mean("log_us"), mean("larger_us"), mean("round_us")])
+    }
+
+    /// Why the load generator may be what was measured.
+    fn bottleneck(&self) -> Option<String> {
+        let (name, share) = self.measured.busiest.as_ref().filter(|(_, share)| *share >= BUSY)?;
+        Some(format!(
+            "THE LOAD GENERATOR MAY BE THE BOTTLENECK: its thread {name} kept {:.0} % of a core busy",
+            share * 100.0
+        ))
+    }
+
+    /// The summary.
+    pub fn print(&self) -> Result<(), CliError> {
+        let m = self.measured;
+        let [slowest, median, fastest] = self.spread();
+        emit(format_args!(
+            "throughput {:.0} ops/s over {:.1} s; 1-s windows: min {slowest:.0}, median {median:.0}, max {fastest:.0}",
+            self.ops_per_s(),
+            m.seconds
+        ))?;
+        let line = |name: &str, of: &Histogram<u64>| {
+            let ms = |quantile| us_of(of, quantile) / 1e3;
+            emit(format_args!(
+                "{name:<10} p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
+                ms(0.5),
+                ms(0.9),
+                ms(0.99),
+                ms(0.999),
+                ms(1.0)
+            ))
+        };
+        line("latency", &m.record.latency_ns)?;
+        if let Some(rate) = self.args.rate {
+            line("service", &m.record.service_ns)?;
+            emit(format_args!(
+                "open loop  {rate:.0} requests due per second; latency counts from then, service from the sending; up to {} had to wait",
+                m.waiting_max
+            ))?;
+        }
+        let batches = self.grown("/batches_executed").max(1);
+        emit(format_args!(
+            "agreement  up to {} instances in flight, {:.1} requests per batch, view {}",
+            self.most("/instances_in_flight_max"),
+            self.grown("/requests_executed") as f64 / batches as f64,
+            self.most("/view"),
+        ))?;
+        emit(format_args!(
+            "log        {:.1} requests per write; {} writes, {:.1} MB per replica, up to {} in flight; write p50 {} p99 {} us",
+            self.requests_per_write(),
+            self.grown("/log/writes"),
+            self.grown("/log/bytes") as f64 / 1e6,
+            self.most("/log/in_flight_max"),
+            self.most("/log/write_us_p50"),
+            self.most("/log/write_us_p99"),
+        ))?;
+        if let Some([execute, log, larger, round]) = self.rounds() {
+            emit(format_args!(
+                "rounds     {} of {:.0} operations: executing {execute:.0} us, logging {log:.0} us, round {round:.0} us = {:.2} x max(E, L)",
+                self.grown("/rounds/count"),
+                self.grown("/rounds/operations") as f64 / self.grown("/rounds/count") as f64,
+                round / larger
+            ))?;
+        }
+        let per_op = |seconds: f64| seconds * 1e6 / m.acked.max(1) as f64;
+        if m.replica_cpu_s.is_empty() {
+            emit(format_args!("cpu        {:.1} us/op in the client", per_op(m.client_cpu_s)))?;
+        } else {
+            let each: Vec<_> = m.replica_cpu_s.iter().map(|s| format!("{:.1}", per_op(*s))).collect();
+            let busy = (m.replica_cpu_s.iter().sum::<f64>() + m.client_cpu_s) / m.seconds;
+            emit(format_args!(
+                "cpu        {:.1} us/op: replicas {}, client {:.1}; {busy:.2} of {} cores busy",
+                self.cpu_us_per_op(),
+                each.join(" + "),
+                per_op(m.client_cpu_s),
+                self.machine.cores,
+            ))?;
+            let mb = |at: &dyn Fn(&Vec<u64>) -> Option<u64>| {
+                let each = m.rss_bytes.iter().filter_map(at).map(|b| format!("{:.0}", b as f64 / 1e6));
+                each.collect::<Vec<_>>().join(" + ")
+            };
+            emit(format_args!(
+                "memory     {} MB resident at the start, {} in the middle, {} at the end",
+                mb(&|v| v.first().copied()),
+                mb(&|v| v.get(v.len() / 2).copied()),
+                mb(&|v| v.last().copied())
+            ))?;
+        }
+        for note in m.notes.iter().cloned().chain(self.bottleneck()) {
+            emit(format_args!("note       {note}"))?;
+        }
+        if self.config.durability != Durability::Vote {
+            emit(format_args!(
+                "note       durability {}: {}",
+                self.config.durability,
+                self.config.durability.promise()
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Where time went in the replicas, stage by stage.
+    pub fn print_stages(&self) -> Result<(), CliError> {
+        for (id, status) in self.measured.after.iter().enumerate() {
+            let stages = status.as_ref().ok().and_then(|s| s.get("stages")).and_then(Value::as_object);
+            let Some(stages) = stages else {
+                emit(format_args!("stages     replica {id} tells none"))?;
+                continue;
+            };
+            for (name, of) in stages {
+                let number = |path: &str| of.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
+                emit(format_args!(
+                    "stage      replica {id} {name:<10} {:>9} times, p50 {:.0} p99 {:.0} max {:.0} us; queue p50 {:.0} p99 {:.0} max {:.0}",
+                    number("/count"),
+                    number("/time_us/p50"),
+                    number("/time_us/p99"),
+                    number("/time_us/max"),
+                    number("/queue/p50"),
+                    number("/queue/p99"),
+                    number("/queue/max"),
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One object.
+    pub fn json(&self) -> Value {
+        let (m, args, group) = (self.measured, self.args, self.config.group());
+        let Mount { file_system, .. } = &self.machine.mount;
+        let [slowest, median, fastest] = self.spread();
+        let quantiles = |of: &Histogram<u64>| {
+            json!({
+                "p50": us_of(of, 0.5),
+                "p90": us_of(of, 0.9),
+                "p99": us_of(of, 0.99),
+                "p999": us_of(of, 0.999),
+                "max": us_of(of, 1.0),
+            })
+        };
+        let rounds = self.rounds().map(|[execute, log, larger, round]| {
+            json!({ "execute_us": execute, "log_us": log, "larger_us": larger, "round_us": round,
+                "round_over_larger": round / larger, "count": self.grown("/rounds/count") })
+        });
+        let mut all = json!({
+            "command": command_line(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "ops_per_s": self.ops_per_s(),
+            "ops_per_s_windows": { "min": slowest, "median": median, "max": fastest, "all": m.windows },
+            "latency_us": quantiles(&m.record.latency_ns),
+            "service_us": args.rate.map(|_| quantiles(&m.record.service_ns)),
+            "rate": args.rate,
+            "waiting_max": m.waiting_max,
+            "acked": m.acked,
+            "errors": m.record.errors,
+            "first_error": m.record.first_error,
+            "seconds": m.seconds,
+            "n": group.n(),
+            "f": group.f(),
+            "model": if group.byzantine() { "byzantine" } else { "crash" },
+            "durability": self.config.durability.to_string(),
+            "promise": self.config.durability.promise(),
+            "durable": !self.machine.mount.in_memory(),
+            "device": self.config.log.device.to_string(),
+            "transport": self.config.transport.to_string(),
+            "transport_label": transport_label(self.config),
+            "client_auth": self.config.client_auth.to_string(),
+            "service": args.service.as_str(),
+            "workload": super::describe(args),
+            "value_size": super::value_size(args),
+            "reply_size": args.reply_size,
+            "execute_cost_us": args.execute_cost_us,
+            "clients": args.clients,
+            "outstanding": args.outstanding,
+            "seed": args.seed,
+        });
+        let replicas = json!({
+            "instances_in_flight": self.most("/instances_in_flight_max"),
+            "requests_per_batch":
+                self.grown("/requests_executed") as f64 / self.grown("/batches_executed").max(1) as f64,
+            "requests_per_log_write": self.requests_per_write(),
+            "log_writes": self.grown("/log/writes"),
+            "log_bytes": self.grown("/log/bytes"),
+            "log_write_us_p50": self.most("/log/write_us_p50"),
+            "log_write_us_p99": self.most("/log/write_us_p99"),
+            "rounds": rounds,
+            "view": self.most("/view"),
+            "cpu_us_per_op": self.cpu_us_per_op(),
+            "cpu_s_per_replica": m.replica_cpu_s,
+            "cpu_s_client": m.client_cpu_s,
+            "busiest_client_thread": m.busiest.as_ref().map(|(name, share)| json!({ "name": name, "cores": share })),
+            "load_generator_may_be_bottleneck": self.bottleneck().is_some(),
+            "rss_bytes": self.rss_last(),
+            "rss_bytes_timeline": m.rss_bytes,
+            "stages": m.after.iter().flatten().map(|s| s.get("stages").cloned()).collect::<Vec<_>>(),
+            "notes": m.notes,
+            "file_system": file_system,
+            "environment": self.machine.json(),
+        });
+        if let (Value::Object(all), Value::Object(replicas)) = (&mut all, replicas) {
+            all.extend(replicas);
+        }
+        all
+    }
+
+    /// The files that were asked for.
+    pub fn write_files(&self) -> Result<(), CliError> {
+        let (args, m) = (self.args, self.measured);
+        if let Some(file) = &args.json {
+            write_to(file, |out| writeln!(out, "{:#}", self.json()))?;
+        }
+        if let Some(file) = &args.hgrm {
+            write_to(file, |out| write_hgrm(out, &m.record.latency_ns))?;
+        }
+        if let Some(file) = &args.hlog {
+            write_to(file, |out| write_hlog(out, m.began, &m.bins))?;
+        }
+        if let Some(file) = &args.csv {
+            write_to(file, |out| write_csv(out, &m.bins))?;
+        }
+        Ok(())
+    }
+}
+
+fn us_of(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1e3
+}
+
+fn write_to(file: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), CliError> {
+    let written = File::create(file).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush()
+    });
+    written.map_err(|e| CliError::Failed(format!("{}: {e}", file.display())))
+}
+
+/// The percentile table that HdrHistogram's plotter reads; milliseconds.
+pub fn write_hgrm(out: &mut impl Write, latency_ns: &Histogram<u64>) -> io::Result<()> {
+    writeln!(out, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
+    let mut count = 0;
+    for at in latency_ns.iter_quantiles(5) {
+        count += at.count_since_last_iteration();
+        let (ms, quantile) = (at.value_iterated_to() as f64 / 1e6, at.quantile_iterated_to());
+        match quantile < 1.0 {
+            true => {
+                writeln!(out, "{ms:>12.3} {quantile:>14.12} {count:>10} {:>14.2}", 1.0 / (1.0 - quantile))?
+            }
+            false => writeln!(out, "{ms:>12.3} {quantile:>14.12} {count:>10}")?,
+        }
+    }
+    let (mean, deviation) = (latency_ns.mean() / 1e6, latency_ns.stdev() / 1e6);
+    writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")?;
+    let (max, total) = (latency_ns.max() as f64 / 1e6, latency_ns.len());
+    writeln!(out, "#[Max     = {max:>12.3}, Total count    = {total:>12}]")?;
+    let buckets = latency_ns.buckets();
+    writeln!(out, "#[Buckets = {buckets:>12}, SubBuckets     = {:>12}]", 2048)
+}
+
+/// HdrHistogram's interval log, nanoseconds.
+fn write_hlog(out: &mut impl Write, began: SystemTime, bins: &[Bin]) -> io::Result<()> {
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .with_start_time(began)
+        .with_base_time(began)
+        .begin_log_with(out, &mut serializer)?;
+    for bin in bins {
+        log.write_histogram(&bin.latency_ns, bin.at, BIN, None)
+            .map_err(|e| io::Error::other(format!("{e:?}")))?;
+    }
+    Ok(())
+}
+
+/// One line for each tenth of a second.
+pub fn write_csv(out: &mut impl Write, bins: &[Bin]) -> io::Result<()> {
+    writeln!(out, "seconds,operations,p50_us,p99_us,max_us,errors")?;
+    for Bin { at, latency_ns, errors } in bins {
+        let us = |quantile| us_of(latency_ns, quantile);
+        writeln!(
+            out,
+            "{:.1},{},{:.0},{:.0},{:.0},{errors}",
+            at.as_secs_f64(),
+            latency_ns.len(),
+            us(0.5),
+            us(0.99),
+            us(1.0)
+        )?;
+    }
+    Ok(())
+}
