@@ -19,6 +19,7 @@
 //!     allow_tmpfs: false,
 //!     io: None,
 //!     new_era: false,
+//!     metrics: None,
 //!     dir,
 //! })?;
 //! println!("{}", replica.status_json());

@@ -44,6 +44,7 @@ fn start_takes_one_replica_or_all_and_not_both() {
         reply_size: 0,
         execute_cost_us: 0,
         new_era: false,
+        metrics: None,
         insecure,
         allow_tmpfs: false,
         io: Some(LogIo::Threads),

@@ -1,6 +1,7 @@
 //! `duramen start`: one replica, or all of them as child processes. Never formats anything.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ pub struct Args {
     /// After more than f replicas crashed in a mode that keeps no votes: go on with what a quorum has on disk, and cut the rest
     #[arg(long)]
     pub new_era: bool,
+    /// Answer /metrics, /healthz and /readyz there: replica i at PORT + i; port 0 lets the system choose
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub insecure: InsecureArg,
     /// Accept a log on a tmpfs: it survives no power loss
@@ -82,6 +86,7 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         allow_tmpfs: args.allow_tmpfs,
         io: args.io,
         new_era: args.new_era,
+        metrics: args.metrics.map(|at| beside(at, id)),
     })?;
     // Only now: a signal during recovery ends the process at once, which harms nothing.
     let interrupt = Interrupt::install()?;
@@ -93,6 +98,9 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     let mut label = label.map(|label| format!("; {label}")).unwrap_or_default();
     if durability != Durability::Vote {
         label += &format!("; durability {durability}: {}", durability.promise());
+    }
+    if let Some(at) = replica.metrics_addr() {
+        label += &format!("; metrics at http://{at}/metrics");
     }
     emit(format_args!(
         "replica {id} ready: {address}, view {view}, {} records in {:.1} MiB of log{torn}, {}{label}",
@@ -120,6 +128,14 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     match halted {
         Some(why) => Err(CliError::Failed(format!("replica {id} had halted: {why}"))),
         None => Ok(()),
+    }
+}
+
+/// Replica `id`'s own port: the one given and `id` more.
+fn beside(at: SocketAddr, id: ReplicaId) -> SocketAddr {
+    match at.port() {
+        0 => at,
+        port => SocketAddr::new(at.ip(), port.saturating_add(id.0 as u16)),
     }
 }
 
@@ -179,6 +195,9 @@ fn spawn(args: &Args, id: ReplicaId) -> Result<(Child, [Forward; 2]), CliError> 
     }
     if args.new_era {
         command.arg("--new-era");
+    }
+    if let Some(metrics) = args.metrics {
+        command.args(["--metrics", &metrics.to_string()]);
     }
     if args.execute_cost_us > 0 {
         command.args(["--execute-cost-us", &args.execute_cost_us.to_string()]);

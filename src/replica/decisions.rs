@@ -22,6 +22,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Bytes of decided batches kept in memory where none is on disk.
 const RECENT_BYTES_MAX: usize = 64 << 20;
@@ -32,6 +33,8 @@ pub struct Decided {
     pub batch: Arc<Batch>,
     /// Without votes where a mark is the proof.
     pub certificate: Option<Certificate>,
+    /// When it was handed out.
+    pub at: Instant,
 }
 
 impl Decided {

@@ -1,6 +1,7 @@
 //! The execute thread: decided batches → service → replies; reads; what was executed back to `order`.
 
 use super::decisions::{Decided, Recent};
+use super::metrics::Stage;
 use super::receive::frame;
 use super::reply_packer::Packer;
 use super::shared::{LogView, Shared};
@@ -163,6 +164,10 @@ impl ExecuteStage {
 
     fn execute(&mut self, batches: Vec<Decided>) {
         let count = batches.len() as u64;
+        let began = Instant::now();
+        for batch in &batches {
+            self.shared.metrics.record(Stage::Wait, began - batch.at, self.inbox.len());
+        }
         if !self.ended {
             match self.layer.take() {
                 Some(mut layer) => {
@@ -184,6 +189,7 @@ impl ExecuteStage {
                 }
             }
         }
+        self.shared.metrics.record(Stage::Execute, began.elapsed(), count as usize);
         self.shared.execute_queue.fetch_sub(count, Ordering::Relaxed);
     }
 
@@ -249,6 +255,7 @@ impl ExecuteStage {
         if packed.is_empty() {
             return;
         }
+        let (began, count) = (Instant::now(), packed.iter().map(|(_, replies)| replies.len()).sum());
         let view = View(self.shared.view.load(Ordering::Relaxed));
         let executed = self.executor.executed();
         let frames = packed.into_iter().map(|(connection, replies)| {
@@ -256,6 +263,7 @@ impl ExecuteStage {
             (To::Connection(connection), frame(&message))
         });
         self.net.send_batch(frames.collect());
+        self.shared.metrics.record(Stage::Reply, began.elapsed(), count);
     }
 
     fn resend(&mut self, groups: Vec<(AuthenticGroup, Credit)>) {

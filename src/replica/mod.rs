@@ -35,12 +35,23 @@ mod state_digest;
 /// As JSON.
 mod status;
 
+/// Where time goes.
+pub mod metrics;
+
+/// For scrapers.
+mod open_metrics;
+
+/// `/metrics`, `/healthz`, `/readyz`.
+mod admin;
+
 /// Config → recovery → running.
 mod startup;
 
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_log};
 
+#[cfg(test)]
+mod admin_tests;
 #[cfg(test)]
 mod fair_queue_tests;
 #[cfg(test)]

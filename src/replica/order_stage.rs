@@ -1,6 +1,7 @@
 //! The order thread: channel → [`Orderer::step`] → outputs routed to log, net and execute.
 
 use super::decisions::Decided;
+use super::metrics::Stage;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
@@ -11,7 +12,7 @@ use crate::order::{Input, Now, Orderer, Output};
 use crate::types::*;
 use crate::wire::messages::*;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -55,6 +56,8 @@ pub struct OrderStage {
     pub(super) frames: Vec<(To, Frame)>,
     pub(super) published: Tick,
     pub(super) appends: Appends,
+    /// When this leader proposed what is not decided yet.
+    pub(super) proposed: BTreeMap<Seq, Instant>,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
@@ -135,6 +138,7 @@ impl OrderStage {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            let began = Instant::now();
             let mut steps = 0;
             let mut next = first;
             while let Some(message) = next {
@@ -164,6 +168,9 @@ impl OrderStage {
                 self.step(now, Input::Tick);
             }
             self.apply();
+            if steps > 0 {
+                self.shared.metrics.record(Stage::Order, began.elapsed(), steps);
+            }
             if now.tick.since(self.published) > 20_000_000 {
                 self.published = now.tick;
                 self.publish();
@@ -204,10 +211,22 @@ impl OrderStage {
         for output in std::mem::take(&mut self.outputs) {
             match output {
                 Output::Send(to, message) => self.frames.push((To::Replica(to), frame(&message))),
-                Output::Broadcast(message) => self.frames.push((To::AllReplicas, frame(&message))),
+                Output::Broadcast(message) => {
+                    if let Message::Propose(propose) = &message {
+                        self.proposed.insert(propose.seq, Instant::now());
+                    }
+                    self.frames.push((To::AllReplicas, frame(&message)));
+                }
                 Output::Append(lsn, record) => self.append(lsn, record),
                 Output::Decision(certificate) => proof = Some(certificate),
-                Output::Execute(batch) => batches.push(Decided { batch, certificate: proof.take() }),
+                Output::Execute(batch) => {
+                    let at = Instant::now();
+                    if let Some(proposed) = self.proposed.remove(&batch.seq) {
+                        let in_flight = self.proposed.len() + 1;
+                        self.shared.metrics.record(Stage::Decide, at - proposed, in_flight);
+                    }
+                    batches.push(Decided { batch, certificate: proof.take(), at });
+                }
                 Output::Resend(group) => {
                     let used = self.resends.entry(group.group().client).or_default();
                     if let Some(credit) = Credit::take(used, group.group().bytes().len(), RESEND_BYTES_MAX) {
@@ -231,6 +250,8 @@ impl OrderStage {
                     let _ = self.to_execute.send(ToExecute::ReadRefused(tokens));
                 }
                 Output::ViewStarted(view) => {
+                    // What was proposed before may never be decided.
+                    self.proposed.clear();
                     let leader = self.core.leader();
                     ::log::info!("view {view} begins, led by replica {leader}");
                 }
@@ -263,11 +284,13 @@ impl OrderStage {
     }
 
     fn publish(&mut self) {
+        let stats = self.log.stats();
+        self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),
             queued_bytes: self.log.queued_bytes(),
             durable: self.log.durable(),
-            ..LogView::of(&self.log.stats())
+            ..LogView::of(&stats)
         };
         let view = OrderView {
             status: Some(self.core.status()),

@@ -1,6 +1,7 @@
 //! net → verify → order: decodes frames on the net thread, checks what costs a signature or a hash on the pool.
 
 use super::fair_queue::FairQueue;
+use super::metrics::Stage;
 use super::shared::Shared;
 use super::stages::*;
 use super::standing::{Bucket, Standing};
@@ -74,6 +75,8 @@ pub struct Receive {
     pub(super) client_bytes: Arc<AtomicUsize>,
     pub(super) paused: Arc<AtomicBool>,
     pub(super) reads: u64,
+    /// When the first frame of this poll came, and how many did.
+    pub(super) polled: Option<(Instant, usize)>,
     pub(super) cheap: Vec<(Input, Option<Credit>)>,
     pub(super) work: Vec<Unverified>,
 }
@@ -195,6 +198,7 @@ pub fn frame(message: &Message) -> Frame {
 
 impl Receiver for Receive {
     fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
+        self.polled.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
         match from.peer {
             Peer::Replica(r) => self.on_replica(r, kind, payload),
             Peer::Client(c) => self.on_client(c, from.connection, kind, payload),
@@ -233,6 +237,9 @@ impl Receiver for Receive {
     }
 
     fn end_of_poll(&mut self) {
+        if let Some((began, frames)) = self.polled.take() {
+            self.shared.metrics.record(Stage::Net, began.elapsed(), frames);
+        }
         if !self.cheap.is_empty() {
             let _ = self.to_order.send(ToOrder::Inputs(std::mem::take(&mut self.cheap)));
         }
@@ -303,11 +310,13 @@ impl Verify {
                 }
                 queue.round()
             };
+            let (began, count) = (Instant::now(), work.len());
             let inputs: Vec<_> = if work.len() > 1 && rayon::current_num_threads() > 1 {
                 work.into_par_iter().filter_map(|item| self.check(item)).collect()
             } else {
                 work.into_iter().filter_map(|item| self.check(item)).collect()
             };
+            self.shared.metrics.record(Stage::Verify, began.elapsed(), count);
             if !inputs.is_empty() {
                 let _ = self.to_order.send(ToOrder::Inputs(inputs));
             }

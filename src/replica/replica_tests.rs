@@ -1,6 +1,7 @@
+use super::admin_tests::ask;
 use super::*;
 use crate::client::{Client, ClientOptions, Outcome};
-use crate::config::{Config, LogLimits};
+use crate::config::{Config, Durability, LogLimits};
 use crate::data_dir;
 use crate::init::{InitOptions, init};
 use crate::keys::ClientKeys;
@@ -16,6 +17,7 @@ struct Cluster {
     dir: tempfile::TempDir,
     config: Config,
     replicas: Vec<Option<Replica>>,
+    new_era: bool,
 }
 
 /// As many neighbouring free ports, from somewhere of their own.
@@ -33,17 +35,22 @@ fn free_ports(n: u16) -> u16 {
 
 impl Cluster {
     fn new(model: FaultModel, n: u32) -> Self {
+        Self::of(model, n, Durability::Vote)
+    }
+
+    fn of(model: FaultModel, n: u32, durability: Durability) -> Self {
         let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
         let options = InitOptions {
             dir: dir.path().join("cluster"),
             replicas: n,
             model,
+            durability,
             listen: format!("127.0.0.1:{}", free_ports(n as u16)),
             log: LogLimits { segment_mib: 8, spare_segments: 1, ..LogLimits::default() },
             ..InitOptions::default()
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
-        let mut this = Self { dir, config, replicas: (0..n).map(|_| None).collect() };
+        let mut this = Self { dir, config, replicas: (0..n).map(|_| None).collect(), new_era: false };
         (0..n).for_each(|i| this.start(i));
         this
     }
@@ -53,7 +60,11 @@ impl Cluster {
     }
 
     fn start(&mut self, i: u32) {
-        let options = ReplicaOptions {
+        self.replicas[i as usize] = Some(Replica::start(self.options(i)).unwrap());
+    }
+
+    fn options(&self, i: u32) -> ReplicaOptions {
+        ReplicaOptions {
             config: self.config.clone(),
             dir: self.path(),
             id: ReplicaId(i),
@@ -61,9 +72,9 @@ impl Cluster {
             insecure: false,
             allow_tmpfs: true,
             io: None,
-            new_era: false,
-        };
-        self.replicas[i as usize] = Some(Replica::start(options).unwrap());
+            new_era: self.new_era,
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+        }
     }
 
     fn stop(&mut self, i: u32) {
@@ -165,4 +176,162 @@ fn a_byzantine_group_survives_the_loss_of_its_leader_and_of_everybody() {
 #[test]
 fn a_crash_group_survives_the_loss_of_its_leader_and_of_everybody() {
     survives(FaultModel::Crash, 3);
+}
+
+fn put_all(client: &Client, keys: std::ops::Range<u32>) {
+    let session = client.session();
+    for key in keys {
+        let outcome = session.invoke(put(key), Some(Duration::from_secs(20)));
+        assert!(matches!(outcome, Outcome::Done(_)), "key {key}: {outcome:?}");
+    }
+}
+
+/// Waits for what must come, or says what did not.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// RULES 14: nothing acknowledged is lost while at most f crash at a time; after a crash of all, only in a new era.
+fn keeps_the_paper_s_promise(model: FaultModel, n: u32, durability: Durability) {
+    let mut cluster = Cluster::of(model, n, durability);
+    let client = cluster.client();
+    put_all(&client, 0..30);
+    cluster.stop(0);
+    put_all(&client, 30..40);
+    cluster.start(0);
+    let forgetful =
+        |c: &Cluster, i: usize| c.replicas[i].as_ref().unwrap().status_json().contains(r#""forgetful":true"#);
+    assert!(forgetful(&cluster, 0), "it may have voted");
+    until("no mark covers what replica 0 forgot", || !forgetful(&cluster, 0));
+    // Now it counts again: another may go.
+    cluster.stop(1);
+    put_all(&client, 40..50);
+    cluster.start(1);
+    check_all(&client, 0..50);
+    until("no mark covers what replica 1 forgot", || !forgetful(&cluster, 1));
+    drop(client);
+
+    (0..n).for_each(|i| cluster.stop(i));
+    (0..n).for_each(|i| cluster.start(i));
+    // Whoever hears that more than f forgot refuses; one that comes later may find nobody to hear it from.
+    let refused = || {
+        cluster.replicas.iter().flatten().find_map(|replica| replica.wait_failed(Duration::from_millis(1)))
+    };
+    until("more than f forgot, and nobody refuses to go on", || refused().is_some());
+    let why = refused().expect("just seen");
+    assert!(why.contains("--new-era"), "{why}");
+    assert!(cluster.replicas.iter().flatten().all(|r| r.status_json().contains(r#""requests_executed":0,"#)));
+    (0..n).for_each(|i| cluster.stop(i));
+    cluster.new_era = true;
+    (0..n).for_each(|i| cluster.start(i));
+    let client = cluster.client();
+    put_all(&client, 50..60);
+    check_all(&client, 0..60);
+}
+
+#[test]
+fn parallel_logging_keeps_its_promise_in_both_models() {
+    keeps_the_paper_s_promise(FaultModel::Crash, 3, Durability::Parallel);
+    keeps_the_paper_s_promise(FaultModel::Byzantine, 4, Durability::Parallel);
+}
+
+#[test]
+fn batched_and_naive_logging_keep_their_promise() {
+    keeps_the_paper_s_promise(FaultModel::Crash, 3, Durability::Batched);
+    keeps_the_paper_s_promise(FaultModel::Byzantine, 4, Durability::Naive);
+}
+
+#[test]
+fn asynchronous_logging_survives_a_crash_of_f_and_an_orderly_stop() {
+    keeps_the_paper_s_promise(FaultModel::Crash, 3, Durability::Async);
+}
+
+#[test]
+fn without_a_log_a_replica_cannot_come_back_and_says_so() {
+    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::None);
+    let client = cluster.client();
+    put_all(&client, 0..10);
+    cluster.stop(2);
+    put_all(&client, 10..20);
+    check_all(&client, 0..20);
+    let options = cluster.options(2);
+    let Err(why) = Replica::start(options) else { panic!("it has nothing to come back with") };
+    assert!(why.to_string().contains("cannot come back"), "{why}");
+}
+
+#[test]
+fn a_new_era_is_refused_where_nothing_is_forgotten() {
+    let mut cluster = Cluster::new(FaultModel::Crash, 3);
+    cluster.stop(0);
+    cluster.new_era = true;
+    let Err(why) = Replica::start(cluster.options(0)) else { panic!("votes are durable") };
+    assert!(why.to_string().contains("--new-era"), "{why}");
+}
+
+/// Every line is a comment of a known kind or `name{labels} number`; families are not mixed; the end is marked.
+fn check_open_metrics(text: &str) {
+    let mut family = String::new();
+    let mut seen = std::collections::HashSet::new();
+    assert!(text.ends_with("# EOF\n"));
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let words: Vec<&str> = comment.splitn(3, ' ').collect();
+            match words[..] {
+                ["EOF"] => {}
+                ["TYPE", name, kind] => {
+                    assert!(["gauge", "counter", "summary"].contains(&kind), "{line}");
+                    assert!(seen.insert(name.to_owned()), "{name} comes twice");
+                    family = name.to_owned();
+                }
+                ["HELP" | "UNIT", name, _] => assert_eq!(name, family, "{line}"),
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (name, rest) = line.split_once('{').unwrap_or_else(|| panic!("{line}"));
+        assert!(name.starts_with(&family), "{line} in family {family}");
+        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{line}");
+        let (labels, number) = rest.rsplit_once("} ").unwrap_or_else(|| panic!("{line}"));
+        assert!(labels.starts_with("replica=\"") && labels.ends_with('"'), "{line}");
+        number.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
+    }
+}
+
+#[test]
+fn a_replica_answers_scrapers_and_is_ready_only_with_the_others() {
+    let mut cluster = Cluster::new(FaultModel::Crash, 3);
+    let client = cluster.client();
+    put_all(&client, 0..20);
+    let at = cluster.replicas[0].as_ref().unwrap().metrics_addr().unwrap();
+    let get = |path: &str| ask(at, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+    let number = |page: &str, name: &str| -> f64 {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")))
+            .unwrap_or_else(|| panic!("no {name}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    let page = get("/metrics").split_once("\r\n\r\n").unwrap().1.to_owned();
+    check_open_metrics(&page);
+    let before = number(&page, "duramen_requests_executed_total");
+    assert!(before >= 20.0 && number(&page, "duramen_stage_seconds_count") > 0.0, "{page}");
+    put_all(&client, 20..40);
+    let page = get("/metrics");
+    assert!(number(&page, "duramen_requests_executed_total") >= before + 20.0, "{page}");
+    until("it does not become ready", || get("/readyz").starts_with("HTTP/1.1 200"));
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    // Alone it is no longer in a view that works: the leader wishes for another, and cannot get there.
+    let status = cluster.replicas[0].as_ref().unwrap().status_json();
+    assert!(status.contains(r#""stages":{"net":{"count":"#), "{status}");
+    cluster.stop(0);
+    cluster.stop(1);
+    cluster.start(0);
+    let at = cluster.replicas[0].as_ref().unwrap().metrics_addr().unwrap();
+    until("a replica that leads nobody is ready", || {
+        ask(at, b"GET /readyz HTTP/1.1\r\n\r\n").contains("503")
+    });
 }

@@ -1,5 +1,6 @@
 //! What the stages of one replica share: where clients are, who leads, counters for `status`.
 
+use super::metrics::Metrics;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;
@@ -152,6 +153,8 @@ pub struct Shared {
     pub executed: AtomicU64,
     /// Why messages had no effect, by sender and reason.
     discards: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// Where time goes.
+    pub metrics: Metrics,
     /// The last thing that went wrong, one line.
     pub last_error: Mutex<Option<String>>,
 }

@@ -8,8 +8,10 @@
 //! cover; the log starts (a torn tail is cut); the stages start; the net listens. Nothing is sent before the log has
 //! started, and no vote before the core allows it.
 
+use super::admin::{Admin, Answer};
 use super::decisions::{Recent, Store, certificate_of, layer_mode};
 use super::execute_stage::ExecuteStage;
+use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
 use super::receive::{Receive, Verify, frame};
 use super::shared::Shared;
@@ -71,6 +73,8 @@ pub struct ReplicaOptions {
     pub io: Option<LogIo>,
     /// Without durable votes: votes forgotten so far count as never cast. Only for when more than f replicas crashed.
     pub new_era: bool,
+    /// Where to answer `/metrics`, `/healthz` and `/readyz`, if anywhere. Whoever reaches it can read it.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why a replica does not start.
@@ -130,6 +134,7 @@ pub struct Replica {
     status: Arc<StatusWriter>,
     report: RecoveryReport,
     address: Option<SocketAddr>,
+    admin: Option<Admin>,
 }
 
 fn log_options(
@@ -213,7 +218,8 @@ impl Replica {
     ///
     /// Errors: one line each that says what to do; nothing on disk was changed, except that a torn tail may be cut.
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
-        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era } = options;
+        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era, metrics } =
+            options;
         config.check_transport(insecure)?;
         let durability = config.durability;
         let votes_durable = durability == Durability::Vote;
@@ -418,6 +424,7 @@ impl Replica {
             client_bytes: client_bytes.clone(),
             paused: paused.clone(),
             reads: 0,
+            polled: None,
             cheap: Vec::new(),
             work: Vec::new(),
         };
@@ -442,6 +449,7 @@ impl Replica {
             frames: Vec::new(),
             published: Tick(0),
             appends: Default::default(),
+            proposed: Default::default(),
             resends: HashMap::new(),
         };
         let execute = ExecuteStage {
@@ -475,7 +483,30 @@ impl Replica {
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
         let address = handle.local_addr();
-        Ok(Self { id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
+        let (state, stats) = (shared.clone(), handle.clone());
+        let page = move |path: &str| {
+            let plain = |trouble: Option<String>| Answer {
+                code: if trouble.is_some() { 503 } else { 200 },
+                content_type: "text/plain",
+                body: trouble.unwrap_or_else(|| "ok".into()) + "\n",
+            };
+            match path {
+                "/metrics" => Answer {
+                    code: 200,
+                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    body: open_metrics::page(id, &state, &stats.stats()),
+                },
+                "/healthz" => plain(open_metrics::unhealthy(&state)),
+                "/readyz" => plain(open_metrics::unready(&state)),
+                _ => Answer {
+                    code: 404,
+                    content_type: "text/plain",
+                    body: "/metrics /healthz /readyz\n".into(),
+                },
+            }
+        };
+        let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
+        Ok(Self { admin, id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
     }
 
     /// Which replica this is.
@@ -486,6 +517,11 @@ impl Replica {
     /// Where it listens.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Where metrics are answered.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// What the log's recovery found.
@@ -536,6 +572,7 @@ impl Replica {
 
     fn end(&mut self) {
         self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.admin = None;
         if let Some(mut net) = self.net.take() {
             net.stop();
         }

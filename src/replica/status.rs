@@ -134,7 +134,7 @@ impl StatusWriter {
                 r#""requests_per_write":{req_write:.2},"in_flight_max":{log_flight},"backend":{backend},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
-                r#"{digest}{rounds}"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#"{digest}{rounds}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
                 r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
             ),
             me = self.me,
@@ -173,6 +173,7 @@ impl StatusWriter {
             discards = discards.join(","),
             digest = digest,
             rounds = rounds,
+            stages = shared.metrics.json(),
             durability = self.durability,
             forgetful = shared.forgetful.load(Ordering::Relaxed),
             error = optional(last_error.as_deref()),
