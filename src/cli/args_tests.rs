@@ -106,7 +106,7 @@ fn the_other_commands_read_their_options() {
     assert_eq!(args, expected);
 
     let line = "--local 3 --model crash --dir d --service null --value-size 0 --reply-size 9 --clients 2 --outstanding 4 \
-                --keys 9 --durability parallel --execute-cost-us 40 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring --device paper-ssd \
+                --keys 9 --durability parallel --execute-cost-us 40 --instances 5 --writes-in-flight 3 --duration 1.5 --warmup 0 --seed 3 --transport plain --insecure --client-auth channel --io uring --device paper-ssd \
                 --expect-rate 5e4 --write-limit-gb 2 --allow-tmpfs --keep --json out --hgrm h --hlog l --csv c --stages --rate 5000 --read-fraction 0.25 --distribution zipf";
     let args: bench::Args = parse(line).unwrap();
     let expected = bench::Args {
@@ -136,6 +136,8 @@ fn the_other_commands_read_their_options() {
         client_auth: Some(duramen::config::ClientAuth::Channel),
         durability: Durability::Parallel,
         execute_cost_us: 40,
+        instances: Some(5),
+        writes_in_flight: Some(3),
         io: LogIo::Uring,
         device: LogDevice::PaperSsd,
         expect_rate: Some(5e4),

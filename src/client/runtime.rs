@@ -72,7 +72,7 @@ impl ClientOptions {
             deadline: Duration::from_secs(10),
             outstanding_max: 1 << 16,
             outstanding_bytes_max: 256 << 20,
-            group_bytes_max: 256 << 10,
+            group_bytes_max: 512 << 10,
             group_requests_max: 1024,
         }
     }

@@ -95,6 +95,12 @@ pub struct Args {
     /// Microseconds that every operation takes to execute, besides what it takes (with --local)
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub execute_cost_us: u64,
+    /// Batches proposed and undecided at a time (with --local) [default: as in a new cluster]
+    #[arg(long, value_name = "N")]
+    pub instances: Option<u64>,
+    /// Log writes in flight at a time (with --local) [default: as in a new cluster]
+    #[arg(long, value_name = "N")]
+    pub writes_in_flight: Option<u32>,
     /// How log writes reach the disk (with --local)
     #[arg(long, default_value = "auto", value_parser = word::<LogIo>(LogIo::WORDS))]
     pub io: LogIo,
@@ -320,16 +326,18 @@ fn check(args: &Args) -> Result<(), CliError> {
     let local_only = args.device != LogDevice::Real
         || args.durability != Durability::Vote
         || args.execute_cost_us > 0
+        || args.instances.is_some()
+        || args.writes_in_flight.is_some()
         || args.keep;
     if args.local.is_none() && local_only {
         return Err(fail(
-            "--durability, --device, --execute-cost-us and --keep are for --local N: a running cluster has its own",
+            "--durability, --device, --execute-cost-us, --instances, --writes-in-flight and --keep are for --local N: a running cluster has its own",
         ));
     }
     if args.read_fraction.is_some_and(|f| !(0.0..=1.0).contains(&f)) {
         return Err(fail("--read-fraction is a number from 0 to 1"));
     }
-    if args.rate.is_some_and(|rate| !(rate >= 1.0 && rate < 1e8)) {
+    if args.rate.is_some_and(|rate| !(1.0..1e8).contains(&rate)) {
         return Err(fail("--rate is at least 1 operation per second"));
     }
     let seconds = |value: f64| value.is_finite() && (0.0..=86_400.0).contains(&value);
@@ -476,6 +484,7 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
         io: args.io,
         device: args.device,
         prefill_segments: writing.segments,
+        writes_in_flight: args.writes_in_flight.unwrap_or(LogLimits::default().writes_in_flight),
         ..LogLimits::default()
     };
     let limits = Limits::default();
@@ -489,7 +498,11 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
         insecure: args.insecure.insecure,
         client_auth: args.client_auth,
         durability: args.durability,
-        limits: Limits { request_bytes, ..limits },
+        limits: Limits {
+            request_bytes,
+            instances_open: args.instances.unwrap_or(limits.instances_open),
+            ..limits
+        },
         log,
         ..InitOptions::default()
     };
