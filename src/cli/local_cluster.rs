@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -107,6 +108,8 @@ impl LocalCluster {
         let mut command = Command::new(&self.exe);
         command.args(["start", "--replica", &i.to_string(), "--dir"]).arg(&self.dir).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        // Ctrl-C is for us alone: replicas that stopped by themselves would leave requests unanswered, and no result.
+        command.process_group(0);
         sys::die_with_parent(&mut command);
         let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.exe.display()))?;
         let stdout = child.stdout.take().expect("it was piped");
