@@ -38,6 +38,22 @@ fn ycsb_s_mixes_have_their_shares() {
 }
 
 #[test]
+fn only_writes_count_against_the_write_limit() {
+    let share = |named: Named| {
+        let (keys, value_bytes, mix, distribution) = named.parts();
+        let kind = Kind::Kv { value_bytes, keys, mix, distribution, preload: true };
+        (kind.write_share(), kind.preload())
+    };
+    assert_eq!(share(Named::Paper4k), (1.0, 250_000));
+    assert_eq!(share(Named::A), (0.5, 10_000));
+    assert_eq!(share(Named::C).0, 0.0);
+    assert_eq!(share(Named::E).0, 0.05);
+    // A read-modify-write writes once.
+    assert_eq!(share(Named::F).0, 0.5);
+    assert_eq!(Kind::Null { request_bytes: 4, reply_bytes: 0 }.write_share(), 1.0);
+}
+
+#[test]
 fn zipf_prefers_few_keys_and_uniform_none() {
     let most_popular = |named| {
         let mut counts = std::collections::HashMap::new();
@@ -136,12 +152,12 @@ fn the_percentile_table_has_the_form_that_plotters_read() {
 #[test]
 fn the_timeline_has_a_line_for_each_bin() {
     let bins = [
-        Bin { at: Duration::ZERO, latency_ns: latencies(), errors: 0 },
-        Bin {
-            at: Duration::from_millis(100),
-            latency_ns: Histogram::new_with_bounds(1000, 600_000_000_000, 3).unwrap(),
-            errors: 2,
-        },
+        Bin::of(Duration::ZERO, &latencies(), 0),
+        Bin::of(
+            Duration::from_millis(100),
+            &Histogram::new_with_bounds(1000, 600_000_000_000, 3).unwrap(),
+            2,
+        ),
     ];
     let mut out = Vec::new();
     write_csv(&mut out, &bins).unwrap();

@@ -1,7 +1,8 @@
 //! `duramen bench compare`: two configurations, or two builds, measured in turn.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -32,6 +33,9 @@ pub struct Args {
     pub json: Option<PathBuf>,
 }
 
+/// How often a run is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// What is compared: name, path in the JSON, unit, divisor.
 const FIGURES: [(&str, &str, &str, f64); 4] = [
     ("throughput", "/ops_per_s", "ops/s", 1.0),
@@ -51,11 +55,12 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let mut rounds: Vec<[Value; 2]> = Vec::new();
     while (rounds.len() as u32) < args.rounds && !interrupt.is_set() {
         let mut pair = Vec::new();
-        for (words, bin) in [(&args.a, &args.bin_a), (&args.b, &args.bin_b)] {
+        for (args, bin) in [(&args.a, &args.bin_a), (&args.b, &args.bin_b)] {
             let mut command = Command::new(bin.as_ref().unwrap_or(&this));
-            command.arg("bench").args(words.split_whitespace()).arg("--json").arg(&file);
+            command.arg("bench").args(args.split_whitespace()).arg("--json").arg(&file);
             duramen::sys::die_with_parent(&mut command);
-            let ran = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let ran = run_one(command, &interrupt)?;
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             let _ = std::fs::remove_file(&file);
             if interrupt.is_set() {
@@ -63,10 +68,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
             }
             if !ran.status.success() {
                 let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-                return Err(CliError::Failed(format!(
-                    "a run of `bench {}` failed: {words}",
-                    command_words(&command)
-                )));
+                return Err(CliError::Failed(format!("a run of `bench {args}` failed: {words}")));
             }
             pair.push(serde_json::from_str(&text).map_err(|e| CliError::Failed(format!("its JSON: {e}")))?);
         }
@@ -105,9 +107,19 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn command_words(command: &Command) -> String {
-    let words = command.get_args().skip(1).map(|word| word.to_string_lossy().into_owned());
-    words.collect::<Vec<_>>().join(" ")
+/// Runs it to its end, which comes early after a signal: the run then removes its own cluster.
+fn run_one(mut command: Command, interrupt: &Interrupt) -> std::io::Result<Output> {
+    let mut child = command.spawn()?;
+    let mut told = false;
+    while child.try_wait()?.is_none() {
+        if interrupt.is_set() && !told {
+            told = true;
+            duramen::sys::terminate(&child)?;
+        }
+        std::thread::sleep(LOOK);
+    }
+    // One line at most is in the pipe.
+    child.wait_with_output()
 }
 
 fn figure(result: &Value, path: &str) -> f64 {

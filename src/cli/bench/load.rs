@@ -19,6 +19,8 @@ use super::workload::{Step, Workload};
 const ERRORS_MAX: u64 = 10_000;
 /// The open loop's thread looks at the clock this often.
 const PACE: Duration = Duration::from_micros(250);
+/// What leaves later than this, although there is room, the generator itself has delayed.
+const LATE: Duration = Duration::from_millis(1);
 
 /// Load under way.
 pub struct Load {
@@ -54,6 +56,8 @@ struct Shared {
     in_flight: AtomicUsize,
     /// Open loop: of each session, requests that wait for an answer to others, by the time they were due.
     waiting: Vec<Mutex<(u32, VecDeque<Instant>)>>,
+    /// How many of them there are, and were at most.
+    waiting_now: AtomicUsize,
     waiting_max: AtomicUsize,
     /// All that was acknowledged since the start, recorded or not.
     acked: AtomicU64,
@@ -69,6 +73,8 @@ pub struct Record {
     bin_ns: Histogram<u64>,
     /// Open loop: submission to callback.
     pub service_ns: Histogram<u64>,
+    /// Open loop: requests that there was room for and that were sent more than a millisecond after they were due.
+    pub late: u64,
     /// Outcomes that were no success, while recording or not.
     pub errors: u64,
     /// The first of them.
@@ -117,12 +123,14 @@ impl Load {
             recording: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             waiting: (0..shape.sessions).map(|_| Default::default()).collect(),
+            waiting_now: AtomicUsize::new(0),
             waiting_max: AtomicUsize::new(0),
             acked: AtomicU64::new(0),
             record: Mutex::new(Record {
                 latency_ns: histogram(),
                 bin_ns: histogram(),
                 service_ns: histogram(),
+                late: 0,
                 errors: 0,
                 first_error: None,
             }),
@@ -158,8 +166,14 @@ impl Load {
         self.shared.waiting_max.load(Ordering::Relaxed)
     }
 
+    /// Requests that are due and wait because too many are outstanding.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting_now.load(Ordering::Relaxed)
+    }
+
     /// From now on latencies count.
     pub fn start_recording(&self) {
+        self.shared.waiting_max.store(self.waiting(), Ordering::Relaxed);
         self.shared.recording.store(true, Ordering::Relaxed);
     }
 
@@ -214,10 +228,14 @@ fn pace(shared: &Arc<Shared>, rate: f64) {
                 waiting.0 += 1;
                 drop(waiting);
                 shared.in_flight.fetch_add(1, Ordering::Relaxed);
+                if intended.elapsed() > LATE && shared.recording.load(Ordering::Relaxed) {
+                    shared.record.lock().late += 1;
+                }
                 draw(shared, session, intended);
             } else {
                 waiting.1.push_back(intended);
-                shared.waiting_max.fetch_max(waiting.1.len() * shared.sessions.len(), Ordering::Relaxed);
+                let now = shared.waiting_now.fetch_add(1, Ordering::Relaxed) + 1;
+                shared.waiting_max.fetch_max(now, Ordering::Relaxed);
             }
         }
         std::thread::sleep(PACE);
@@ -237,6 +255,7 @@ fn next(shared: &Arc<Shared>, session: usize) {
     match waiting.1.pop_front() {
         Some(intended) => {
             drop(waiting);
+            shared.waiting_now.fetch_sub(1, Ordering::Relaxed);
             draw(shared, session, intended);
         }
         None => {
@@ -257,7 +276,9 @@ fn draw(shared: &Arc<Shared>, session: usize, intended: Instant) {
         },
         None => shared.workload.draw(&mut shared.random.lock()),
     };
-    send(shared, session, step, intended, Instant::now());
+    // A closed loop's requests are due when they are sent: one look at the clock less.
+    let begin = if shared.shape.rate.is_some() { Instant::now() } else { intended };
+    send(shared, session, step, intended, begin);
 }
 
 fn send(shared: &Arc<Shared>, session: usize, step: Step, intended: Instant, begin: Instant) {

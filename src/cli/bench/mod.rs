@@ -17,6 +17,8 @@ use duramen::config::{ClientAuth, Config, Durability, Limits, LogDevice, LogIo, 
 use duramen::data_dir;
 use duramen::init::InitOptions;
 use duramen::quorum::FaultModel;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
 use super::connect::{client_keys, statuses};
 use super::local_cluster::LocalCluster;
@@ -36,9 +38,9 @@ pub struct Args {
     /// Start this many replicas on this machine, in a fresh folder in --dir [default: measure the running cluster of --dir]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub local: Option<u32>,
-    /// What faulty replicas may do (with --local)
-    #[arg(long, default_value = "byzantine", value_parser = model())]
-    pub model: FaultModel,
+    /// What faulty replicas may do (with --local) [default: byzantine]
+    #[arg(long, value_parser = model())]
+    pub model: Option<FaultModel>,
     /// A folder to work in, on the disk to measure; without --local, the folder of a cluster
     #[arg(long, default_value = "./duramen-bench")]
     pub dir: PathBuf,
@@ -81,17 +83,17 @@ pub struct Args {
     /// Sets the values and the order of keys
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// What protects the links (with --local)
-    #[arg(long, default_value = "tls", value_parser = word::<Transport>(Transport::WORDS))]
-    pub transport: Transport,
+    /// What protects the links (with --local) [default: tls]
+    #[arg(long, value_parser = word::<Transport>(Transport::WORDS))]
+    pub transport: Option<Transport>,
     #[command(flatten)]
     pub insecure: InsecureArg,
     /// What proves that a request is its client's (with --local) [default: signature; channel in crash mode]
     #[arg(long, value_parser = word::<ClientAuth>(ClientAuth::WORDS))]
     pub client_auth: Option<ClientAuth>,
-    /// What is on disk before a reply leaves (with --local)
-    #[arg(long, default_value = "vote", value_parser = word::<Durability>(Durability::WORDS))]
-    pub durability: Durability,
+    /// What is on disk before a reply leaves (with --local) [default: vote]
+    #[arg(long, value_parser = word::<Durability>(Durability::WORDS))]
+    pub durability: Option<Durability>,
     /// Microseconds that every operation takes to execute, besides what it takes (with --local)
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub execute_cost_us: u64,
@@ -101,9 +103,9 @@ pub struct Args {
     /// Log writes in flight at a time (with --local) [default: as in a new cluster]
     #[arg(long, value_name = "N")]
     pub writes_in_flight: Option<u32>,
-    /// How log writes reach the disk (with --local)
-    #[arg(long, default_value = "auto", value_parser = word::<LogIo>(LogIo::WORDS))]
-    pub io: LogIo,
+    /// How log writes reach the disk (with --local) [default: auto]
+    #[arg(long, value_parser = word::<LogIo>(LogIo::WORDS))]
+    pub io: Option<LogIo>,
     /// What the disk is made out to be (with --local): the durability paper's devices are emulated on top of the real one
     #[arg(long, default_value = "real", value_parser = word::<LogDevice>(LogDevice::WORDS))]
     pub device: LogDevice,
@@ -143,6 +145,9 @@ pub enum Compare {
     Compare(compare::Args),
 }
 
+/// The commit this was built from, where the build was told (`DURAMEN_COMMIT`).
+const COMMIT: Option<&str> = option_env!("DURAMEN_COMMIT");
+
 /// The timeline's grain.
 const BIN: Duration = Duration::from_millis(100);
 
@@ -169,7 +174,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     let interrupt = Interrupt::install()?;
     let go_on = || !interrupt.is_set();
-    emit(format_args!("duramen {} bench: {}", env!("CARGO_PKG_VERSION"), describe(&args)))?;
+    let commit = COMMIT.map_or_else(String::new, |commit| format!(" ({commit})"));
+    emit(format_args!("duramen {}{commit} bench: {}", env!("CARGO_PKG_VERSION"), describe(&args)))?;
     emit(format_args!("command    {}", command_line()))?;
 
     let folder = Folder::make(&args)?;
@@ -310,7 +316,10 @@ fn gb(bytes: u64) -> f64 {
 }
 
 fn command_line() -> String {
-    std::iter::once("duramen".into()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    // As the shell wants it again: `compare` takes words with spaces.
+    let quoted = |word: String| if word.contains(' ') { format!("'{word}'") } else { word };
+    let words = std::env::args().skip(1).map(quoted);
+    std::iter::once("duramen".into()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn check(args: &Args) -> Result<(), CliError> {
@@ -323,16 +332,35 @@ fn check(args: &Args) -> Result<(), CliError> {
             "--workload, --keys, --distribution and --read-fraction are for --service kv: leave them out",
         ));
     }
-    let local_only = args.device != LogDevice::Real
-        || args.durability != Durability::Vote
-        || args.execute_cost_us > 0
-        || args.instances.is_some()
-        || args.writes_in_flight.is_some()
-        || args.keep;
-    if args.local.is_none() && local_only {
+    let local_only = [
+        ("--model", args.model.is_some()),
+        ("--transport", args.transport.is_some()),
+        ("--client-auth", args.client_auth.is_some()),
+        ("--durability", args.durability.is_some()),
+        ("--io", args.io.is_some()),
+        ("--device", args.device != LogDevice::Real),
+        ("--execute-cost-us", args.execute_cost_us > 0),
+        ("--instances", args.instances.is_some()),
+        ("--writes-in-flight", args.writes_in_flight.is_some()),
+        ("--expect-rate", args.expect_rate.is_some()),
+        ("--keep", args.keep),
+    ];
+    if let (None, Some((name, _))) = (args.local, local_only.iter().find(|(_, given)| *given)) {
+        return Err(fail(&format!("{name} is for --local N: a running cluster has its own, leave it out")));
+    }
+    let mixed = args.workload.is_some_and(|workload| !workload.parts().2.only_reads_and_updates());
+    if mixed && args.read_fraction.is_some() {
         return Err(fail(
-            "--durability, --device, --execute-cost-us, --instances, --writes-in-flight and --keep are for --local N: a running cluster has its own",
+            "--read-fraction is for reads and updates, and this workload has others: leave it out, or take --workload a",
         ));
+    }
+    let loaded = kind(args).preload() * Writing::operation_bytes(args);
+    if args.local.is_none() && loaded as f64 > args.write_limit_gb * 1e9 {
+        return Err(CliError::Failed(format!(
+            "loading the keys would write {:.1} GB, and the limit is {:.1}: lower --keys or raise --write-limit-gb",
+            gb(loaded),
+            args.write_limit_gb
+        )));
     }
     if args.read_fraction.is_some_and(|f| !(0.0..=1.0).contains(&f)) {
         return Err(fail("--read-fraction is a number from 0 to 1"));
@@ -439,7 +467,7 @@ impl Writing {
         let bytes = Self::operation_bytes(args);
         let seconds = args.duration + args.warmup + 0.5;
         // What two cores can do, generously: a cost per operation and one per byte, each per replica.
-        let (base_us, byte_ns) = match args.model {
+        let (base_us, byte_ns) = match args.model.unwrap_or(FaultModel::Byzantine) {
             FaultModel::Byzantine => (0.8, 1.6),
             FaultModel::Crash => (0.6, 1.2),
         };
@@ -448,11 +476,9 @@ impl Writing {
         let few_waiting = f64::from(args.clients) * f64::from(args.outstanding) / 500e-6;
         let estimate = (1e6 / cost_us * cores as f64 / 2.0).min(few_waiting);
         let expect_rate = args.expect_rate.or(args.rate).unwrap_or(estimate);
-        let loaded = match kind(args) {
-            Kind::Kv { keys, preload: true, .. } => keys,
-            _ => 0,
-        };
-        let used = ((expect_rate * seconds + loaded as f64) * bytes as f64) as u64;
+        let (kind, write_share) = (kind(args), kind(args).write_share());
+        let loaded_bytes = kind.preload() * bytes;
+        let used = loaded_bytes + (expect_rate * seconds * write_share * bytes as f64) as u64;
         let segments = used.div_ceil(SEGMENT_BYTES) as u32 + 1;
         let prefill_bytes = u64::from(segments) * SEGMENT_BYTES;
         let planned_bytes = u64::from(n) * (prefill_bytes + used);
@@ -465,14 +491,17 @@ impl Writing {
                 gb(limit),
             )));
         }
-        let left = limit - u64::from(n) * prefill_bytes;
-        let operations_max = left / (u64::from(n) * bytes);
+        let left = limit - u64::from(n) * (prefill_bytes + loaded_bytes);
+        // As many as it takes if nothing is written: infinity becomes the largest integer.
+        let operations_max = (left as f64 / (f64::from(n) * bytes as f64 * write_share)) as u64;
         Ok(Writing { expect_rate, prefill_bytes, segments, planned_bytes, operations_max })
     }
 
     /// A running cluster has its own bounds, but the limit on writing stands.
     fn unlimited(args: &Args) -> Writing {
-        let operations_max = (args.write_limit_gb * 1e9) as u64 / Self::operation_bytes(args);
+        let (kind, bytes) = (kind(args), Self::operation_bytes(args) as f64);
+        let left = args.write_limit_gb * 1e9 - kind.preload() as f64 * bytes;
+        let operations_max = (left / (bytes * kind.write_share())) as u64;
         Writing { expect_rate: 0.0, prefill_bytes: 0, segments: 0, planned_bytes: 0, operations_max }
     }
 }
@@ -481,7 +510,7 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
     let log = LogLimits {
         segment_mib: SEGMENT_BYTES >> 20,
         bytes_max_mib: LogLimits::default().bytes_max_mib.max((u64::from(writing.segments) * 2 + 8) * 64),
-        io: args.io,
+        io: args.io.unwrap_or_default(),
         device: args.device,
         prefill_segments: writing.segments,
         writes_in_flight: args.writes_in_flight.unwrap_or(LogLimits::default().writes_in_flight),
@@ -492,12 +521,12 @@ fn local(args: &Args, n: u32, writing: &Writing, dir: &Path) -> Result<LocalClus
     let options = InitOptions {
         dir: dir.into(),
         replicas: n,
-        model: args.model,
+        model: args.model.unwrap_or(FaultModel::Byzantine),
         clients: vec!["bench".into()],
-        transport: args.transport,
+        transport: args.transport.unwrap_or_default(),
         insecure: args.insecure.insecure,
         client_auth: args.client_auth,
-        durability: args.durability,
+        durability: args.durability.unwrap_or_default(),
         limits: Limits {
             request_bytes,
             instances_open: args.instances.unwrap_or(limits.instances_open),
@@ -520,7 +549,8 @@ fn connect(args: &Args, config: &Config, keys: duramen::keys::ClientKeys) -> Res
     options.outstanding_max = options.outstanding_max.max(2 * in_flight);
     options.outstanding_bytes_max =
         options.outstanding_bytes_max.max(2 * in_flight * (value_size(args) as usize + 64));
-    options.connect_to = Some(config.group().n());
+    // A running cluster may have lost some, and its refusals shall be told at once.
+    options.connect_to = args.local;
     Ok(Client::connect(options)?)
 }
 
@@ -578,14 +608,31 @@ fn measure(
     let threads_before = thread_cpu_seconds();
     load.start_recording();
     let (began, begin, acked_before) = (SystemTime::now(), Instant::now(), load.acked());
+    let hlog_failed = |e: &dyn std::fmt::Display| {
+        let file = args.hlog.as_deref().unwrap_or(Path::new("")).display();
+        CliError::Failed(format!("{file}: {e}"))
+    };
+    let mut serializer = V2DeflateSerializer::new();
+    let mut hlog_file =
+        args.hlog.as_ref().map(std::fs::File::create).transpose().map_err(|e| hlog_failed(&e))?;
+    let hlog = hlog_file.as_mut().map(|out| {
+        let mut log = IntervalLogWriterBuilder::new();
+        log.with_start_time(began).with_base_time(began).begin_log_with(out, &mut serializer)
+    });
+    let mut hlog = hlog.transpose().map_err(|e| hlog_failed(&e))?;
     let end = begin + Duration::from_secs_f64(args.duration);
     let (mut bins, mut windows, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut window_at, mut window_acked, mut errors_before) = (begin, acked_before, 0);
+    let (mut window_at, mut window_acked) = (begin, acked_before);
+    let mut errors_before = load.take_bin().1;
     while Instant::now() < end {
         let at = begin + BIN * bins.len() as u32;
         let went_on = pause(end.min(at + BIN))?;
         let (latency_ns, errors) = load.take_bin();
-        bins.push(Bin { at: at - begin, latency_ns, errors: errors - errors_before });
+        bins.push(Bin::of(at - begin, &latency_ns, errors - errors_before));
+        if let Some(log) = &mut hlog {
+            log.write_histogram(&latency_ns, at - begin, BIN, None)
+                .map_err(|e| hlog_failed(&format!("{e:?}")))?;
+        }
         errors_before = errors;
         let (now, acked) = (Instant::now(), load.acked());
         let window = now - window_at;
@@ -615,7 +662,7 @@ fn measure(
         })
         .max_by(|a, b| a.1.total_cmp(&b.1));
     look_at_memory();
-    let waiting_max = load.waiting_max();
+    let (waiting_max, unsent) = (load.waiting_max(), load.waiting());
     let record = load.stop();
     let after = statuses(client, config, STATUS_TIME);
     if args.local.is_some() && acked as f64 > writing.expect_rate * (args.warmup + args.duration + 0.5) {
@@ -625,7 +672,6 @@ fn measure(
     }
     Ok(Measured {
         record,
-        began,
         seconds,
         acked: acked - acked_before,
         bins,
@@ -635,6 +681,8 @@ fn measure(
         busiest,
         rss_bytes,
         waiting_max,
+        unsent,
+        interrupted: interrupt.is_set(),
         before,
         after,
         notes,

@@ -3,33 +3,40 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use duramen::config::{Config, Durability};
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde_json::{Value, json};
 
 use super::super::machine::{Machine, Mount};
 use super::super::{CliError, emit, transport_label};
 use super::load::Record;
-use super::{Args, BIN, command_line};
+use super::{Args, command_line};
 
-/// A tenth of a second.
+/// A tenth of a second. (Only figures: a histogram for each would fill the memory of a long run.)
 pub struct Bin {
     /// From the start of measuring.
     pub at: Duration,
-    /// Latencies of what was acknowledged in it, nanoseconds.
-    pub latency_ns: Histogram<u64>,
+    /// Acknowledged in it.
+    pub operations: u64,
+    /// Their latencies at the median, the 99th percentile and the end, microseconds.
+    pub p50_p99_max_us: [f64; 3],
     /// Failures in it.
     pub errors: u64,
+}
+
+impl Bin {
+    /// Of the latencies that were recorded in it.
+    pub fn of(at: Duration, latency_ns: &Histogram<u64>, errors: u64) -> Bin {
+        let p50_p99_max_us = [0.5, 0.99, 1.0].map(|quantile| us_of(latency_ns, quantile));
+        Bin { at, operations: latency_ns.len(), p50_p99_max_us, errors }
+    }
 }
 
 /// Everything measured.
 pub struct Measured {
     pub record: Record,
-    pub began: SystemTime,
     pub seconds: f64,
     pub acked: u64,
     pub bins: Vec<Bin>,
@@ -42,7 +49,11 @@ pub struct Measured {
     pub busiest: Option<(String, f64)>,
     /// At the start, each second, and the end; of each replica.
     pub rss_bytes: Vec<Vec<u64>>,
+    /// Open loop: the most requests that were due and waited for a place at a time, and those that still did at the end.
     pub waiting_max: usize,
+    pub unsent: usize,
+    /// A signal ended it.
+    pub interrupted: bool,
     pub before: Vec<Result<Value, String>>,
     pub after: Vec<Result<Value, String>>,
     pub notes: Vec<String>,
@@ -58,6 +69,8 @@ pub struct Report<'a> {
 
 /// A client thread that keeps a core this busy may be what limits the figures.
 const BUSY: f64 = 0.85;
+/// So may an open loop of which a larger share than this was sent late, although there was room.
+const LATE: f64 = 0.01;
 
 impl Report<'_> {
     fn ops_per_s(&self) -> f64 {
@@ -113,6 +126,13 @@ impl Report<'_> {
 
     /// Why the load generator may be what was measured.
     fn bottleneck(&self) -> Option<String> {
+        let late = self.measured.record.late as f64 / self.measured.acked.max(1) as f64;
+        if late > LATE {
+            return Some(format!(
+                "THE LOAD GENERATOR MAY BE THE BOTTLENECK: it sent {:.1} % of the requests more than 1 ms late, although there was room",
+                late * 100.0
+            ));
+        }
         let (name, share) = self.measured.busiest.as_ref().filter(|(_, share)| *share >= BUSY)?;
         Some(format!(
             "THE LOAD GENERATOR MAY BE THE BOTTLENECK: its thread {name} kept {:.0} % of a core busy",
@@ -147,6 +167,12 @@ impl Report<'_> {
                 "open loop  {rate:.0} requests due per second; latency counts from then, service from the sending; up to {} had to wait",
                 m.waiting_max
             ))?;
+            if m.unsent > 0 {
+                emit(format_args!(
+                    "note       {} requests were due and not sent when measuring ended: their waiting is in no percentile",
+                    m.unsent
+                ))?;
+            }
         }
         let batches = self.grown("/batches_executed").max(1);
         emit(format_args!(
@@ -255,12 +281,16 @@ impl Report<'_> {
         let mut all = json!({
             "command": command_line(),
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": super::COMMIT,
             "ops_per_s": self.ops_per_s(),
             "ops_per_s_windows": { "min": slowest, "median": median, "max": fastest, "all": m.windows },
             "latency_us": quantiles(&m.record.latency_ns),
             "service_us": args.rate.map(|_| quantiles(&m.record.service_ns)),
             "rate": args.rate,
             "waiting_max": m.waiting_max,
+            "unsent": m.unsent,
+            "late": m.record.late,
+            "interrupted": m.interrupted,
             "acked": m.acked,
             "errors": m.record.errors,
             "first_error": m.record.first_error,
@@ -322,9 +352,6 @@ impl Report<'_> {
         if let Some(file) = &args.hgrm {
             write_to(file, |out| write_hgrm(out, &m.record.latency_ns))?;
         }
-        if let Some(file) = &args.hlog {
-            write_to(file, |out| write_hlog(out, m.began, &m.bins))?;
-        }
         if let Some(file) = &args.csv {
             write_to(file, |out| write_csv(out, &m.bins))?;
         }
@@ -367,34 +394,11 @@ pub fn write_hgrm(out: &mut impl Write, latency_ns: &Histogram<u64>) -> io::Resu
     writeln!(out, "#[Buckets = {buckets:>12}, SubBuckets     = {:>12}]", 2048)
 }
 
-/// HdrHistogram's interval log, nanoseconds.
-fn write_hlog(out: &mut impl Write, began: SystemTime, bins: &[Bin]) -> io::Result<()> {
-    let mut serializer = V2DeflateSerializer::new();
-    let mut log = IntervalLogWriterBuilder::new()
-        .with_start_time(began)
-        .with_base_time(began)
-        .begin_log_with(out, &mut serializer)?;
-    for bin in bins {
-        log.write_histogram(&bin.latency_ns, bin.at, BIN, None)
-            .map_err(|e| io::Error::other(format!("{e:?}")))?;
-    }
-    Ok(())
-}
-
 /// One line for each tenth of a second.
 pub fn write_csv(out: &mut impl Write, bins: &[Bin]) -> io::Result<()> {
     writeln!(out, "seconds,operations,p50_us,p99_us,max_us,errors")?;
-    for Bin { at, latency_ns, errors } in bins {
-        let us = |quantile| us_of(latency_ns, quantile);
-        writeln!(
-            out,
-            "{:.1},{},{:.0},{:.0},{:.0},{errors}",
-            at.as_secs_f64(),
-            latency_ns.len(),
-            us(0.5),
-            us(0.99),
-            us(1.0)
-        )?;
+    for Bin { at, operations, p50_p99_max_us: [p50, p99, max], errors } in bins {
+        writeln!(out, "{:.1},{operations},{p50:.0},{p99:.0},{max:.0},{errors}", at.as_secs_f64())?;
     }
     Ok(())
 }

@@ -70,6 +70,31 @@ pub enum Kind {
     Null { request_bytes: usize, reply_bytes: u32 },
 }
 
+impl Mix {
+    /// Whether it has no operations but these.
+    pub fn only_reads_and_updates(self) -> bool {
+        self == Mix { read: self.read, ..Mix::default() }
+    }
+}
+
+impl Kind {
+    /// Keys to load before anything is measured.
+    pub fn preload(self) -> u64 {
+        match self {
+            Kind::Kv { keys, preload: true, .. } => keys,
+            _ => 0,
+        }
+    }
+
+    /// Of the operations, the share that is written to logs.
+    pub fn write_share(self) -> f64 {
+        match self {
+            Kind::Kv { mix, .. } => f64::from(1000 - mix.read - mix.scan) / 1000.0,
+            Kind::Null { .. } => 1.0,
+        }
+    }
+}
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -145,10 +170,7 @@ impl Workload {
 
     /// Keys to load before anything is measured.
     pub fn preload(&self) -> u64 {
-        match self.kind {
-            Kind::Kv { keys, preload: true, .. } => keys,
-            _ => 0,
-        }
+        self.kind.preload()
     }
 
     /// The write that loads key number `n`.
