@@ -75,6 +75,29 @@ fn failures_exit_1_with_one_line_that_says_what_to_do() {
     fails(&init(&[]), &["cannot be made"]);
 }
 
+#[cfg(not(debug_assertions))]
+#[test]
+fn bench_refuses_what_does_not_go_together() {
+    let temp = temp_dir();
+    let bench = |line: &str| {
+        duramen(&["bench"].into_iter().chain(line.split_whitespace()).collect::<Vec<_>>(), temp.path())
+    };
+    for line in
+        ["--transport tls", "--model crash", "--durability vote", "--io auto", "--expect-rate 5", "--keep"]
+    {
+        fails(&bench(line), &[line.split(' ').next().unwrap(), "--local N", "leave it out"]);
+    }
+    fails(&bench("--local 4 --service null --workload a"), &["--workload", "--service kv"]);
+    fails(&bench("--local 4 --workload e --read-fraction 0.5"), &["--read-fraction", "leave it out"]);
+    fails(&bench("--local 4 --read-fraction 1.5"), &["--read-fraction", "0 to 1"]);
+    fails(&bench("--local 4 --rate 0"), &["--rate", "at least 1"]);
+    fails(&bench("--local 4 --keys 0"), &["--keys"]);
+    fails(&bench("--workload paper-4k --write-limit-gb 0.5"), &["1.0 GB", "--write-limit-gb"]);
+    fails(&bench("--local 4 --dir d --duration 1000"), &["would write", "--write-limit-gb"]);
+    fails(&bench("--dir nowhere --json no/such/folder"), &["no/such/folder"]);
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn wrong_usage_exits_2() {
     let temp = temp_dir();
