@@ -12,7 +12,7 @@
 //! | `transport` | `"tls"` | or `"plain"`: no encryption, no channel authentication |
 //! | `client_auth` | `"signature"`; `"channel"` in crash mode | or `"mac"` (Byzantine mode) |
 //! | `digest` | `"blake3"` | or `"sha256"`, `"sha512"` (cut to 32 bytes) |
-//! | `durability` | `"vote"` | what is on disk before a reply leaves |
+//! | `durability` | `"vote"` | or `"parallel"`, `"batched"`, `"naive"`, `"async"`, `"none"`: what is on disk before a reply leaves |
 //! | `view_timeout_ms` | 1000 | see [`Settings::view_timeout_ms`] |
 //! | `[limits]` | see [`Limits`] | sizes and counts all members must agree on |
 //! | `[log]` | see [`LogLimits`] | the log on each replica's disk |

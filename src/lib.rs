@@ -1,7 +1,7 @@
 //! duramen: durable state machine replication against crashes (n = 2f+1) or lies (Byzantine, n = 3f+1).
 //!
 //! Flow, as the folders spell it: **net → wire → order → log ∥ execute → reply**. Read in this order; the threads
-//! around it all are in [`replica::stages`].
+//! around it all are in [`replica::stages`]. [`durable`] is Dura-SMaRt's durability layer, usable under any ordering.
 //!
 //! # A replica
 //!

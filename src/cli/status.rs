@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duramen::config::Config;
+use duramen::config::{Config, Durability};
 use duramen::data_dir;
 use duramen::quorum::VoteSet;
 use serde_json::{Value, json};
@@ -74,6 +74,9 @@ fn as_table(config: &Config, answers: &[Result<Value, String>]) -> Result<(), Cl
     emit(format_args!("cluster {}: {model}, n = {n}, f = {f}, quorum {quorum}", config.cluster))?;
     if let Some(label) = transport_label(config) {
         emit(label)?;
+    }
+    if config.durability != Durability::Vote {
+        emit(format_args!("durability {}: {}", config.durability, config.durability.promise()))?;
     }
     emit(format_args!(
         "{:>7}  {:<8} {:>5} {:>10} {:>10} {:>10} {:>6}  {:<17} {:>9} {:>9}  {:>9}",

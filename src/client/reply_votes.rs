@@ -127,6 +127,12 @@ impl ReplyVotes {
         !self.values().any(|v| members.quorum().reached_by(silent.clone().chain(v.voters.iter()).collect()))
     }
 
+    /// Takes back what a replica said: it may have crashed, and forgotten it.
+    pub fn forget(&mut self, who: ReplicaId) {
+        self.voted.remove(who);
+        self.first.iter_mut().chain(&mut self.others).for_each(|v| v.voters.remove(who));
+    }
+
     /// Those who agree most.
     pub fn leading_voters(&self) -> VoteSet {
         self.values().map(|v| v.voters).max_by_key(|voters| voters.count()).unwrap_or_default()

@@ -216,3 +216,19 @@ fn reads_match_on_digest_and_version_or_else_on_the_executed_seq() {
         assert_eq!(read(&answers), expected, "{name}");
     }
 }
+
+#[test]
+fn what_a_replica_said_before_its_connection_ended_counts_no_more_and_may_be_said_again() {
+    let mut votes = ReplyVotes::default();
+    let add = |votes: &mut ReplyVotes, from: u32, body: &[u8]| {
+        votes.add(members(), &HASHER, ReplicaId(from), done(body), true)
+    };
+    assert_eq!(add(&mut votes, 0, b"a"), Count::Waiting);
+    assert_eq!(add(&mut votes, 1, b"a"), Count::Waiting);
+    votes.forget(ReplicaId(1));
+    assert_eq!(add(&mut votes, 2, b"a"), Count::Waiting, "two, not three");
+    // In the new era it says something else, and is no liar for it.
+    assert_eq!(add(&mut votes, 1, b"b"), Count::Waiting);
+    votes.forget(ReplicaId(1));
+    assert_eq!(add(&mut votes, 1, b"a"), decided(b"a"));
+}

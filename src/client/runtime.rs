@@ -438,6 +438,7 @@ impl Shared {
             members: config.group(),
             hasher: Hasher { cluster: config.cluster, algorithm: config.digest },
             one_replies: !config.group().byzantine() && config.durability == Durability::Vote,
+            replies_stand: config.durability == Durability::Vote,
             auth: match config.client_auth {
                 ConfiguredAuth::Signature => ClientAuth::Signature,
                 ConfiguredAuth::Mac => ClientAuth::Mac,

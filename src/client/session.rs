@@ -67,6 +67,9 @@ pub struct CoreConfig {
     /// Whether one replica's reply is the answer: crash mode with durable votes, where only the leader answers (RULES 14). Else
     /// a quorum of equal ones.
     pub one_replies: bool,
+    /// Whether a reply stands when its replica crashes: votes are durable. Else replies of the time before an era and after it must
+    /// not make a quorum together.
+    pub replies_stand: bool,
     /// How to authenticate.
     pub auth: ClientAuth,
     /// Bytes at which a send-group closes; a larger single request goes alone.
@@ -449,6 +452,15 @@ impl<T> ClientCore<T> {
         }
     }
 
+    fn forget_replies(&mut self, r: ReplicaId) {
+        for session in self.sessions.iter_mut().flatten() {
+            if let Stream::Opening { votes, .. } = &mut session.stream {
+                votes.forget(r);
+            }
+            session.sent.iter_mut().flatten().for_each(|entry| entry.votes.forget(r));
+        }
+    }
+
     fn on_lost(&mut self, now: Tick, r: ReplicaId, link: Link, out: &mut Vec<Output<T>>) {
         if !self.config.members.contains(r) {
             return;
@@ -464,6 +476,9 @@ impl<T> ClientCore<T> {
                 out.push(Output::Finished(token, Outcome::NotExecuted(why.clone())));
             }
             self.groups.values_mut().for_each(|sent| sent.again = true);
+            if !self.config.replies_stand {
+                self.forget_replies(r);
+            }
             if r == self.leader() {
                 self.resend(now, self.everyone(), 0, out);
             }

@@ -109,6 +109,7 @@ fn config(members: Members, auth: ClientAuth) -> CoreConfig {
         members,
         hasher: HASHER,
         one_replies: !members.byzantine(),
+        replies_stand: true,
         auth,
         group_bytes_max: 1000,
         group_requests_max: 10,

@@ -317,6 +317,11 @@ impl DurableLayer {
         !self.behind.is_empty()
     }
 
+    /// When replies leave.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Reads deliveries back, from any thread.
     pub fn reader(&self) -> DeliveryReader {
         self.reader.clone()

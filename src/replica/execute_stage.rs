@@ -8,7 +8,7 @@ use super::shared::{LogView, Shared};
 use super::stages::*;
 use super::state_digest::StateDigest;
 use super::status::StatusWriter;
-use crate::durable::{Delivery, DurableLayer, Host};
+use crate::durable::{Delivery, DurableLayer, Host, LayerError, Mode};
 use crate::execute::executor::{Executed, Executor, Outgoing};
 use crate::log::Durable;
 use crate::net::{ConnectionId, NetHandle, To};
@@ -171,7 +171,7 @@ impl ExecuteStage {
         if !self.ended {
             match self.layer.take() {
                 Some(mut layer) => {
-                    let delivered = layer.deliver(batches, self);
+                    let delivered = self.deliver(&mut layer, batches);
                     self.layer = Some(layer);
                     self.check(delivered.map_err(|e| e.to_string()));
                 }
@@ -191,6 +191,20 @@ impl ExecuteStage {
         }
         self.shared.metrics.record(Stage::Execute, began.elapsed(), count as usize);
         self.shared.execute_queue.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn deliver(&mut self, layer: &mut DurableLayer, batches: Vec<Decided>) -> Result<(), LayerError> {
+        if layer.mode() != Mode::Naive {
+            return layer.deliver(batches, self);
+        }
+        // Each takes long: whoever stops the replica does not wait for all of them.
+        for batch in batches {
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                break;
+            }
+            layer.deliver(vec![batch], self)?;
+        }
+        Ok(())
     }
 
     /// A log that fails ends this thread's work, as it ends the replica's voting.

@@ -335,3 +335,14 @@ fn a_replica_answers_scrapers_and_is_ready_only_with_the_others() {
         ask(at, b"GET /readyz HTTP/1.1\r\n\r\n").contains("503")
     });
 }
+
+#[test]
+fn a_mode_that_is_changed_after_init_is_refused() {
+    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::Parallel);
+    (0..3).for_each(|i| cluster.stop(i));
+    let mut settings = cluster.config.settings().clone();
+    settings.durability = Durability::Vote;
+    cluster.config = Config::new(settings).unwrap();
+    let Err(why) = Replica::start(cluster.options(0)) else { panic!("its votes are not in the log") };
+    assert!(why.to_string().contains("cannot be changed"), "{why}");
+}

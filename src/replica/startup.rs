@@ -99,6 +99,20 @@ pub enum StartError {
         "--new-era is for durability modes that keep no votes; with \"vote\" nothing is forgotten: start without it"
     )]
     NothingForgotten,
+    /// The directory was made for another mode.
+    #[error(
+        "{}: this replica was made {} a log of decisions, and cluster.toml says durability = \"{configured}\": the mode cannot be changed after `init`",
+        dir.display(),
+        if *found { "with" } else { "without" }
+    )]
+    OtherDurability {
+        /// The replica's folder.
+        dir: PathBuf,
+        /// Whether there is a log of decisions.
+        found: bool,
+        /// In the configuration.
+        configured: Durability,
+    },
     /// A restart in mode `none`.
     #[error(
         "durability \"none\" keeps nothing on disk, so this replica cannot come back: the others go on without it; `init` makes a new cluster"
@@ -225,6 +239,11 @@ impl Replica {
         let votes_durable = durability == Durability::Vote;
         if new_era && votes_durable {
             return Err(StartError::NothingForgotten);
+        }
+        let decisions = data_dir::decisions_dir(&dir, id);
+        if data_dir::log_dir(&dir, id).is_dir() && decisions.is_dir() != layer_mode(durability).is_some() {
+            let (dir, found) = (data_dir::replica_dir(&dir, id), decisions.is_dir());
+            return Err(StartError::OtherDurability { dir, found, configured: durability });
         }
         let Some(entry) = config.replica(id) else {
             let last = config.group().n() - 1;
