@@ -696,6 +696,8 @@ fn a_frame_over_the_cap_is_not_sent_and_closes_nothing() {
 fn a_disconnected_client_is_told_nothing_more_and_dials_again() {
     let (r0, _r1, c, _) = three(Transport::Tls);
     let from = r0.connected(client(0));
+    // The client learns of a connection a round trip later; one that ends before that is a refusal to it.
+    c.connected(replica(0));
     r0.handle.disconnect(from.connection, "its session is over");
     let (closed, reason) = r0.disconnected();
     assert_eq!((closed, reason), (from, Closed::Requested("its session is over".into())));
