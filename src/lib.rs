@@ -115,6 +115,6 @@ mod keys_tests;
 #[cfg(test)]
 mod quorum_tests;
 
-/// One process, one seed, many replicas.
-#[cfg(test)]
-mod sim;
+/// One process, one seed, many replicas: the simulator that tries to break them.
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

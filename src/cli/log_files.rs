@@ -115,6 +115,8 @@ fn describe(record: &OrderRecord) -> String {
             c.digest,
             c.signatures.len()
         ),
+        OrderRecord::Learner => format!("{:<13}in place of a lost log: no votes yet", "learner"),
+        OrderRecord::Rejoined { view } => format!("{:<13}votes again after view {view}", "rejoined"),
         OrderRecord::Mark { mark, digests } => format!(
             "{:<13}seq {} chain {:?}, {} signatures, {} digests",
             "mark",

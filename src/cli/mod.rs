@@ -14,7 +14,9 @@ mod kv;
 mod local_cluster;
 mod log_files;
 mod machine;
+mod recover;
 mod signals;
+mod sim;
 mod start;
 mod status;
 
@@ -50,6 +52,8 @@ enum Command {
     Init(init::Args),
     /// Run one replica, or all of them, until Ctrl-C.
     Start(start::Args),
+    /// Let a member whose log is lost or damaged come back.
+    Recover(recover::Args),
     /// Show what each replica says of itself.
     Status(status::Args),
     /// Use the replicated key-value store.
@@ -60,6 +64,8 @@ enum Command {
     DiskCheck(disk_check::Args),
     /// Measure a cluster under closed-loop load.
     Bench(Box<bench::Args>),
+    /// Try to break simulated groups: each seed draws its own faults, and replays to the bit.
+    Sim(sim::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
     Demo(demo::Args),
 }
@@ -69,11 +75,13 @@ impl Command {
         match self {
             Command::Init(args) => init::run(args),
             Command::Start(args) => start::run(args),
+            Command::Recover(args) => recover::run(args),
             Command::Status(args) => status::run(args),
             Command::Kv(args) => kv::run(args),
             Command::Log(args) => log_files::run(args),
             Command::DiskCheck(args) => disk_check::run(args),
             Command::Bench(args) => bench::run(*args),
+            Command::Sim(args) => sim::run(args),
             Command::Demo(args) => demo::run(args),
         }
     }

@@ -566,6 +566,52 @@ fn an_emptied_folder_of_a_member_is_refused() {
     refused(temp.path(), &["key.toml"]);
 }
 
+/// The log of the leader is lost under load. It comes back by `recover`, and the group then needs its vote.
+fn a_lost_log(model: FaultModel) {
+    let mut running = Running::start(model);
+    for key in 0..20 {
+        running.put(&format!("before-{key}"), "kept");
+    }
+    running.cluster.kill(0);
+    let log = running.cluster.dir().join("replica-0/log");
+    let recover = ["recover", "--replica", "0", "--dir", "."];
+    fails(&duramen(&recover, running.cluster.dir()), &["is not empty"]);
+    fs::remove_dir_all(&log).unwrap();
+    let output = duramen(&recover, running.cluster.dir());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    running.cluster.start(0).unwrap();
+    running.cluster.wait_ready(0, START_TIME, &|| true).unwrap();
+    running.put("between", "kept");
+    let end = Instant::now() + 2 * PATIENCE;
+    while running.status(0)["mode"] != "normal" {
+        assert!(Instant::now() < end, "it does not vote again: {}", running.status(0));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let dump = duramen(&["log", "dump", "replica-0"], running.cluster.dir());
+    let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+    if dump.contains("view-entered") {
+        assert!(dump.contains("rejoined"), "{dump}");
+    }
+    // f others are gone: every quorum has the one that came back.
+    running.cluster.kill(1);
+    for key in 0..20 {
+        running.put(&format!("after-{key}"), "kept");
+    }
+    running.cluster.start(1).unwrap();
+    running.cluster.wait_ready(1, START_TIME, &|| true).unwrap();
+    running.wait_for_equal_digests();
+}
+
+#[test]
+fn a_byzantine_group_takes_back_a_member_that_lost_its_log() {
+    a_lost_log(FaultModel::Byzantine);
+}
+
+#[test]
+fn a_crash_group_takes_back_a_member_that_lost_its_log() {
+    a_lost_log(FaultModel::Crash);
+}
+
 #[test]
 fn a_half_written_configuration_is_refused() {
     let temp = temp_dir();

@@ -18,8 +18,8 @@ impl Persisted {
     }
 
     /// For simulations that model the disk themselves.
-    #[cfg(test)]
-    pub fn simulated(upto: Lsn) -> Self {
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn simulated(upto: Lsn) -> Self {
         Self { upto }
     }
 
@@ -35,8 +35,8 @@ pub struct Durable<T>(T);
 
 impl<T> Durable<T> {
     /// What nobody may do: for tests that break this rule on purpose and expect to be caught.
-    #[cfg(test)]
-    pub fn forged(value: T) -> Self {
+    #[cfg(any(test, feature = "mutants"))]
+    pub(crate) fn forged(value: T) -> Self {
         Self(value)
     }
 
@@ -97,8 +97,8 @@ impl<T> DurableGate<T> {
     }
 
     /// What is held.
-    #[cfg(test)]
-    pub fn values(&self) -> impl Iterator<Item = &T> {
+    #[cfg(any(test, feature = "mutants"))]
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.held.iter().map(|(_, value)| value)
     }
 

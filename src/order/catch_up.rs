@@ -1,7 +1,8 @@
 //! [core] Marks move the window; a replica behind a mark learns digests from it, and batches by digest from anybody.
 
+use super::durable::ELSEWHERE;
 use super::interface::*;
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
 use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
@@ -22,7 +23,7 @@ impl Orderer {
         // Twice the same mark: whoever executed that far has lost MARKs of ours, and we keep only the certificate.
         let lost_mark = peer.status.is_some_and(|s| s.mark == status.mark) && status.mark < self.low;
         peer.status = Some(status);
-        if status.mode == Mode::Changing && status.view > self.durable.view {
+        if status.mode == Mode::Changing && status.view >= self.durable.view {
             peer.outside_since.get_or_insert(self.now.tick);
         } else {
             peer.outside_since = None;
@@ -32,6 +33,14 @@ impl Orderer {
         if lost_mark && let Some(statement) = self.durable.mark_before(reach, status.mark) {
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             out.push(Output::Send(from, Message::Mark(mark)));
+        }
+        if self.is_learner() || status.mode == Mode::Learning {
+            // Its wishes and views say nothing, and ours do not exist.
+            if self.is_learner() && status.decided.0 <= self.low.0.saturating_add(self.config.window) {
+                self.highest = self.highest.max(status.decided);
+            }
+            self.fetch_from(from, &status, out);
+            return Ok(());
         }
         let normal = status.mode == Mode::Normal;
         if status.view == self.view() && normal {
@@ -71,8 +80,10 @@ impl Orderer {
             let statement = MarkStatement { seq, batches, replies };
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             self.own_marks.insert(seq, statement);
-            self.marks.entry(seq).or_default().insert(self.me, mark);
-            out.push(Output::Broadcast(Message::Mark(mark)));
+            if !self.is_learner() {
+                self.marks.entry(seq).or_default().insert(self.me, mark);
+                out.push(Output::Broadcast(Message::Mark(mark)));
+            }
         }
         self.finish_catch_up(replies, out);
         self.try_mark(out);
@@ -133,7 +144,7 @@ impl Orderer {
         let first = self.mark_appended.next();
         let stated: Vec<MarkStatement> = self.own_marks.range(first..).map(|(_, s)| *s).collect();
         for own in stated {
-            let by = &self.marks[&own.seq];
+            let Some(by) = self.marks.get(&own.seq) else { continue };
             let equal: VoteSet = by.iter().filter(|(_, m)| m.statement == own).map(|(r, _)| *r).collect();
             if self.members.quorum().reached_by(equal) {
                 let signed = self.members.byzantine();
@@ -181,7 +192,7 @@ impl Orderer {
         self.mark_appended = to;
         let lsn = self.append(OrderRecord::Mark { mark, digests }, out);
         self.hold(lsn, Held::Mark(to), out);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "mutants"))]
         if broken(Mutant::WindowBeforeMark) {
             self.window_moves(Durable::forged(to), out);
         }
@@ -199,6 +210,21 @@ impl Orderer {
         open.into_iter().for_each(|seq| self.go_on(seq, out));
         self.replay_early(out);
         self.try_sync(out);
+        self.try_rejoin(out);
+    }
+
+    /// Places behind a hole in our log, which a mark covers already, leave memory once they are executed and on disk.
+    pub(super) fn forget_filled(&mut self, upto: Lsn) {
+        while let Some((&seq, slot)) = self.slots.first_key_value()
+            && seq <= self.low.min(self.executed)
+        {
+            let digest = slot.decision.as_ref().map(|d| d.certificate.digest);
+            let place = digest.and_then(|d| self.durable.batch_place(seq, &d));
+            if place.is_some_and(|lsn| lsn > upto && lsn != ELSEWHERE) {
+                return;
+            }
+            self.slots.pop_first();
+        }
     }
 
     /// Answers a replica behind our mark with digests that lead to it.

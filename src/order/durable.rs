@@ -44,6 +44,10 @@ pub struct DurableState {
     batches: BTreeMap<(Seq, Digest), Lsn>,
     /// Votes up to here may have been cast and are not on record (RULES 14): a restart without durable votes.
     pub forgotten: Seq,
+    /// This log stands in place of a lost one, and what that one held may still matter (RULES 7).
+    pub learner: bool,
+    /// The view outside of which a learner waited to vote again.
+    pub rejoined: Option<View>,
     /// How often an operator had forgotten votes taken for never cast.
     pub era: u64,
     /// The report of the moment `view` was entered.
@@ -77,6 +81,8 @@ impl DurableState {
             prepared: BTreeMap::new(),
             batches: BTreeMap::new(),
             forgotten: Seq(0),
+            learner: false,
+            rejoined: None,
             era: 0,
             report: Default::default(),
         }
@@ -140,6 +146,9 @@ impl DurableState {
                 if *view <= self.view {
                     return refuse("a view is entered again");
                 }
+                if self.learner {
+                    return refuse("a learner enters no view (RULES 7)");
+                }
                 self.view = *view;
                 self.reserve = *reserve;
                 self.report = self.report_below(*view);
@@ -198,6 +207,20 @@ impl DurableState {
                 self.prepared.retain(|seq, _| *seq > to);
                 self.batches.retain(|(seq, _), _| *seq > to);
             }
+            OrderRecord::Learner => {
+                if self.view != View(0) || self.mark.statement.seq != Seq(0) || self.learner {
+                    return refuse("a learner's log begins so, or not at all");
+                }
+                self.learner = true;
+            }
+            OrderRecord::Rejoined { view } => {
+                if !self.learner {
+                    return refuse("rejoined without having been a learner");
+                }
+                self.learner = false;
+                self.rejoined = Some(*view);
+                self.view = *view;
+            }
             OrderRecord::NewEra { era } => {
                 if *era != self.era + 1 {
                     return refuse("an era does not follow the one before");
@@ -217,7 +240,7 @@ impl DurableState {
     }
 
     /// For the mutant that reports only what is durable.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "mutants"))]
     pub(super) fn drop_from_report(&mut self, seqs: &[Seq]) {
         self.report.1.retain(|s| !seqs.contains(&s.certificate.seq));
     }

@@ -155,4 +155,6 @@ pub enum Discard {
     WrongPlace,
     #[error("this replica is halted")]
     Halted,
+    #[error("this replica learns and does not vote yet")]
+    Learning,
 }

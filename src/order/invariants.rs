@@ -9,10 +9,6 @@ pub fn check(o: &Orderer) {
     assert!(o.executed <= o.decided, "executed {} ahead of decided {}", o.executed, o.decided);
     assert!(o.low <= o.mark_appended, "the window moved before its mark was appended");
     assert!(o.wish >= View(1), "a wish for no view");
-    assert!(
-        o.slots.keys().next().is_none_or(|s| *s > o.low.min(o.decided)),
-        "a place below the window is kept"
-    );
     if let Phase::Normal = o.phase {
         let broken = broken(Mutant::RestoresNormal);
         assert!(

@@ -118,7 +118,7 @@ impl Orderer {
         self.refuse_reads(out);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "mutants"))]
         if broken(Mutant::ReportsDurableOnly) {
             let under_way = self.gate.values().filter_map(|h| match h {
                 Held::Accept(ballot) => Some(ballot.seq),
@@ -130,7 +130,8 @@ impl Orderer {
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.changing_since = self.now.tick;
         self.wish = self.wish.max(view);
-        self.may_lead = true;
+        // In the first view after it was a learner it may have led already (RULES 7).
+        self.may_lead = self.durable.rejoined.map(View::next) != Some(view);
         self.leader_lied = false;
         self.reserve_durable = Seq(0);
         self.floor = Seq(0);

@@ -55,6 +55,9 @@ pub mod orderer;
 /// Stop → StopData → Sync.
 mod leader_change;
 
+/// Back after the loss of a log.
+mod rejoin;
+
 /// Marks, the window, and what a replica behind does.
 mod catch_up;
 

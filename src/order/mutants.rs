@@ -2,8 +2,8 @@
 
 /// One broken rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(test), allow(dead_code))]
-pub(crate) enum Mutant {
+#[cfg_attr(not(any(test, feature = "mutants")), allow(dead_code))]
+pub enum Mutant {
     /// RULES 1: a restart goes on voting in the view it finds in the log.
     RestoresNormal,
     /// RULES 2: STOP-DATA omits prepared places whose writes are under way, and their ACCEPTs leave later.
@@ -28,27 +28,54 @@ pub(crate) enum Mutant {
     ForgetsSilently,
     /// RULES 14: STOP-DATA leaves out the decisions on record.
     OmitsDecisions,
+    /// RULES 7: a learner counts its own answer.
+    CountsOwnAnswer,
+    /// RULES 7: a learner votes again above the marks reported, where its forgotten votes lie.
+    RejoinsAfterOneWindow,
+    /// RULES 7: a learner votes again in the view that runs, though it may have promised to have left it.
+    RejoinsAtOnce,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
 }
 
-#[cfg(test)]
+/// All of them.
+#[cfg(feature = "mutants")]
+pub const ALL: &[Mutant] = &[
+    Mutant::RestoresNormal,
+    Mutant::ReportsDurableOnly,
+    Mutant::WindowBeforeMark,
+    Mutant::ExecutesPrepared,
+    Mutant::WishIsStop,
+    Mutant::RestartedLeaderLeads,
+    Mutant::VotesBeforeDurable,
+    Mutant::VotesBelowMark,
+    Mutant::DeposedLeaderAnswers,
+    Mutant::CountsUnservableMarks,
+    Mutant::ForgetsSilently,
+    Mutant::OmitsDecisions,
+    Mutant::CountsOwnAnswer,
+    Mutant::RejoinsAfterOneWindow,
+    Mutant::RejoinsAtOnce,
+    Mutant::LeaderStretchesTimeout,
+];
+
+#[cfg(any(test, feature = "mutants"))]
 thread_local! {
     static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
 }
 
 /// Breaks one rule on this thread, or none.
-#[cfg(test)]
-pub(crate) fn break_rule(mutant: Option<Mutant>) {
+#[cfg(any(test, feature = "mutants"))]
+pub fn break_rule(mutant: Option<Mutant>) {
     BROKEN.set(mutant);
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
 pub(super) fn broken(mutant: Mutant) -> bool {
     BROKEN.get() == Some(mutant)
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "mutants")))]
 pub(super) const fn broken(_: Mutant) -> bool {
     false
 }

@@ -4,6 +4,7 @@ use super::durable::{DurableState, ELSEWHERE};
 use super::interface::*;
 use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
+use super::rejoin::{Learner, MAKE_WAY_TIMEOUTS};
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
 use crate::log::{Durable, DurableGate, Persisted};
@@ -44,6 +45,8 @@ pub(super) enum Phase {
         /// When a quorum of STOP-DATA for this view or later was seen: the timer starts here (RULES 11).
         quorum_since: Option<Tick>,
     },
+    /// Its log was lost: it learns what others decide (RULES 7).
+    Learning(Learner),
     /// Mute.
     Halted(String),
 }
@@ -74,8 +77,10 @@ pub(super) struct Peer {
     pub sync_sent: Tick,
     /// When it last said anything.
     pub seen: Tick,
-    /// Since when it waits between views in a later one than ours.
+    /// Since when it waits between views in ours or a later one.
     pub outside_since: Option<Tick>,
+    /// When a leader last left a view for its sake.
+    pub made_way: Option<Tick>,
     /// When it was last asked for places.
     pub fetched: Tick,
     pub served_bytes: usize,
@@ -194,8 +199,13 @@ impl Orderer {
         for batch in batches {
             slots.entry(batch.seq).or_default().batches.insert(batch.digest, batch);
         }
-        let restored_view_is_first = view == View::FIRST;
-        let phase = if restored_view_is_first || broken(Mutant::RestoresNormal) {
+        // A learner that waits outside view 1 is no member of it.
+        let restored_view_is_first = view == View::FIRST && durable.rejoined.is_none();
+        let phase = if durable.learner {
+            Phase::Learning(Learner::default())
+        } else if durable.rejoined == Some(view) {
+            Phase::Changing { entered: false, sync: None, quorum_since: None }
+        } else if restored_view_is_first || broken(Mutant::RestoresNormal) {
             Phase::Normal
         } else {
             Phase::Changing { entered: true, sync: None, quorum_since: None }
@@ -324,6 +334,7 @@ impl Orderer {
         match self.phase {
             Phase::Normal => Mode::Normal,
             Phase::Changing { .. } => Mode::Changing,
+            Phase::Learning(_) => Mode::Learning,
             Phase::Halted(_) => Mode::Halted,
         }
     }
@@ -470,6 +481,9 @@ impl Orderer {
     ) -> Result<(), Discard> {
         let Some(peer) = self.peers.get_mut(&from) else { return Err(Discard::WrongPlace) };
         peer.seen = self.now.tick;
+        if self.is_learner() && !Self::concerns_learner(&message) {
+            return Err(Discard::Learning);
+        }
         match message {
             Checked::Propose { view, batch, verdict } => self.on_propose(from, view, batch, verdict, out),
             Checked::BadPropose { view, .. } => self.on_bad_propose(from, view, out),
@@ -488,8 +502,10 @@ impl Orderer {
             Checked::BatchIs(batch) => self.on_batch_is(batch, out),
             Checked::Chain(chain) => self.on_chain(chain, out),
             Checked::ReadCheck(check) => {
-                // "Still in this view" is all that is asked: a new leader needs a quorum that entered a later one.
-                if check.view == self.view() {
+                // "Still in this view" is all that is asked: a new leader needs a quorum that entered a later one. Who waits outside
+                // a view may have promised a later one.
+                let outside = matches!(self.phase, Phase::Changing { entered: false, .. });
+                if check.view == self.view() && !outside {
                     let ok = ReadOk { view: check.view, nonce: check.nonce };
                     out.push(Output::Send(from, Message::ReadOk(ok)));
                 }
@@ -500,6 +516,8 @@ impl Orderer {
                 self.take_signatures_only(failed.client);
                 Ok(())
             }
+            Checked::Rejoin(rejoin) => self.on_rejoin(from, rejoin, out),
+            Checked::RejoinMark(answer) => self.on_rejoin_mark(from, answer),
             Checked::Group(group) => {
                 self.on_group(u64::MAX, group, out);
                 Ok(())
@@ -539,7 +557,7 @@ impl Orderer {
         }
     }
 
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         // splitmix64: the agreed seed is the leader's choice; it need not be secret.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -819,7 +837,7 @@ impl Orderer {
         let lsn = self.append(record, out);
         let ballot = Ballot { view, seq, digest };
         self.hold(lsn, Held::Accept(ballot), out);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "mutants"))]
         if broken(Mutant::VotesBeforeDurable) {
             self.release_accept(Durable::forged(ballot), out);
         }
@@ -992,6 +1010,7 @@ impl Orderer {
         for held in released {
             self.release(held, out);
         }
+        self.forget_filled(persisted.upto());
     }
 
     fn release(&mut self, held: Durable<Held>, out: &mut Vec<Output>) {
@@ -1039,7 +1058,7 @@ impl Orderer {
 
     // ---- time ----------------------------------------------------------------------------------------------------
 
-    fn heartbeat_ms(&self) -> u64 {
+    pub(super) fn heartbeat_ms(&self) -> u64 {
         (self.config.view_timeout_ms / 10).clamp(5, 200)
     }
 
@@ -1063,6 +1082,10 @@ impl Orderer {
         for peer in self.peers.values_mut() {
             peer.served_bytes = 0;
             peer.fetches = 0;
+        }
+        if self.is_learner() {
+            self.repair(out);
+            return self.learn(out);
         }
         self.recheck_clocks(out);
         self.repair(out);
@@ -1125,7 +1148,8 @@ impl Orderer {
                 let heard = self.now.tick.since(p.seen) <= timeout;
                 heard && p.outside_since.is_some_and(|t| self.now.tick.since(t) > 2 * timeout)
             });
-        if silent || stuck && idle && self.log_room || unserved || left_alone {
+        let makes_way = leads && self.makes_way(timeout);
+        if silent || stuck && idle && self.log_room || unserved || left_alone || makes_way {
             self.suspect(out);
         } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
@@ -1133,6 +1157,18 @@ impl Orderer {
                 self.wish = self.view();
             }
         }
+    }
+
+    /// A replica that was a learner waits outside this view: only a new one lets it vote again (RULES 7).
+    fn makes_way(&mut self, timeout: u64) -> bool {
+        let (now, view) = (self.now.tick, self.view());
+        let waits = |p: &Peer| {
+            let here = p.status.is_some_and(|s| s.view == view) && now.since(p.seen) <= timeout;
+            here && p.outside_since.is_some_and(|t| now.since(t) > 2 * timeout)
+                && p.made_way.is_none_or(|t| now.since(t) > MAKE_WAY_TIMEOUTS * timeout)
+        };
+        let waiting = self.peers.values_mut().find(|p| waits(p));
+        waiting.map(|p| p.made_way = Some(now)).is_some()
     }
 
     /// Followers hand old requests to the leader: a client may reach only some of us.
@@ -1347,7 +1383,11 @@ impl Orderer {
         if certificate.view > self.view() {
             self.step_down(out);
         }
+        if proven {
+            self.learner_heard(&certificate);
+        }
         self.decide(certificate, proven, batch, out);
+        self.try_rejoin(out);
         Ok(())
     }
 
@@ -1451,7 +1491,7 @@ impl Orderer {
     }
 
     /// Where the work stands, for a failing simulation.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn picture(&self) -> String {
         let slots: Vec<String> = self
             .slots
@@ -1475,6 +1515,7 @@ impl Orderer {
                 Phase::Normal => "Normal".to_string(),
                 Phase::Changing { entered, sync, quorum_since } =>
                     format!("Changing(entered {entered}, sync {}, since {quorum_since:?})", sync.is_some()),
+                Phase::Learning(learner) => format!("{learner:?}"),
                 Phase::Halted(why) => why.clone(),
             },
             self.may_lead,

@@ -9,6 +9,8 @@
 //! | 5 | `Mark` | a certified mark and the batch digests that lead to it (RULES 4) |
 //! | 6 | `Batch` | a decided batch learnt from others: no vote of ours |
 //! | 7 | `NewEra` | votes forgotten before this count as never cast: an operator said so (RULES 14) |
+//! | 8 | `Learner` | the first record of a log in place of a lost one: no vote until `Rejoined` (RULES 7) |
+//! | 9 | `Rejoined` | what the lost log held cannot matter in views above this one |
 
 use crate::log::Record;
 use crate::types::*;
@@ -28,6 +30,8 @@ pub enum OrderRecord {
     Mark { mark: MarkCertificate, digests: Vec<Digest> },
     Batch { seq: Seq, digest: Digest, batch: Bytes },
     NewEra { era: u64 },
+    Learner,
+    Rejoined { view: View },
 }
 
 /// A record as the log stores it: header fields and payload parts.
@@ -89,6 +93,8 @@ impl OrderRecord {
                 w.u64(*era);
                 (7, Seq(0), View(0), Digest::ZERO, None)
             }
+            Self::Learner => (8, Seq(0), View(0), Digest::ZERO, None),
+            Self::Rejoined { view } => (9, Seq(0), *view, Digest::ZERO, None),
         };
         let mut payload = Vec::with_capacity(2);
         if !w.out.is_empty() {
@@ -125,6 +131,8 @@ impl OrderRecord {
             }
             6 => Self::Batch { seq, digest, batch: r.rest() },
             7 => Self::NewEra { era: r.u64()? },
+            8 => Self::Learner,
+            9 => Self::Rejoined { view },
             _ => return Err(DecodeError::UnknownKind),
         };
         r.end()?;

@@ -120,9 +120,19 @@ impl Replay {
         &self.durable
     }
 
+    /// Whether a log with these records is that of a replica that has yet to vote again (RULES 7).
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn awaits_view(records: impl Iterator<Item = OrderRecord>) -> bool {
+        records.fold(false, |awaits, record| match record {
+            OrderRecord::Learner => true,
+            OrderRecord::ViewEntered { .. } => false,
+            _ => awaits,
+        })
+    }
+
     /// The core, ready for its first input. All that was handed out is executed.
     pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
-        if self.durable.view == View(0) {
+        if self.durable.view == View(0) && !self.durable.learner {
             return Err(RestoreError::NoView);
         }
         let mut batches = Vec::new();
@@ -140,4 +150,9 @@ impl Replay {
 /// What `init` appends to a fresh log: view 1 is entered, and no vote of it was ever sent (reserve 0).
 pub fn first_record() -> OrderRecord {
     OrderRecord::ViewEntered { view: View::FIRST, reserve: Seq(0) }
+}
+
+/// What `recover` appends to a fresh log that stands in place of a lost one.
+pub fn learner_record() -> OrderRecord {
+    OrderRecord::Learner
 }

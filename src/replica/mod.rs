@@ -48,7 +48,7 @@ mod admin;
 mod startup;
 
 pub use receive::DIGEST_QUERY;
-pub use startup::{Replica, ReplicaOptions, StartError, format_log};
+pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
 
 #[cfg(test)]
 mod admin_tests;

@@ -27,7 +27,7 @@ use crate::keys::{KeyError, ReplicaKeys};
 use crate::log::{self, Device, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
 use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
 use crate::order::record::OrderRecord;
-use crate::order::restore::{Replay, RestoreError, first_record};
+use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::types::*;
@@ -183,6 +183,27 @@ fn log_options(
 
 /// Formats a replica's log and puts "view 1 entered" into it: what `init` does, and `start` never.
 pub fn format_log(log_dir: &Path, config: &Config, id: ReplicaId, allow_tmpfs: bool) -> Result<(), LogError> {
+    format_with(&first_record(), log_dir, config, id, allow_tmpfs)
+}
+
+/// Formats a log in place of a lost one: the replica learns, and votes only once what it forgot cannot matter (RULES 7). Errors:
+/// a log is there.
+pub fn format_learner(
+    log_dir: &Path,
+    config: &Config,
+    id: ReplicaId,
+    allow_tmpfs: bool,
+) -> Result<(), LogError> {
+    format_with(&learner_record(), log_dir, config, id, allow_tmpfs)
+}
+
+fn format_with(
+    first: &OrderRecord,
+    log_dir: &Path,
+    config: &Config,
+    id: ReplicaId,
+    allow_tmpfs: bool,
+) -> Result<(), LogError> {
     let options = log_options(config, log_dir.to_owned(), id, None, allow_tmpfs);
     log::format(&options)?;
     if layer_mode(config.durability).is_some() {
@@ -191,7 +212,7 @@ pub fn format_log(log_dir: &Path, config: &Config, id: ReplicaId, allow_tmpfs: b
     }
     let options = LogOptions { prefill_segments: 0, spare_segments: 1, ..options };
     let (mut log, _reader) = log::open(options, &mut |_| Ok(()))?.start(Box::new(|_| {}))?;
-    append_now(&mut log, &first_record())?;
+    append_now(&mut log, first)?;
     log.stop();
     Ok(())
 }

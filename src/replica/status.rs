@@ -74,6 +74,7 @@ impl StatusWriter {
             Mode::Normal => "normal",
             Mode::Changing => "changing",
             Mode::Halted => "halted",
+            Mode::Learning => "learning",
         };
         let connected =
             |r: ReplicaId| net.is_some_and(|s| s.connections.iter().any(|c| c.peer == Peer::Replica(r)));

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 struct Pending {
     operation: Vec<u8>,
+    /// The last place that any client had been told of when this was first sent.
+    after: Seq,
     sent: Tick,
     answers: BTreeMap<(u8, Bytes), VoteSet>,
 }
@@ -35,6 +37,8 @@ pub struct Acknowledged {
     pub status: u8,
     /// The result.
     pub body: Bytes,
+    /// The last place that any client had been told of when the request was first sent.
+    pub after: Seq,
 }
 
 /// One client process.
@@ -134,7 +138,8 @@ impl Client {
     }
 
     /// What leaves now: new requests to the leader (or all), late ones to all.
-    pub fn act(&mut self, now: Tick, random: &mut Random) -> Vec<(ReplicaId, Bytes)> {
+    /// `promised`: the last place that any client has been told of.
+    pub fn act(&mut self, now: Tick, promised: Seq, random: &mut Random) -> Vec<(ReplicaId, Bytes)> {
         let all: Vec<ReplicaId> = self.members.members().collect();
         let retry_ns = self.retry_ms * 1_000_000;
         let (mut new, mut late) = (Vec::new(), Vec::new());
@@ -170,7 +175,8 @@ impl Client {
                     kind: RequestKind::Invoke,
                     operation: operation.clone(),
                 });
-                s.pending.insert(number, Pending { operation, sent: now, answers: BTreeMap::new() });
+                let (after, answers) = (promised, BTreeMap::new());
+                s.pending.insert(number, Pending { operation, after, sent: now, answers });
                 if random.per_mille(300) {
                     break;
                 }
@@ -222,6 +228,7 @@ impl Client {
             let s = self.sessions.iter_mut().find(|s| s.nonce == a.number.0 && s.id.is_none())?;
             let votes = s.pending.entry(0).or_insert_with(|| Pending {
                 operation: Vec::new(),
+                after: Seq(0),
                 sent: Tick(0),
                 answers: BTreeMap::new(),
             });
@@ -240,8 +247,10 @@ impl Client {
         if !trusted && !quorum.reached_by(*set) {
             return None;
         }
+        let after = p.after;
         s.pending.remove(&a.number.0);
         self.answered += 1;
-        Some(Acknowledged { session: a.session, number: a.number, status: a.status, body: a.body.clone() })
+        let (session, number, status, body) = (a.session, a.number, a.status, a.body.clone());
+        Some(Acknowledged { session, number, status, body, after })
     }
 }

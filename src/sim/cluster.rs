@@ -10,7 +10,7 @@ use super::random::Random;
 use super::scheme::ReplicaKeys;
 use crate::order::durable::ELSEWHERE;
 use crate::order::record::OrderRecord;
-use crate::order::restore::{Replay, first_record};
+use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
@@ -115,6 +115,31 @@ enum Event {
     Command(Box<dyn FnOnce(&mut Cluster)>),
 }
 
+impl Event {
+    /// Whom it happens to, if a pause of that replica delays it.
+    fn node(&self) -> Option<ReplicaId> {
+        match self {
+            Self::Deliver { to, .. } | Self::Group { to, .. } => Some(*to),
+            Self::Written { node, .. } | Self::Executed { node, .. } | Self::Tick { node, .. } => Some(*node),
+            Self::Answers { .. } | Self::Client(_) | Self::Command(_) => None,
+        }
+    }
+
+    /// For the trace's hash.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Deliver { from, to, .. } => 1 << 16 | u64::from(from.0) << 8 | u64::from(to.0),
+            Self::Group { to, .. } => 2 << 16 | u64::from(to.0),
+            Self::Answers { from, .. } => 3 << 16 | u64::from(from.0),
+            Self::Written { node, .. } => 4 << 16 | u64::from(node.0),
+            Self::Executed { node, .. } => 5 << 16 | u64::from(node.0),
+            Self::Tick { node, .. } => 6 << 16 | u64::from(node.0),
+            Self::Client(at) => 7 << 16 | *at as u64,
+            Self::Command(_) => 8 << 16,
+        }
+    }
+}
+
 struct Due {
     at: Tick,
     order: u64,
@@ -149,6 +174,10 @@ pub struct Node {
     pub adversary: Option<Box<dyn Adversary>>,
     /// Nanoseconds its wall clock is ahead.
     pub skew: i64,
+    /// It does nothing until then, and then all that waited.
+    pub paused_until: Tick,
+    /// Its log gave an error: mute until it is started again.
+    pub log_failed: bool,
     auth: Authenticator,
     boot: u64,
     queue: VecDeque<(Arc<Batch>, Option<Certificate>)>,
@@ -181,10 +210,14 @@ pub struct Cluster {
     pub held: Vec<(ReplicaId, ReplicaId, Message)>,
     pub byzantine: VoteSet,
     pub events: u64,
+    /// Over all that happened: equal seeds give equal ones, in every build.
+    pub trace: u64,
     pub views_started: u64,
+    /// Replicas that lost their logs and came back as learners.
+    pub wiped: u64,
     /// Discards by reason, over all replicas.
     pub discards: BTreeMap<String, u64>,
-    pub trace: bool,
+    pub prints: bool,
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
     client_links: BTreeMap<(ClientId, ReplicaId), Tick>,
@@ -197,7 +230,7 @@ pub struct Cluster {
 impl Cluster {
     /// All replicas freshly formatted and started.
     pub fn new(setup: Setup, seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let random = Random::new(seed);
         let n = setup.members.n();
         let network = Network::new(n, setup.weather.clone());
         let nodes = (0..n)
@@ -205,7 +238,7 @@ impl Cluster {
             .map(|me| {
                 let mut disk = Disk::new(setup.write_us);
                 disk.append(&first_record());
-                disk.crash(Tail::Kept, &mut random);
+                disk.sync();
                 Node {
                     me,
                     core: None,
@@ -213,6 +246,8 @@ impl Cluster {
                     executor: Executor::new(setup.hasher(), setup.sessions_max),
                     adversary: None,
                     skew: 0,
+                    paused_until: Tick(0),
+                    log_failed: false,
                     auth: setup.authenticator(me),
                     boot: 0,
                     queue: VecDeque::new(),
@@ -241,9 +276,11 @@ impl Cluster {
             held: Vec::new(),
             byzantine: VoteSet::default(),
             events: 0,
+            trace: 0,
             views_started: 0,
+            wiped: 0,
             discards: BTreeMap::new(),
-            trace: std::env::var_os("DURAMEN_TRACE").is_some(),
+            prints: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
             client_links: BTreeMap::new(),
             answers_from: 0,
@@ -324,17 +361,23 @@ impl Cluster {
             return;
         }
         let correct = !self.byzantine.contains(r);
+        if node.disk.is_damaged() {
+            self.replace_log(r);
+        }
+        let node = &mut self.nodes[r.index()];
+        if std::mem::take(&mut node.log_failed) {
+            node.disk.held = false;
+        }
+        node.paused_until = Tick(0);
         node.executor = Executor::new(self.setup.hasher(), self.setup.sessions_max);
         let mut replay = Replay::new(node.auth.clone());
-        let mut ready: Vec<Batch> = Vec::new();
-        for record in node.disk.read() {
-            let more = replay.record(&record);
-            ready.extend(more.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}")));
+        let ready = read_logs(&mut replay, &node.disk, &node.decisions);
+        if ready.is_err() && !correct {
+            // What is left of a liar's logs need not make sense.
+            self.replace_log(r);
+            return self.restart(r);
         }
-        for (certificate, batch) in &node.decisions {
-            let more = replay.decision(certificate.clone(), batch.clone());
-            ready.extend(more.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}")));
-        }
+        let ready = ready.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
         for batch in ready {
             if correct {
                 self.history.handed(r, &batch);
@@ -349,7 +392,7 @@ impl Cluster {
             if std::mem::take(&mut node.new_era) {
                 let era = OrderRecord::NewEra { era: replay.durable().era + 1 };
                 node.disk.append(&era);
-                node.disk.crash(Tail::Kept, &mut self.random);
+                node.disk.sync();
                 replay.record(&era).expect("the next era");
             }
         }
@@ -362,6 +405,51 @@ impl Cluster {
         node.tick_due = Tick(u64::MAX);
         self.note(r, || "restart".to_string());
         self.schedule_tick(r);
+    }
+
+    /// The operator's answer to a lost or damaged log: `duramen recover`.
+    fn replace_log(&mut self, r: ReplicaId) {
+        let node = &mut self.nodes[r.index()];
+        node.disk = Disk::new(node.disk.write_us);
+        node.disk.append(&learner_record());
+        node.disk.sync();
+        node.decisions.clear();
+        node.started = false;
+        self.wiped += 1;
+        self.note(r, || "gets an empty log".to_string());
+    }
+
+    /// The replica crashes and its log is gone; when it starts again, it is a learner.
+    pub fn wipe(&mut self, r: ReplicaId) {
+        self.crash(r, Tail::Lost);
+        self.nodes[r.index()].disk.rot();
+    }
+
+    /// Whether it lost its log and does not vote yet.
+    pub fn learns(&self, r: ReplicaId) -> bool {
+        let node = &self.nodes[r.index()];
+        node.disk.is_damaged()
+            || node.core.as_ref().is_some_and(|c| c.awaits_view())
+            || node.core.is_none() && Replay::awaits_view(node.disk.read())
+    }
+
+    /// Whether it runs, without durable votes, and some of its own are forgotten.
+    pub fn is_forgetful(&self, r: ReplicaId) -> bool {
+        self.nodes[r.index()].core.as_ref().is_some_and(Orderer::is_forgetful)
+    }
+
+    /// Stopped for so long; whatever arrives waits.
+    pub fn pause(&mut self, r: ReplicaId, us: u64) {
+        self.nodes[r.index()].paused_until = Tick(self.now.0 + us * 1000);
+    }
+
+    /// A write gives an error: nothing of it is ever reported, and the replica is mute.
+    pub fn fail_log(&mut self, r: ReplicaId) {
+        if self.up(r) {
+            let node = &mut self.nodes[r.index()];
+            (node.disk.held, node.log_failed) = (true, true);
+            self.step(r, Input::LogFailed("simulated: Input/output error".into()));
+        }
     }
 
     /// All replicas are down, where votes are not durable: the next start of each begins a new era, and what no client was told
@@ -391,7 +479,8 @@ impl Cluster {
 
     /// Lets writes of `r` complete, or not.
     pub fn hold_disk(&mut self, r: ReplicaId, held: bool) {
-        self.nodes[r.index()].disk.held = held;
+        let node = &mut self.nodes[r.index()];
+        node.disk.held = held || node.log_failed;
         self.submit(r);
     }
 
@@ -421,7 +510,7 @@ impl Cluster {
         self.clients.iter().all(Client::content)
             && self.correct().into_iter().filter(|r| self.up(*r)).all(|r| {
                 let node = &self.nodes[r.index()];
-                node.executor.executed == end
+                node.executor.executed == end && !node.core.as_ref().is_some_and(Orderer::is_learner)
             })
     }
 
@@ -459,7 +548,7 @@ impl Cluster {
     // ---- the machinery -------------------------------------------------------------------------------------------
 
     fn note(&self, r: ReplicaId, what: impl FnOnce() -> String) {
-        if self.trace {
+        if self.prints {
             println!("{:>9.3} {r} {}", self.now.0 as f64 / 1e6, what());
         }
     }
@@ -476,7 +565,13 @@ impl Cluster {
     fn one(&mut self) {
         let due = self.heap.pop().expect("checked");
         self.now = self.now.max(due.at);
+        if let Some(until) = due.event.node().map(|r| self.nodes[r.index()].paused_until)
+            && until > self.now
+        {
+            return self.at_tick(until, due.event);
+        }
         self.events += 1;
+        self.mark_trace(due.event.number(), due.at.0);
         match due.event {
             Event::Deliver { from, to, epoch, message } => {
                 if self.network.arrives(from, to, epoch) {
@@ -525,7 +620,7 @@ impl Cluster {
     fn client(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let id = client.id;
-        for (to, bytes) in client.act(self.now, &mut self.random) {
+        for (to, bytes) in client.act(self.now, self.history.promised(), &mut self.random) {
             // A connection keeps its order; what is forwarded or sent elsewhere overtakes all the same.
             let us = self.random.between(50, 500);
             let last = self.client_links.entry((id, to)).or_default();
@@ -592,7 +687,7 @@ impl Cluster {
     pub fn step(&mut self, r: ReplicaId, input: Input) {
         let now = clock(self.now, self.nodes[r.index()].skew);
         let lies = self.byzantine.contains(r);
-        if self.trace && !matches!(input, Input::Tick) {
+        if self.prints && !matches!(input, Input::Tick) {
             self.note(r, || brief(&input));
         }
         let node = &mut self.nodes[r.index()];
@@ -628,8 +723,27 @@ impl Cluster {
         }
     }
 
+    /// Goes into the trace's hash.
+    fn mark_trace(&mut self, what: u64, value: u64) {
+        // FNV-1a over words, turned so that order matters in all bits.
+        let mixed = (self.trace ^ what.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ value)
+            .wrapping_mul(0x0000_0100_0000_01b3);
+        self.trace = mixed.rotate_left(29);
+    }
+
     fn outputs(&mut self, r: ReplicaId, outputs: Vec<Output>) {
         for output in outputs {
+            let (what, value) = match &output {
+                Output::Send(to, m) => (16 + u64::from(m.kind()), u64::from(to.0)),
+                Output::Broadcast(m) => (80 + u64::from(m.kind()), 0),
+                Output::Append(lsn, _) => (1, lsn.0),
+                Output::Execute(batch) => {
+                    (2, u64::from_le_bytes(batch.digest.0[..8].try_into().expect("8 of 32")))
+                }
+                Output::ViewStarted(view) => (3, view.0),
+                _ => (4, 0),
+            };
+            self.mark_trace(what << 8 | u64::from(r.0), value);
             match output {
                 Output::Send(to, message) => {
                     assert!(to != r, "a message to oneself: {message:?}");
@@ -691,7 +805,8 @@ impl Cluster {
                 }
                 Output::Halt(why) => {
                     self.note(r, || format!("halts: {why}"));
-                    assert!(self.may_halt || self.byzantine.contains(r), "{r} halts: {why}");
+                    let failed = self.nodes[r.index()].log_failed;
+                    assert!(self.may_halt || failed || self.byzantine.contains(r), "{r} halts: {why}");
                 }
                 Output::Notice { origin, code: NoticeCode::Sign, .. } => {
                     if let Some(client) = self.clients.get_mut(origin as usize) {
@@ -797,6 +912,22 @@ impl Cluster {
             self.at_tick(at, Event::Deliver { from, to, epoch, message: message.clone() });
         }
     }
+}
+
+/// What both logs hold, and the batches to execute.
+fn read_logs(
+    replay: &mut Replay,
+    disk: &Disk,
+    decisions: &[(Certificate, Bytes)],
+) -> Result<Vec<Batch>, RestoreError> {
+    let mut ready = Vec::new();
+    for record in disk.read() {
+        ready.extend(replay.record(&record)?);
+    }
+    for (certificate, batch) in decisions {
+        ready.extend(replay.decision(certificate.clone(), batch.clone())?);
+    }
+    Ok(ready)
 }
 
 fn clock(now: Tick, skew: i64) -> Now {

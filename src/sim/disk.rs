@@ -45,6 +45,10 @@ pub struct Disk {
     pub write_us: (u64, u64),
     /// No write completes.
     pub held: bool,
+    /// It reports writes that a crash undoes.
+    pub lies: bool,
+    /// A durable record cannot be read back: bits rotted, or a write went astray and hit it.
+    rotten: bool,
 }
 
 impl Disk {
@@ -58,6 +62,8 @@ impl Disk {
             next_write: 0,
             write_us,
             held: false,
+            lies: false,
+            rotten: false,
         }
     }
 
@@ -93,6 +99,12 @@ impl Disk {
         (self.durable > before).then_some(Lsn(self.durable as u64))
     }
 
+    /// All that was appended is durable.
+    pub fn sync(&mut self) {
+        (self.durable, self.submitted) = (self.records.len(), self.records.len());
+        self.writes.clear();
+    }
+
     /// Records appended.
     pub fn len(&self) -> usize {
         self.records.len()
@@ -106,10 +118,23 @@ impl Disk {
             Tail::Kept => pending,
             Tail::Torn => random.below(pending + 1),
         };
-        self.records.truncate(self.durable + kept as usize);
+        let lost = if self.lies { random.below(1 + self.durable as u64 / 2) as usize } else { 0 };
+        // "View 1 entered" was there before the device began to lie.
+        let durable = self.durable.saturating_sub(lost).max(1.min(self.durable));
+        self.records.truncate(if lost > 0 { durable } else { durable + kept as usize });
         self.durable = self.records.len();
         self.submitted = self.durable;
         self.writes.clear();
+    }
+
+    /// A durable record can no longer be read.
+    pub fn rot(&mut self) {
+        self.rotten |= self.durable > 0;
+    }
+
+    /// Whether the scan at start refuses: damage below what is known to be durable.
+    pub fn is_damaged(&self) -> bool {
+        self.rotten
     }
 
     /// What a scan at start finds.

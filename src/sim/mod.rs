@@ -1,20 +1,29 @@
 //! One process, one seed, many replicas: the real ordering core over a simulated network, disk, execution and time.
 //!
-//! Simulated: delay, loss, reordering, partitions, crashes that lose what was not reported durable, clocks, keys.
-//! Real: [`Orderer`](crate::order::Orderer), log records, message encodings, authentication, the session table.
-//! A run is a function of its seed. `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the seed S alone;
-//! with `DURAMEN_TRACE=1` every input is printed.
+//! Simulated: delay, loss, reordering, duplication, partitions, clogged links; disks that stall, fail, fill up, lose what was not
+//! reported durable, lose what was, or cannot be read any more; clocks and pauses; crashes of any subset; keys.
+//! Real: [`Orderer`](crate::order::Orderer), log records, message encodings, authentication, the session table. (The log's bytes
+//! have a simulated disk of their own in `log`.)
+//! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
+//! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
 #![allow(missing_docs)]
+// Directed stories use more than random runs do.
+#![cfg_attr(not(test), allow(dead_code))]
 
-pub mod adversary;
-pub mod checkers;
-pub mod client;
-pub mod cluster;
-pub mod disk;
-pub mod executor;
-pub mod network;
-pub mod random;
-pub mod scheme;
-pub mod swarm;
+pub(crate) mod adversary;
+pub(crate) mod checkers;
+pub(crate) mod client;
+pub(crate) mod cluster;
+pub(crate) mod disk;
+pub(crate) mod executor;
+pub(crate) mod network;
+pub(crate) mod random;
+pub(crate) mod scheme;
+pub(crate) mod swarm;
 
+#[cfg(feature = "mutants")]
+pub use crate::order::mutants::{ALL, Mutant, break_rule};
+pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
+
+#[cfg(test)]
 mod rules_tests;

@@ -29,6 +29,8 @@ impl Weather {
 #[derive(Clone, Debug, Default)]
 struct Link {
     cut: bool,
+    /// Microseconds that it takes longer.
+    clogged_us: u64,
     epoch: u64,
     down_until: Tick,
     last: Tick,
@@ -60,10 +62,16 @@ impl Network {
         link.epoch += 1;
     }
 
+    /// Makes one direction slow, or not.
+    pub fn clog(&mut self, from: ReplicaId, to: ReplicaId, us: u64) {
+        self.link(from, to).clogged_us = us;
+    }
+
     /// Mends everything.
     pub fn mend(&mut self) {
         for link in &mut self.links {
             link.cut = false;
+            link.clogged_us = 0;
             link.down_until = Tick(0);
         }
     }
@@ -101,7 +109,7 @@ impl Network {
             if random.per_mille(weather.slow) {
                 us *= 50;
             }
-            let mut at = Tick(now.0 + us * 1000);
+            let mut at = Tick(now.0 + (us + link.clogged_us) * 1000);
             if weather.fifo {
                 at = at.max(link.last);
                 link.last = at;

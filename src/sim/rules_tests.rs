@@ -5,7 +5,7 @@ use super::adversary::silent::Silent;
 use super::adversary::usurper::Usurper;
 use super::cluster::{Cluster, Fate, Setup};
 use super::disk::Tail;
-use super::swarm::{members, run};
+use super::swarm::{Plan, attempt, members};
 use crate::order::Input;
 use crate::order::mutants::{Mutant, break_rule};
 use crate::order::record::OrderRecord;
@@ -89,7 +89,8 @@ fn told_apart(mutant: Mutant, story: impl Fn()) {
 /// The first of so many seeds that notices a broken rule.
 fn swarm_notices(mutant: Mutant, members: Members, seeds: u64) {
     break_rule(Some(mutant));
-    let noticed = (1..=seeds).find(|seed| catch_unwind(|| run(members, *seed)).is_err());
+    let group = Some((members.model(), members.n(), true));
+    let noticed = (1..=seeds).find(|seed| attempt(&Plan { group, ..Plan::of(*seed) }).is_err());
     break_rule(None);
     println!("{mutant:?}: noticed by seed {noticed:?}");
     assert!(noticed.is_some(), "{mutant:?} goes unnoticed by {seeds} seeds");

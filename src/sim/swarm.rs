@@ -5,14 +5,23 @@ use super::cluster::{Cluster, Setup};
 use super::disk::Tail;
 use super::network::Weather;
 use super::random::Random;
+use crate::order::Input;
 use crate::quorum::{FaultModel, Group as Members};
 use crate::types::*;
 use crate::wire::auth::ClientAuth;
 use crate::wire::messages::Mode;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a run showed.
-#[derive(Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {
+    /// Over all that happened.
+    pub trace: u64,
+    /// Faults drawn.
+    pub faults: usize,
+    /// Logs lost and replaced.
+    pub wiped: u64,
     pub events: u64,
     pub places: u64,
     pub acknowledged: u64,
@@ -21,19 +30,6 @@ pub struct Report {
     pub settle_ms: u64,
     /// Correct replicas that do not vote in the view of the others at the end.
     pub outside: u64,
-}
-
-/// Prints the seed of a run that fails.
-struct Named {
-    what: String,
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("FAILED {}", self.what);
-        }
-    }
 }
 
 /// Milliseconds of virtual time after the last fault within which everything must be executed.
@@ -69,13 +65,13 @@ fn draw_tail(random: &mut Random) -> Tail {
     *random.pick(&[Tail::Lost, Tail::Kept, Tail::Torn, Tail::Torn])
 }
 
-/// One of the things that go wrong, somewhere in the next `span_us`.
-fn fault(c: &mut Cluster, at: u64) {
-    let mut random = c.random.fork();
+/// One of the things that go wrong.
+fn fault(c: &mut Cluster, at: u64, seed: u64) {
+    let mut random = Random::new(seed);
     let n = u64::from(c.setup.members.n());
-    let which = random.below(10);
-    if which <= 5 && !c.setup.order.votes_durable {
-        return forgetful_fault(c, at, which == 5);
+    let which = random.below(16);
+    if matches!(which, 0..=5 | 12) && !c.setup.order.votes_durable {
+        return forgetful_fault(c, at, random, which == 5);
     }
     match which {
         // One replica, often the leader, crashes and comes back.
@@ -134,7 +130,7 @@ fn fault(c: &mut Cluster, at: u64) {
             });
         }
         // A disk stalls.
-        _ => {
+        9 => {
             let r = ReplicaId(random.below(n) as u32);
             let length_us = random.between(10_000, 500_000);
             c.later(at, move |c| {
@@ -142,13 +138,77 @@ fn fault(c: &mut Cluster, at: u64) {
                 c.later(length_us, move |c| c.hold_disk(r, false));
             });
         }
+        // A disk is slow.
+        10 => {
+            let r = ReplicaId(random.below(n) as u32);
+            let (slower, length_us) = (*random.pick(&[10, 100]), random.between(10_000, 1_000_000));
+            c.later(at, move |c| {
+                let usual = c.setup.write_us;
+                c.nodes[r.index()].disk.write_us = (usual.0 * slower, usual.1 * slower);
+                c.later(length_us, move |c| c.nodes[r.index()].disk.write_us = usual);
+            });
+        }
+        // A disk is full.
+        11 => {
+            let r = ReplicaId(random.below(n) as u32);
+            let length_us = random.between(10_000, 1_000_000);
+            c.later(at, move |c| {
+                c.step(r, Input::LogRoom(false));
+                c.later(length_us, move |c| c.step(r, Input::LogRoom(true)));
+            });
+        }
+        // A write gives an error; the process is started again.
+        12 => {
+            let r = ReplicaId(random.below(n) as u32);
+            let length_us = random.between(1_000, 500_000);
+            c.later(at, move |c| {
+                c.fail_log(r);
+                c.later(length_us, move |c| {
+                    c.crash(r, draw_tail(&mut random));
+                    c.restart(r);
+                });
+            });
+        }
+        // A log is lost, found damaged below what is durable, or hit by a write that went astray: an operator replaces it.
+        13 => {
+            let r = ReplicaId(random.below(n) as u32);
+            let down_us = random.between(0, 400_000);
+            c.later(at, move |c| {
+                let gone = |r: &ReplicaId| !c.setup.order.votes_durable && !c.up(*r) || c.is_forgetful(*r);
+                let faulty = |r: &ReplicaId| c.byzantine.contains(*r) || c.learns(*r) || gone(r);
+                let counted = c.all().iter().filter(|other| **other != r && faulty(other)).count() as u32;
+                if counted < c.setup.members.f() && !c.byzantine.contains(r) {
+                    c.wipe(r);
+                    c.later(down_us, move |c| c.restart(r));
+                }
+            });
+        }
+        // A replica is stopped for a while, as by SIGSTOP or a paused machine.
+        14 => {
+            let r = ReplicaId(random.below(n) as u32);
+            let length_us = *random.pick(&[20_000, 200_000, 2_000_000]);
+            c.later(at, move |c| c.pause(r, length_us));
+        }
+        // A clock jumps, or links clog.
+        _ => {
+            let (a, b) = (ReplicaId(random.below(n) as u32), ReplicaId(random.below(n) as u32));
+            let by_ns = random.below(4_000_000_000) as i64 - 2_000_000_000;
+            let (us, length_us) = (random.between(1_000, 300_000), random.between(10_000, 1_000_000));
+            let jumps = random.per_mille(500);
+            c.later(at, move |c| {
+                if jumps {
+                    return c.nodes[a.index()].skew += by_ns;
+                }
+                c.network.clog(a, b, us);
+                c.later(length_us, move |c| c.network.clog(a, b, 0));
+            });
+        }
     }
 }
 
 /// Where votes are not durable (RULES 14): one replica crashes, if no more than f count as faulty with it; or all do, and begin
 /// a new era.
-fn forgetful_fault(c: &mut Cluster, at: u64, all: bool) {
-    let mut random = c.random.fork();
+fn forgetful_fault(c: &mut Cluster, at: u64, mut random: Random, all: bool) {
     c.later(at, move |c| {
         if all {
             c.all().into_iter().for_each(|r| c.crash(r, draw_tail(&mut random)));
@@ -160,7 +220,8 @@ fn forgetful_fault(c: &mut Cluster, at: u64, all: bool) {
             return;
         }
         let victim = ReplicaId(random.below(u64::from(c.setup.members.n())) as u32);
-        let faulty = |r: &ReplicaId| c.byzantine.contains(*r) || !c.up(*r) || c.core(r.0).is_forgetful();
+        let faulty =
+            |r: &ReplicaId| c.byzantine.contains(*r) || !c.up(*r) || c.is_forgetful(*r) || c.learns(*r);
         let counted = c.all().iter().filter(|r| **r != victim && faulty(r)).count() as u32;
         if counted < c.setup.members.f() && !c.byzantine.contains(victim) {
             c.crash(victim, draw_tail(&mut random));
@@ -181,25 +242,67 @@ fn set_partition(c: &mut Cluster, side: u64, both: bool, cut: bool) {
     }
 }
 
-/// One run. Panics when a rule is broken or no progress is made.
-pub fn run(members: Members, seed: u64) -> Report {
-    run_with(members, true, seed)
+/// What a run is a function of. Everything but the seed narrows it, to see what a failure needs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan {
+    /// Draws all the rest.
+    pub seed: u64,
+    /// Not drawn: the group, and whether its votes are durable.
+    pub group: Option<(FaultModel, u32, bool)>,
+    /// Faults that do not happen, by their numbers.
+    pub without: BTreeSet<usize>,
+    /// Links lose, reorder and delay nothing.
+    pub calm: bool,
+    /// Nobody lies.
+    pub honest: bool,
 }
 
-/// As [`run`]; `votes_durable` = false: as in the paper's modes, within their promise.
-pub fn run_with(members: Members, votes_durable: bool, seed: u64) -> Report {
-    let votes = if votes_durable { "" } else { " votes not durable" };
-    let what = format!("{:?} n={}{votes} seed={seed}", members.model(), members.n());
-    let _named = Named { what: what.clone() };
+impl Plan {
+    /// Everything drawn from the seed.
+    pub fn of(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+}
+
+/// The group of a seed.
+fn draw_group(seed: u64) -> (FaultModel, u32, bool) {
+    let mut random = Random::new(seed ^ 0x6475_7261_6d65_6e00);
+    let (model, n) = *random.pick(&[
+        (FaultModel::Byzantine, 4),
+        (FaultModel::Byzantine, 4),
+        (FaultModel::Byzantine, 4),
+        (FaultModel::Byzantine, 7),
+        (FaultModel::Crash, 3),
+        (FaultModel::Crash, 3),
+        (FaultModel::Crash, 5),
+        (FaultModel::Crash, 4),
+    ]);
+    (model, n, random.per_mille(800))
+}
+
+/// One run. Panics when a rule is broken or no progress is made.
+pub fn run(plan: &Plan) -> Report {
+    let seed = plan.seed;
+    let (model, n, votes_durable) = plan.group.unwrap_or_else(|| draw_group(seed));
+    let members = members(model, n);
     let mut random = Random::new(seed);
     let mut setup = draw_setup(members, &mut random);
     setup.order.votes_durable = votes_durable;
+    if plan.calm {
+        setup.weather = Weather::fair();
+    }
     let mut c = Cluster::new(setup, random.next());
     let f = u64::from(members.f());
-    if members.byzantine() {
-        for _ in 0..random.between(0, f + 1).min(f) {
-            let r = ReplicaId(random.below(u64::from(members.n())) as u32);
-            c.corrupt(r, adversary::draw(&mut random));
+    let mut lies = random.fork();
+    if members.byzantine() && !plan.honest {
+        for _ in 0..lies.between(0, f + 1).min(f) {
+            let r = ReplicaId(lies.below(u64::from(members.n())) as u32);
+            if lies.per_mille(150) {
+                c.byzantine.insert(r);
+                c.nodes[r.index()].disk.lies = true;
+            } else {
+                c.corrupt(r, adversary::draw(&mut lies));
+            }
         }
     }
     let skewed = random.per_mille(200);
@@ -216,90 +319,108 @@ pub fn run_with(members: Members, votes_durable: bool, seed: u64) -> Report {
         }
     }
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
-    for _ in 0..*random.pick(&[0, 1, 3, 8, 16]) {
-        let at = random.below(span_us);
-        fault(&mut c, at);
+    let faults: Vec<(u64, u64)> =
+        (0..*random.pick(&[0, 1, 3, 8, 16])).map(|_| (random.below(span_us), random.next())).collect();
+    for (i, (at, seed)) in faults.iter().enumerate() {
+        if !plan.without.contains(&i) {
+            fault(&mut c, *at, *seed);
+        }
     }
     c.run_ms(span_us / 1000 + 1100);
     // Faults end. In crash mode up to f may stay down.
     c.network.mend();
-    let encode = c.setup.encode;
     c.network.weather = Weather::fair();
     c.setup.weather = Weather::fair();
-    c.setup.encode = encode;
     for r in c.all() {
+        if c.nodes[r.index()].log_failed {
+            c.crash(r, Tail::Lost);
+        }
+        let node = &mut c.nodes[r.index()];
+        node.disk.write_us = c.setup.write_us;
+        node.paused_until = Tick(0);
+        // Any two within the bound that proposals are held to.
+        node.skew = node.skew.clamp(-490_000_000, 490_000_000);
         c.hold_disk(r, false);
         c.restart(r);
+        c.step(r, Input::LogRoom(true));
     }
     if !members.byzantine() && votes_durable && random.per_mille(300) {
         for _ in 0..random.between(1, f) {
             let r = ReplicaId(random.below(u64::from(members.n())) as u32);
-            c.crash(r, Tail::Kept);
+            if !c.all().into_iter().any(|r| c.learns(r)) {
+                c.crash(r, Tail::Kept);
+            }
         }
     }
     let start = c.now;
     // Fresh work must be done too.
     c.add_client(10);
     let done = c.run_until(SETTLE_MS, Cluster::settled);
-    assert!(done, "no progress: {what}\n{}", c.picture());
+    assert!(done, "no progress\n{}", c.picture());
     let settle_ms = c.now.since(start) / 1_000_000;
     c.run_ms(500);
     let live: Vec<_> = c.correct().into_iter().filter(|r| c.up(*r)).map(|r| c.core(r.0)).collect();
     let view = live.iter().filter(|o| o.mode() == Mode::Normal).map(|o| o.view()).max();
     let outside = live.iter().filter(|o| o.mode() != Mode::Normal || Some(o.view()) != view).count() as u64;
     Report {
+        trace: c.trace,
+        faults: faults.len(),
         outside,
         events: c.events,
         places: c.history.end().0,
         acknowledged: c.history.acknowledged,
         views: c.views_started,
+        wiped: c.wiped,
         settle_ms,
     }
 }
 
-/// Seeds `from ..` of one group; how many is the environment's choice.
-pub fn swarm(members: Members, from: u64, usual: u64) {
-    swarm_with(members, true, from, usual);
+/// What the last panic of this thread said. Liars' own panics are among them, so it is read only where a run failed.
+fn failure(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
 }
 
-/// As [`swarm`], with durable votes or without.
-pub fn swarm_with(members: Members, votes_durable: bool, from: u64, usual: u64) {
+/// As [`run`]; `Err` says what was broken.
+pub fn attempt(plan: &Plan) -> Result<Report, String> {
+    catch_unwind(AssertUnwindSafe(|| run(plan))).map_err(failure)
+}
+
+/// The smallest plan found that still fails: faults, weather and lies are left out one by one.
+pub fn minimise(plan: &Plan, faults: usize) -> Plan {
+    let mut least = plan.clone();
+    let mut try_this = |smaller: Plan| {
+        if attempt(&smaller).is_err() {
+            least = smaller;
+        }
+        least.clone()
+    };
+    let mut now = try_this(Plan { calm: true, ..plan.clone() });
+    now = try_this(Plan { honest: true, ..now });
+    for fault in 0..faults {
+        let mut smaller = now.clone();
+        smaller.without.insert(fault);
+        now = try_this(smaller);
+    }
+    now
+}
+
+/// Faults that a plan draws.
+pub const FAULTS_MAX: usize = 16;
+
+/// Seeds of one group, one after the other; the environment says which others.
+#[cfg(test)]
+pub fn swarm(members: Members, votes_durable: bool, from: u64, usual: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let seeds = match number("DURAMEN_SEED") {
         Some(seed) => seed..seed + 1,
         None => from..from + number("DURAMEN_SEEDS").unwrap_or(usual),
     };
-    let (mut total, mut worst) = (Report::default(), (0, 0));
-    let started = std::time::Instant::now();
-    let count = seeds.end - seeds.start;
-    let mut failed = Vec::new();
-    for seed in seeds {
-        let Ok(r) = std::panic::catch_unwind(|| run_with(members, votes_durable, seed)) else {
-            failed.push(seed);
-            continue;
-        };
-        total.events += r.events;
-        total.places += r.places;
-        total.acknowledged += r.acknowledged;
-        total.views += r.views;
-        total.outside += r.outside;
-        worst = worst.max((r.settle_ms, seed));
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{:?} n={}: {count} seeds, {:.1}/s, {} events, {} places, {} answers, {} views begun, {} left outside; slowest to settle {} ms (seed {})",
-        members.model(),
-        members.n(),
-        count as f64 / seconds,
-        total.events,
-        total.places,
-        total.acknowledged,
-        total.views,
-        total.outside,
-        worst.0,
-        worst.1
-    );
-    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
+    let group = Some((members.model(), members.n(), votes_durable));
+    let failed: Vec<(u64, String)> = seeds
+        .filter_map(|seed| attempt(&Plan { group, ..Plan::of(seed) }).err().map(|why| (seed, why)))
+        .collect();
+    assert!(failed.is_empty(), "{group:?}: failed seeds: {failed:?}");
 }
 
 #[cfg(test)]
@@ -308,32 +429,41 @@ mod tests {
 
     #[test]
     fn four_replicas_of_which_one_lies_agree_through_random_faults() {
-        swarm(members(FaultModel::Byzantine, 4), 1, 250);
+        swarm(members(FaultModel::Byzantine, 4), true, 1, 250);
     }
 
     #[test]
     fn seven_replicas_of_which_two_lie_agree_through_random_faults() {
-        swarm(members(FaultModel::Byzantine, 7), 1, 30);
+        swarm(members(FaultModel::Byzantine, 7), true, 1, 30);
     }
 
     #[test]
     fn three_replicas_agree_through_random_crashes() {
-        swarm(members(FaultModel::Crash, 3), 1, 250);
+        swarm(members(FaultModel::Crash, 3), true, 1, 250);
     }
 
     #[test]
     fn without_durable_votes_four_replicas_keep_the_paper_s_promise() {
-        swarm_with(members(FaultModel::Byzantine, 4), false, 1, 150);
+        swarm(members(FaultModel::Byzantine, 4), false, 1, 150);
     }
 
     #[test]
     fn without_durable_votes_three_and_five_replicas_keep_the_paper_s_promise() {
-        swarm_with(members(FaultModel::Crash, 3), false, 1, 150);
-        swarm_with(members(FaultModel::Crash, 5), false, 1, 50);
+        swarm(members(FaultModel::Crash, 3), false, 1, 150);
+        swarm(members(FaultModel::Crash, 5), false, 1, 50);
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_traces() {
+        for seed in 1..30 {
+            let first = run(&Plan::of(seed));
+            assert_eq!(first, run(&Plan::of(seed)), "seed {seed}");
+            assert_ne!(first.trace, run(&Plan::of(seed + 1)).trace);
+        }
     }
 
     #[test]
     fn five_replicas_agree_through_random_crashes() {
-        swarm(members(FaultModel::Crash, 5), 1, 100);
+        swarm(members(FaultModel::Crash, 5), true, 1, 100);
     }
 }

@@ -127,6 +127,8 @@ pub enum Checked {
     ReadCheck(ReadCheck),
     ReadOk(ReadOk),
     MacFailed(MacFailed),
+    Rejoin(Rejoin),
+    RejoinMark(RejoinMark),
     Group(AuthenticGroup),
 }
 
@@ -543,6 +545,13 @@ impl Authenticator {
                     return Err(AuthError::UnknownClient.into());
                 }
                 Checked::MacFailed(m)
+            }
+            Message::Rejoin(m) => Checked::Rejoin(m),
+            Message::RejoinMark(m) => {
+                if !self.mark_ok(&m.mark) {
+                    return Err(AuthError::Certificate.into());
+                }
+                Checked::RejoinMark(m)
             }
             Message::Group(bytes) => Checked::Group(self.group(None, bytes)?),
             Message::Replies(_)

@@ -15,6 +15,7 @@
 //! | [`FetchBatch`], [`BatchIs`] | laggard → one, answer | a batch by digest |
 //! | [`Chain`] | answer | digest lists up to a certified mark |
 //! | [`ReadCheck`], [`ReadOk`] | leader → all, answer (crash) | am I still the leader? (RULES 9) |
+//! | [`Rejoin`], [`RejoinMark`] | learner → all, answer | my log was lost: what is your mark? (RULES 7) |
 //! | [`MacFailed`] | all → all | this client's MAC vector failed here: take its signatures only (RULES 12) |
 //! | group | client → replica, replica → leader | requests |
 //! | [`Replies`] | replica → client | results or their digests |
@@ -173,6 +174,8 @@ pub enum Mode {
     Changing = 2,
     /// Log failed, divergent, or otherwise mute.
     Halted = 3,
+    /// Its log was lost: it executes what others decide and does not vote yet.
+    Learning = 4,
 }
 
 /// The heartbeat.
@@ -255,6 +258,22 @@ pub struct ReadOk {
     pub view: View,
     /// Which question.
     pub nonce: u64,
+}
+
+/// A replica whose log was lost asks what it has to reach before it votes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rejoin {
+    /// Which question.
+    pub nonce: u64,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RejoinMark {
+    /// Which question.
+    pub nonce: u64,
+    /// The sender's durable mark.
+    pub mark: MarkCertificate,
 }
 
 /// A MAC vector's entry failed.
@@ -424,6 +443,8 @@ pub enum Message {
     ReadCheck(ReadCheck),
     ReadOk(ReadOk),
     MacFailed(MacFailed),
+    Rejoin(Rejoin),
+    RejoinMark(RejoinMark),
     /// An encoded group, from its client or forwarded to the leader.
     Group(Bytes),
     Replies(Replies),
@@ -458,6 +479,8 @@ impl Message {
             Self::ReadCheck(_) => 14,
             Self::ReadOk(_) => 15,
             Self::MacFailed(_) => 16,
+            Self::Rejoin(_) => 17,
+            Self::RejoinMark(_) => 18,
             Self::Group(_) => 32,
             Self::Replies(_) => 33,
             Self::Read(_) => 34,
@@ -528,6 +551,13 @@ impl Message {
             Self::MacFailed(m) => {
                 w.u32(m.client.0);
             }
+            Self::Rejoin(m) => {
+                w.u64(m.nonce);
+            }
+            Self::RejoinMark(m) => {
+                w.u64(m.nonce);
+                m.mark.write(&mut w);
+            }
             Self::Group(bytes) => tail = Some(bytes.clone()),
             Self::Replies(m) => {
                 w.u64(m.view.0).u64(m.executed.0).count(m.replies.len());
@@ -590,6 +620,7 @@ impl Message {
                     1 => Mode::Normal,
                     2 => Mode::Changing,
                     3 => Mode::Halted,
+                    4 => Mode::Learning,
                     _ => return Err(DecodeError::BadValue),
                 },
             }),
@@ -610,6 +641,8 @@ impl Message {
             14 => Self::ReadCheck(ReadCheck { view: View(r.u64()?), nonce: r.u64()? }),
             15 => Self::ReadOk(ReadOk { view: View(r.u64()?), nonce: r.u64()? }),
             16 => Self::MacFailed(MacFailed { client: ClientId(r.u32()?) }),
+            17 => Self::Rejoin(Rejoin { nonce: r.u64()? }),
+            18 => Self::RejoinMark(RejoinMark { nonce: r.u64()?, mark: MarkCertificate::read(&mut r)? }),
             32 => Self::Group(r.rest()),
             33 => {
                 let (view, executed) = (View(r.u64()?), Seq(r.u64()?));

@@ -147,6 +147,8 @@ fn samples() -> Vec<Message> {
         }),
         Message::ReadCheck(ReadCheck { view: View(2), nonce: 8 }),
         Message::ReadOk(ReadOk { view: View(2), nonce: 8 }),
+        Message::Rejoin(Rejoin { nonce: 9 }),
+        Message::RejoinMark(RejoinMark { nonce: 9, mark: MarkCertificate::default() }),
         Message::MacFailed(MacFailed { client: ClientId(1) }),
         Message::Group(batch.groups[0].bytes().clone()),
         Message::Replies(Replies { view: View(2), executed: Seq(3), replies: vec![reply] }),

@@ -64,7 +64,20 @@ impl History {
             .get(&(a.session, a.number))
             .unwrap_or_else(|| panic!("request {} of {} answered, never executed", a.number, a.session));
         assert_eq!(*body, a.body, "request {} of {} (place {seq}): wrong answer", a.number, a.session);
+        // Real time: what was asked after others had been answered comes after them.
+        assert!(
+            *seq > a.after,
+            "not linearizable: request {} of {} was sent after place {} was answered and executed at {seq}",
+            a.number,
+            a.session,
+            a.after
+        );
         self.promised = self.promised.max(*seq);
+    }
+
+    /// The last place of which a client was told.
+    pub fn promised(&self) -> Seq {
+        self.promised
     }
 
     /// A client took a session's id as final: its OPEN is promised as well.

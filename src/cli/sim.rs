@@ -1,0 +1,242 @@
+//! `duramen sim`: random runs of whole groups, each a function of its seed.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::ArgGroup;
+use duramen::quorum::FaultModel;
+use duramen::sim::{FAULTS_MAX, Plan, Report, attempt, minimise};
+use parking_lot::Mutex;
+
+use super::{CliError, emit, model};
+
+/// Which seeds, and what is left out of them.
+#[derive(clap::Args, Debug, PartialEq)]
+#[command(group = ArgGroup::new("which").required(true))]
+pub struct Args {
+    /// Run this seed
+    #[arg(long, group = "which", value_name = "S")]
+    seed: Option<u64>,
+    /// Run so many seeds
+    #[arg(long, group = "which", value_name = "N")]
+    seeds: Option<u64>,
+    /// The first of them
+    #[arg(long, value_name = "S", default_value_t = 1, conflicts_with = "seed")]
+    start: u64,
+    /// Leave out of a failing run what it does not need to fail
+    #[arg(long)]
+    minimise: bool,
+    /// Threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
+    /// Only groups of this fault model; with --replicas [default: drawn from the seed]
+    #[arg(long, value_parser = model(), requires = "replicas")]
+    model: Option<FaultModel>,
+    /// Only groups of so many replicas
+    #[arg(long, value_name = "N", requires = "model")]
+    replicas: Option<u32>,
+    /// With --model: votes are not durable, as in the modes of the paper
+    #[arg(long, requires = "model")]
+    forgetful: bool,
+    /// Leave out the fault of this number; may be repeated
+    #[arg(long, value_name = "K")]
+    without: Vec<usize>,
+    /// Links lose, reorder and delay nothing
+    #[arg(long)]
+    calm: bool,
+    /// Nobody lies
+    #[arg(long)]
+    honest: bool,
+    /// Instead of what is right, run each known bug until a seed finds it; --seeds: at most so many each
+    #[cfg(feature = "mutants")]
+    #[arg(long, requires = "seeds")]
+    mutants: bool,
+}
+
+impl Args {
+    fn plan(&self, seed: u64) -> Plan {
+        let group = self.model.zip(self.replicas).map(|(model, n)| (model, n, !self.forgetful));
+        Plan {
+            seed,
+            group,
+            without: self.without.iter().copied().collect(),
+            calm: self.calm,
+            honest: self.honest,
+        }
+    }
+}
+
+/// Runs the seeds; the last line is the trace of the run, or of all.
+pub fn run(args: Args) -> Result<(), CliError> {
+    if let Some((model, n)) = args.model.zip(args.replicas) {
+        let least = if model == FaultModel::Byzantine { 4 } else { 3 };
+        if n < least || n > 13 {
+            return Err(CliError::Failed(format!(
+                "--replicas: {n} replicas: from {least} to 13 in this model"
+            )));
+        }
+    }
+    if let Some(fault) = args.without.iter().find(|k| **k >= FAULTS_MAX) {
+        return Err(CliError::Failed(format!(
+            "--without {fault}: faults have the numbers 0 to {}",
+            FAULTS_MAX - 1
+        )));
+    }
+    // A liar's core may break its own rules; only what a run reports counts.
+    std::panic::set_hook(Box::new(|_| {}));
+    #[cfg(feature = "mutants")]
+    if args.mutants {
+        return hunt(&args);
+    }
+    let outcome = match args.seed {
+        Some(seed) => one(&args, seed),
+        None => many(&args),
+    };
+    let _ = std::panic::take_hook();
+    outcome
+}
+
+fn one(args: &Args, seed: u64) -> Result<(), CliError> {
+    match attempt(&args.plan(seed)) {
+        Ok(r) => {
+            emit(format_args!(
+                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, settled in {} ms",
+                r.events, r.places, r.acknowledged, r.views, r.wiped, r.settle_ms
+            ))?;
+            emit(format_args!("trace {:016x}", r.trace))
+        }
+        Err(why) => failed(args, seed, &why),
+    }
+}
+
+/// Says what broke and how to see it again.
+fn failed(args: &Args, seed: u64, why: &str) -> Result<(), CliError> {
+    let mut plan = args.plan(seed);
+    emit(format_args!("seed {seed} FAILED: {why}"))?;
+    if args.minimise {
+        plan = minimise(&plan, FAULTS_MAX);
+    }
+    Err(CliError::Failed(format!("seed {seed} broke a rule; see it again: {}", command(&plan))))
+}
+
+/// What runs this plan again.
+fn command(plan: &Plan) -> String {
+    let mut command = format!("duramen sim --seed {}", plan.seed);
+    if let Some((model, n, votes_durable)) = plan.group {
+        let word = if model == FaultModel::Byzantine { "byzantine" } else { "crash" };
+        command += &format!(" --model {word} --replicas {n}");
+        command += if votes_durable { "" } else { " --forgetful" };
+    }
+    plan.without.iter().for_each(|k| command += &format!(" --without {k}"));
+    command += if plan.calm { " --calm" } else { "" };
+    command += if plan.honest { " --honest" } else { "" };
+    command
+}
+
+fn many(args: &Args) -> Result<(), CliError> {
+    let seeds = args.seeds.unwrap_or(1);
+    let (next, started) = (AtomicU64::new(args.start), Instant::now());
+    let end = args.start.saturating_add(seeds);
+    let failures: Mutex<BTreeSet<u64>> = Mutex::default();
+    let total: Mutex<Total> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.clamp(1, 64) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || failures.lock().len() >= 10 {
+                        return;
+                    }
+                    match attempt(&args.plan(seed)) {
+                        Ok(report) => total.lock().add(seed, &report),
+                        Err(_) => drop(failures.lock().insert(seed)),
+                    }
+                }
+            });
+        }
+    });
+    let (total, failures) = (total.into_inner(), failures.into_inner());
+    let seconds = started.elapsed().as_secs_f64();
+    emit(format_args!(
+        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced",
+        total.seeds,
+        args.start,
+        total.seeds as f64 / seconds,
+        args.jobs.max(1),
+        total.events,
+        total.places,
+        total.acknowledged,
+        total.views,
+        total.wiped
+    ))?;
+    emit(format_args!(
+        "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
+        total.slowest.1, total.slowest.0, total.outside
+    ))?;
+    if let Some(seed) = failures.first() {
+        let all: Vec<String> = failures.iter().map(u64::to_string).collect();
+        emit(format_args!("failed: {}", all.join(" ")))?;
+        let why = attempt(&args.plan(*seed)).err().unwrap_or_default();
+        return failed(args, *seed, &why);
+    }
+    emit(format_args!("trace {:016x}", total.trace))
+}
+
+/// Which seed finds which known bug.
+#[cfg(feature = "mutants")]
+fn hunt(args: &Args) -> Result<(), CliError> {
+    use duramen::sim::{ALL, break_rule};
+    let mut left = Vec::new();
+    for mutant in ALL {
+        let started = Instant::now();
+        break_rule(Some(*mutant));
+        let mut seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
+        let found = seeds.find_map(|seed| attempt(&args.plan(seed)).err().map(|why| (seed, why)));
+        break_rule(None);
+        let seconds = started.elapsed().as_secs_f64();
+        let name = format!("{mutant:?}");
+        match found {
+            Some((seed, why)) => {
+                let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
+                emit(format_args!("{name:<24} seed {seed:>5} after {seconds:>6.1} s: {why}"))?;
+            }
+            None => {
+                emit(format_args!("{name:<24} not found in {seconds:.1} s"))?;
+                left.push(name);
+            }
+        }
+    }
+    match left.is_empty() {
+        true => emit(format_args!("all {} found", ALL.len())),
+        false => Err(CliError::Failed(format!("not found by these seeds: {}", left.join(", ")))),
+    }
+}
+
+#[derive(Default)]
+struct Total {
+    seeds: u64,
+    events: u64,
+    places: u64,
+    acknowledged: u64,
+    views: u64,
+    wiped: u64,
+    outside: u64,
+    slowest: (u64, u64),
+    /// The sum, so that the order in which threads finish does not matter.
+    trace: u64,
+}
+
+impl Total {
+    fn add(&mut self, seed: u64, r: &Report) {
+        self.seeds += 1;
+        self.events += r.events;
+        self.places += r.places;
+        self.acknowledged += r.acknowledged;
+        self.views += r.views;
+        self.wiped += r.wiped;
+        self.outside += r.outside;
+        self.slowest = self.slowest.max((r.settle_ms, seed));
+        self.trace = self.trace.wrapping_add(r.trace);
+    }
+}
