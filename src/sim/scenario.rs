@@ -25,7 +25,7 @@
 //! | `replay C to= [times=]` | the client's last group reaches these again |
 //! | `order at= NAME` | a no-op of that replica's own, so that its batch has a name |
 //! | `order at= count=` | so many, one after the other executed everywhere they can be |
-//! | `drop\|hold\|pass\|forbid KINDS [from=] [to=] [view=] [place=] [above=]` | what happens to messages from now on, the first rule that fits decides; nobody sends what is forbidden |
+//! | `drop\|hold\|pass\|forbid KINDS [from=] [to=] [view=] [place=] [above=]` | what happens to messages; the first rule that fits decides |
 //! | `clear`, `release [KINDS] [from=] [to=]` | forgets these rules; delivers what was held |
 //! | `cut\|join R`, `cut\|join from= to=` | a replica's links, or one direction of some |
 //! | `run MS`, `until FACTS [at=] [within=MS]` | lets time pass; until the facts hold at least |
@@ -34,28 +34,26 @@
 //! | `hold-disk R`, `free-disk R` | no write of these completes, or all do |
 //! | `skew R ms=`, `read at=` | sets a wall clock forward; asks the leader of crash mode for a read |
 //! | `corrupt R` | these may lie: their cores go on, and `forge` speaks for them |
-//! | `forge KIND from= to= …` | see [`forge`] |
+//! | `forge KIND from= to= …` | see `scenario/forge.rs` |
 //!
+//! KINDS are names such as `propose,stop-data`, or `any`; a message that is forbidden fails the story when it leaves.
 //! FACTS: `view= wish= mark= decided= executed= done= prepared= leads=yes|no votes=yes|no halted=yes|no`; `done` counts
 //! requests executed, `prepared` is the last place with such a record in the log, `votes` is false between views. Lists
 //! are `0,1,2` or `all`. `DURAMEN_REWRITE=1` writes the expected parts anew.
 
 mod forge;
+mod rules;
 mod script;
 mod stage;
+mod watch;
 
-pub use script::{Block, Error, What, parse};
-
-/// What was seen in each block.
-fn tell(blocks: &[Block]) -> Result<Vec<Vec<String>>, Error> {
-    let mut stage = None;
-    blocks.iter().map(|block| stage::tell(&mut stage, block)).collect()
-}
+pub use script::{Error, What, parse};
 
 /// Runs a story and compares what is seen with what it expects.
 pub fn check(text: &str) -> Result<(), Error> {
-    let blocks = parse(text)?;
-    for (block, seen) in blocks.iter().zip(tell(&blocks)?) {
+    let mut stage = None;
+    for block in parse(text)? {
+        let seen = stage::tell(&mut stage, &block)?;
         for i in 0..seen.len().max(block.expected.len()) {
             let (expected, seen) = (block.expected.get(i), seen.get(i));
             if expected != seen {
@@ -70,9 +68,10 @@ pub fn check(text: &str) -> Result<(), Error> {
 
 /// The story with what is seen in place of what it expects.
 pub fn rewrite(text: &str) -> Result<String, Error> {
-    let blocks = parse(text)?;
-    let (mut out, mut lines) = (String::new(), text.lines().enumerate().map(|(i, l)| (i + 1, l)));
-    for (block, seen) in blocks.iter().zip(tell(&blocks)?) {
+    let (mut stage, mut out) = (None, String::new());
+    let mut lines = text.lines().enumerate().map(|(i, l)| (i + 1, l));
+    for block in parse(text)? {
+        let seen = stage::tell(&mut stage, &block)?;
         for (number, line) in lines.by_ref() {
             out += line;
             out.push('\n');

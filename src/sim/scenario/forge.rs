@@ -1,7 +1,8 @@
 //! Messages that no correct replica sends, in the name of one that may lie.
 
+use super::rules::replicas;
 use super::script::{What, Words};
-use super::stage::{Stage, replicas};
+use super::stage::Stage;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group};
 use crate::wire::messages::*;

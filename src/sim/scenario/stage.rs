@@ -1,203 +1,22 @@
 //! The cluster of a story: what its commands do, and what is seen of it.
 
 use super::forge::forge;
+use super::rules::{Rule, Then, Which, replicas};
 use super::script::{Block, Error, What, Words, number};
+use super::watch::{Names, Watch};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Orderer};
 use crate::quorum::{FaultModel, Group as Members};
 use crate::sim::cluster::{Cluster, Fate, Node, Setup};
 use crate::sim::disk::Tail;
 use crate::types::*;
-use crate::wire::batch::{Batch, Hasher, RequestKind};
 use crate::wire::messages::*;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// Milliseconds within which `until` must come true, if it does not say.
 const WITHIN_MS: u64 = 1000;
-/// A run of more executions than this is told by its ends.
-const RUN_MAX: usize = 3;
-
-/// The messages between replicas, by the names that stories use, and their kind numbers.
-const KINDS: [(&str, u16); 17] = [
-    ("propose", 1),
-    ("write", 2),
-    ("accept", 3),
-    ("stop", 4),
-    ("stop-data", 5),
-    ("sync", 6),
-    ("mark", 7),
-    ("status", 8),
-    ("fetch", 9),
-    ("decided", 10),
-    ("fetch-batch", 11),
-    ("batch-is", 12),
-    ("chain", 13),
-    ("read-check", 14),
-    ("read-ok", 15),
-    ("mac-failed", 16),
-    ("group", 32),
-];
-
-/// Which messages a rule is about; what is empty or `None` says nothing.
-#[derive(Default)]
-struct Which {
-    kinds: Vec<u16>,
-    from: Option<Vec<ReplicaId>>,
-    to: Option<Vec<ReplicaId>>,
-    view: Option<View>,
-    place: Option<Seq>,
-    above: Option<Seq>,
-}
-
-impl Which {
-    fn read(words: &mut Words, members: Members) -> Result<Self, What> {
-        let mut kinds = Vec::new();
-        for name in words.maybe_word().unwrap_or("any").split(',').filter(|name| *name != "any") {
-            let kind = KINDS.iter().find(|(n, _)| *n == name).map(|(_, kind)| *kind);
-            kinds.push(kind.ok_or(What::NoSuch { value: name.to_string(), wanted: "kind of message" })?);
-        }
-        Ok(Self {
-            kinds,
-            from: words.maybe("from").map(|list| replicas(list, members)).transpose()?,
-            to: words.maybe("to").map(|list| replicas(list, members)).transpose()?,
-            view: words.maybe_number("view")?.map(View),
-            place: words.maybe_number("place")?.map(Seq),
-            above: words.maybe_number("above")?.map(Seq),
-        })
-    }
-
-    fn fits(&self, from: ReplicaId, to: ReplicaId, message: &Message) -> bool {
-        let (view, place) = position(message);
-        (self.kinds.is_empty() || self.kinds.contains(&message.kind()))
-            && self.from.as_ref().is_none_or(|list| list.contains(&from))
-            && self.to.as_ref().is_none_or(|list| list.contains(&to))
-            && self.view.is_none_or(|v| view == Some(v))
-            && self.place.is_none_or(|s| place == Some(s))
-            && self.above.is_none_or(|s| place > Some(s))
-    }
-}
-
-/// What happens to some messages.
-struct Rule {
-    which: Which,
-    then: Then,
-}
-
-#[derive(Clone, Copy)]
-enum Then {
-    Fate(Fate),
-    /// The story fails: nobody may send this.
-    Fail,
-}
-
-/// The view and the place a message names.
-fn position(message: &Message) -> (Option<View>, Option<Seq>) {
-    match message {
-        Message::Propose(m) => (Some(m.view), Some(m.seq)),
-        Message::Write(v) | Message::Accept(v) => (Some(v.view), Some(v.seq)),
-        Message::Stop(m) => (Some(m.view), None),
-        Message::StopData(m) => (Some(m.view), None),
-        Message::Sync(m) => (Some(m.view), None),
-        Message::Status(m) => (Some(m.view), None),
-        Message::Mark(m) => (None, Some(m.statement.seq)),
-        Message::Decided(m) => (Some(m.certificate.view), Some(m.certificate.seq)),
-        Message::FetchBatch(m) => (None, Some(m.seq)),
-        Message::BatchIs(m) => (None, Some(m.seq)),
-        _ => (None, None),
-    }
-}
-
-/// A list of replicas as stories write it.
-pub(super) fn replicas(list: &str, members: Members) -> Result<Vec<ReplicaId>, What> {
-    if list == "all" {
-        return Ok(members.members().collect());
-    }
-    let one = |word: &str| {
-        let known = word.parse().ok().map(ReplicaId).filter(|r| members.contains(*r));
-        known.ok_or_else(|| What::NoSuch { value: word.to_string(), wanted: "replica" })
-    };
-    list.split(',').map(one).collect()
-}
-
-/// Names of batches by digest: what is in them, in the words of the story.
-#[derive(Default)]
-pub(super) struct Names {
-    nonces: BTreeMap<u64, String>,
-    pub(super) batches: BTreeMap<Digest, (String, Batch)>,
-}
-
-impl Names {
-    pub(super) fn learn(&mut self, hasher: &Hasher, seq: Seq, bytes: &bytes::Bytes) {
-        let Ok(batch) = Batch::decode(hasher, seq, bytes.clone()) else { return };
-        if self.batches.contains_key(&batch.digest) {
-            return;
-        }
-        let mut parts = Vec::new();
-        for group in &batch.groups {
-            for r in group.requests() {
-                parts.push(match r.kind {
-                    RequestKind::Noop => self.nonces.get(&r.number.0).cloned().unwrap_or_default(),
-                    RequestKind::Open => format!("open-{}", group.client),
-                    RequestKind::Invoke => format!("request-{}.{}", group.client, r.number),
-                });
-            }
-        }
-        let name = if parts.is_empty() { "nothing".to_string() } else { parts.join("+") };
-        self.batches.insert(batch.digest, (name, batch));
-    }
-
-    fn of(&self, hasher: &Hasher, seq: Seq, digest: Option<Digest>) -> String {
-        let Some(digest) = digest else { return "unknown".to_string() };
-        match self.batches.get(&digest) {
-            Some((name, _)) => name.clone(),
-            None if digest == Batch::noop(hasher, seq).digest => "nothing".to_string(),
-            None => "unknown".to_string(),
-        }
-    }
-}
-
-/// What is seen of a replica.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Seen {
-    Executes(Seq, String),
-    Replies(u64),
-    /// What, of whom, and why.
-    Refuses(String, String),
-    Word(String),
-}
-
-/// What was seen of a replica last.
-#[derive(Clone, Default)]
-struct Last {
-    up: bool,
-    view: View,
-    wish: View,
-    mode: Option<Mode>,
-    mark: Seq,
-    executed: Seq,
-    replied: u64,
-    reads: (usize, usize),
-}
-
-impl Last {
-    fn of(node: &Node) -> Self {
-        let mut last = Self {
-            up: node.core.is_some(),
-            replied: node.replied,
-            reads: (node.ready.len(), node.refused.len()),
-            ..Default::default()
-        };
-        if let Some(core) = &node.core {
-            let status = core.status();
-            (last.view, last.wish, last.mode) = (status.view, status.wish, Some(status.mode));
-            (last.mark, last.executed) = (status.mark, core.executed());
-        }
-        last
-    }
-}
 
 /// The cluster of a story.
 pub struct Stage {
@@ -206,12 +25,6 @@ pub struct Stage {
     pub(super) names: Rc<RefCell<Names>>,
     watch: Watch,
     nonce: u64,
-}
-
-struct Watch {
-    last: Vec<Last>,
-    answered: Vec<u64>,
-    seen: BTreeMap<ReplicaId, Vec<Seen>>,
 }
 
 /// Runs the commands of a block; what was seen of it, a line each.
@@ -276,8 +89,7 @@ impl Stage {
                 Some(Then::Fail) => panic!("{from} sends {to} what it must not: {message:?}"),
             }
         }));
-        let last = cluster.nodes.iter().map(Last::of).collect();
-        let watch = Watch { last, answered: Vec::new(), seen: BTreeMap::new() };
+        let watch = Watch::new(&cluster);
         Ok(Self { cluster, rules, names, watch, nonce: 0 })
     }
 
@@ -286,7 +98,6 @@ impl Stage {
             "client" => {
                 let client = self.cluster.add_client(0);
                 self.cluster.clients[client].keep_simple();
-                self.watch.answered.push(0);
                 self.pass_until(WITHIN_MS, |c| c.clients[client].is_open());
                 self.fact("all", "open session", "missing", self.cluster.clients[client].is_open())
             }
@@ -554,28 +365,11 @@ impl Stage {
     /// A replica refused what was forged.
     pub(super) fn refused(&mut self, r: ReplicaId, what: String, why: String) {
         self.look();
-        self.watch.saw(r, Seen::Refuses(what, why));
+        self.watch.refused(r, what, why);
     }
 
     fn lines(&mut self) -> Vec<String> {
-        let seen = std::mem::take(&mut self.watch.seen);
-        let mut lines: Vec<(String, String)> = Vec::new();
-        for (r, seen) in seen {
-            let text = words_of(&seen);
-            match lines.iter_mut().find(|(_, t)| *t == text) {
-                Some((who, _)) => *who += &format!(" {r}"),
-                None => lines.push((r.to_string(), text)),
-            }
-        }
-        let mut lines: Vec<String> = lines.into_iter().map(|(who, text)| format!("{who}: {text}")).collect();
-        for (i, told) in self.watch.answered.iter_mut().enumerate() {
-            let now = self.cluster.clients[i].answered;
-            if *told < now {
-                lines.push(format!("client {i}: answered {now}"));
-                *told = now;
-            }
-        }
-        lines
+        self.watch.lines(&self.cluster)
     }
 }
 
@@ -604,108 +398,3 @@ const FLAGS: [(&str, Number); 3] = [
     ("votes", |core, _| u64::from(core.mode() == Mode::Normal)),
     ("halted", |core, _| u64::from(core.halted().is_some())),
 ];
-
-impl Watch {
-    fn saw(&mut self, r: ReplicaId, seen: Seen) {
-        self.seen.entry(r).or_default().push(seen);
-    }
-
-    fn look(&mut self, c: &Cluster, names: &Names) {
-        for node in &c.nodes {
-            let (now, was) = (Last::of(node), self.last[node.me.index()].clone());
-            if !c.byzantine.contains(node.me) {
-                self.compare(c, names, node, &was, &now);
-            }
-            self.last[node.me.index()] = now;
-        }
-    }
-
-    fn compare(&mut self, c: &Cluster, names: &Names, node: &Node, was: &Last, now: &Last) {
-        let mut word = |text: String| self.saw(node.me, Seen::Word(text));
-        match (was.up, now.up) {
-            (false, false) => return,
-            (true, false) => return word("crashes".to_string()),
-            (false, true) => {
-                let votes = if now.mode == Some(Mode::Normal) { "" } else { " without a vote" };
-                let Last { view, mark, executed, .. } = now;
-                return word(format!("restarts in view {view}{votes}, mark {mark}, executed {executed}"));
-            }
-            (true, true) => {}
-        }
-        if now.view > was.view {
-            word(format!("enters view {}", now.view));
-        }
-        let halted = now.mode == Some(Mode::Halted) && was.mode != now.mode;
-        if let Some(why) = node.core.as_ref().and_then(Orderer::halted).filter(|_| halted) {
-            word(format!("halts: {why}"));
-        }
-        if now.mode == Some(Mode::Normal) && (was.mode != now.mode || was.view < now.view) {
-            word(format!("begins view {}", now.view));
-        }
-        if now.wish > was.wish && now.wish > now.view {
-            word(format!("wishes for view {}", now.wish));
-        }
-        if now.wish < was.wish {
-            word("takes its wish back".to_string());
-        }
-        for seq in (was.executed.0 + 1..=now.executed.0).map(Seq) {
-            let name = names.of(&c.setup.hasher(), seq, c.history.at(seq));
-            self.saw(node.me, Seen::Executes(seq, name));
-        }
-        if now.replied > was.replied {
-            self.saw(node.me, Seen::Replies(now.replied - was.replied));
-        }
-        let mut word = |text: String| self.saw(node.me, Seen::Word(text));
-        if now.mark > was.mark {
-            word(format!("marks {}", now.mark));
-        }
-        if now.reads.0 > was.reads.0 {
-            word("may answer reads".to_string());
-        }
-        if now.reads.1 > was.reads.1 {
-            word("refuses reads".to_string());
-        }
-    }
-}
-
-/// One line: runs of executions by their ends, replies added up, refusals with all their reasons.
-fn words_of(seen: &[Seen]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut rest = seen;
-    while let Some(first) = rest.first() {
-        let like = |s: &&Seen| std::mem::discriminant(*s) == std::mem::discriminant(first);
-        let count = match first {
-            Seen::Word(_) => 1,
-            Seen::Refuses(what, _) => {
-                rest.iter().take_while(|s| matches!(s, Seen::Refuses(w, _) if w == what)).count()
-            }
-            _ => rest.iter().take_while(like).count(),
-        };
-        let (run, others) = rest.split_at(count);
-        rest = others;
-        match (first, &run[count - 1]) {
-            (Seen::Executes(from, _), Seen::Executes(to, _)) if count > RUN_MAX => {
-                parts.push(format!("executes {from}..{to}"));
-            }
-            (Seen::Word(text), _) => parts.push(text.clone()),
-            (Seen::Replies(_), _) => {
-                let all: u64 = run.iter().map(|s| if let Seen::Replies(n) = s { *n } else { 0 }).sum();
-                parts.push(if all == 1 { "replies".to_string() } else { format!("replies {all} times") });
-            }
-            (Seen::Refuses(what, _), _) => {
-                let why = |s: &Seen| if let Seen::Refuses(_, why) = s { why.clone() } else { String::new() };
-                let all: Vec<String> = run.iter().map(why).collect();
-                parts.push(format!("refuses the {what} ({})", all.join(", ")));
-            }
-            _ => {
-                let one = |s: &Seen| match s {
-                    Seen::Executes(seq, name) => format!("{seq}={name}"),
-                    _ => String::new(),
-                };
-                let places: Vec<String> = run.iter().map(one).collect();
-                parts.push(format!("executes {}", places.join(" ")));
-            }
-        }
-    }
-    parts.join(", ")
-}
