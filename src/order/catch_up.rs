@@ -23,7 +23,12 @@ impl Orderer {
         // Twice the same mark: whoever executed that far has lost MARKs of ours, and we keep only the certificate.
         let lost_mark = peer.status.is_some_and(|s| s.mark == status.mark) && status.mark < self.low;
         peer.status = Some(status);
-        if status.mode == Mode::Changing && status.view >= self.durable.view {
+        if status.mode == Mode::Learning && status.view == self.durable.view && status.view > View(0) {
+            peer.awaits_since.get_or_insert(self.now.tick);
+        } else {
+            peer.awaits_since = None;
+        }
+        if status.mode == Mode::Changing && status.view > self.durable.view {
             peer.outside_since.get_or_insert(self.now.tick);
         } else {
             peer.outside_since = None;
@@ -34,8 +39,8 @@ impl Orderer {
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             out.push(Output::Send(from, Message::Mark(mark)));
         }
-        if self.is_learner() || status.mode == Mode::Learning {
-            // Its wishes and views say nothing, and ours do not exist.
+        if self.is_learner() || status.view == View(0) {
+            // A learner has no view and no wishes.
             if self.is_learner() && status.decided.0 <= self.low.0.saturating_add(self.config.window) {
                 self.highest = self.highest.max(status.decided);
             }

@@ -2,7 +2,7 @@
 
 use super::durable::DurableState;
 use super::record::OrderRecord;
-use super::restore::{Replay, RestoreError, first_record};
+use super::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::quorum::{FaultModel, Group as Members};
 use crate::sim::cluster::Setup;
 use crate::types::*;
@@ -166,6 +166,9 @@ fn every_record_comes_back_as_it_was() {
         OrderRecord::PreparedRef { certificate: signed },
         mark(&[&a, &batch(2, 0)]),
         OrderRecord::Batch { seq: Seq(1), digest: a.digest, batch: a.bytes.clone() },
+        OrderRecord::NewEra { era: 3 },
+        learner_record(),
+        OrderRecord::Rejoined { view: View(5) },
     ];
     for record in all {
         let e = record.encode();
@@ -184,5 +187,5 @@ fn every_record_comes_back_as_it_was() {
             assert!(elsewhere.is_err(), "{record:?} under another place");
         }
     }
-    assert!(OrderRecord::decode(9, Seq(0), View(0), Digest::ZERO, bytes::Bytes::new()).is_err());
+    assert!(OrderRecord::decode(10, Seq(0), View(0), Digest::ZERO, bytes::Bytes::new()).is_err());
 }

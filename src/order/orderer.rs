@@ -77,8 +77,10 @@ pub(super) struct Peer {
     pub sync_sent: Tick,
     /// When it last said anything.
     pub seen: Tick,
-    /// Since when it waits between views in ours or a later one.
+    /// Since when it waits between views in a later one than ours.
     pub outside_since: Option<Tick>,
+    /// Since when it, a learner before, waits for the view after ours.
+    pub awaits_since: Option<Tick>,
     /// When a leader last left a view for its sake.
     pub made_way: Option<Tick>,
     /// When it was last asked for places.
@@ -333,6 +335,7 @@ impl Orderer {
     pub fn mode(&self) -> Mode {
         match self.phase {
             Phase::Normal => Mode::Normal,
+            Phase::Changing { .. } if self.awaits_view() => Mode::Learning,
             Phase::Changing { .. } => Mode::Changing,
             Phase::Learning(_) => Mode::Learning,
             Phase::Halted(_) => Mode::Halted,
@@ -1164,7 +1167,7 @@ impl Orderer {
         let (now, view) = (self.now.tick, self.view());
         let waits = |p: &Peer| {
             let here = p.status.is_some_and(|s| s.view == view) && now.since(p.seen) <= timeout;
-            here && p.outside_since.is_some_and(|t| now.since(t) > 2 * timeout)
+            here && p.awaits_since.is_some_and(|t| now.since(t) > 2 * timeout)
                 && p.made_way.is_none_or(|t| now.since(t) > MAKE_WAY_TIMEOUTS * timeout)
         };
         let waiting = self.peers.values_mut().find(|p| waits(p));

@@ -94,6 +94,22 @@ impl Client {
         }
     }
 
+    /// One session, one request at a time.
+    pub fn keep_simple(&mut self) {
+        self.sessions.truncate(1);
+        self.outstanding_max = 1;
+    }
+
+    /// Whether its sessions have their ids.
+    pub fn is_open(&self) -> bool {
+        self.sessions.iter().all(|s| s.id.is_some())
+    }
+
+    /// The group it sent last.
+    pub fn last_group(&self) -> Option<Bytes> {
+        self.groups_sent.last().cloned()
+    }
+
     /// A replica wants signatures of this key (RULES 12).
     pub fn must_sign(&mut self) {
         self.auth = ClientAuth::Signature;

@@ -195,6 +195,8 @@ pub struct Node {
     before: (View, Seq, Seq, Seq),
     pub ready: Vec<u64>,
     pub refused: Vec<u64>,
+    /// Answers to requests that left, sessions' ids not counted.
+    pub replied: u64,
 }
 
 /// All of it.
@@ -261,6 +263,7 @@ impl Cluster {
                     before: Default::default(),
                     ready: Vec::new(),
                     refused: Vec::new(),
+                    replied: 0,
                 }
             })
             .collect();
@@ -325,6 +328,12 @@ impl Cluster {
         let at = self.clients.len() - 1;
         self.at(0, Event::Client(at));
         at
+    }
+
+    /// A client has so many more requests.
+    pub fn request(&mut self, client: usize, count: u64) {
+        self.clients[client].left += count;
+        self.at(0, Event::Client(client));
     }
 
     /// Does something in so many microseconds.
@@ -662,6 +671,7 @@ impl Cluster {
                         self.byzantine.contains(from),
                         "a correct message does not decode: {e:?} {message:?}"
                     );
+                    *self.discards.entry(format!("malformed {e:?}")).or_default() += 1;
                     return;
                 }
             }
@@ -867,6 +877,7 @@ impl Cluster {
         if answers.is_empty() || !all_answer && !leads {
             return;
         }
+        self.nodes[r.index()].replied += answers.iter().filter(|a| a.session != SessionId(0)).count() as u64;
         if self.byzantine.contains(r) && self.random.per_mille(500) {
             for a in &mut answers {
                 a.body = Bytes::from_static(b"8 wrong!");

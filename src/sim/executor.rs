@@ -41,6 +41,8 @@ pub struct Executor {
     pub replies: Digest,
     /// Executed up to here.
     pub executed: Seq,
+    /// Requests executed, each counted once.
+    pub done: u64,
 }
 
 impl Executor {
@@ -53,6 +55,7 @@ impl Executor {
             state: Digest::ZERO,
             replies: Digest::ZERO,
             executed: Seq(0),
+            done: 0,
         }
     }
 
@@ -90,6 +93,7 @@ impl Executor {
                             ]);
                             let body = Bytes::copy_from_slice(&self.state.0[..8]);
                             self.table.store(session, number, batch.seq, body.clone());
+                            self.done += 1;
                             fresh.push((session, number));
                             progress.insert(session, number);
                             answers.push(answer(ReplyStatus::Done, body));

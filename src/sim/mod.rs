@@ -6,6 +6,7 @@
 //! have a simulated disk of their own in `log`.)
 //! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
 //! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
+//! Stories to be read are in `scenarios/`, told by `scenario`; `DURAMEN_REWRITE=1` writes anew what they expect.
 #![allow(missing_docs)]
 // Directed stories use more than random runs do.
 #![cfg_attr(not(test), allow(dead_code))]
@@ -26,4 +27,9 @@ pub use crate::order::mutants::{ALL, Mutant, break_rule};
 pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
 
 #[cfg(test)]
+mod scenario;
+
+#[cfg(test)]
 mod rules_tests;
+#[cfg(test)]
+mod scenario_tests;

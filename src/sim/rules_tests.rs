@@ -334,7 +334,7 @@ fn a_power_loss_of_all_under_load_silences_nobody() {
 
 #[test]
 fn an_accept_never_leaves_before_its_record_is_durable() {
-    swarm_notices(Mutant::VotesBeforeDurable, members(FaultModel::Crash, 3), 60);
+    swarm_notices(Mutant::VotesBeforeDurable, members(FaultModel::Crash, 3), 600);
 }
 
 // ---- RULES 8 ---------------------------------------------------------------------------------------------------------

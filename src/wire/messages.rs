@@ -174,7 +174,7 @@ pub enum Mode {
     Changing = 2,
     /// Log failed, divergent, or otherwise mute.
     Halted = 3,
-    /// Its log was lost: it executes what others decide and does not vote yet.
+    /// Its log was lost: it executes what others decide (view 0), or waits for the view after its own, and does not vote yet.
     Learning = 4,
 }
 

@@ -1,0 +1,189 @@
+//! Every story in `scenarios/`, and what the interpreter says of a story it cannot follow.
+
+use super::scenario::{What, check, parse, rewrite};
+use crate::order::mutants::{Mutant, break_rule};
+use crate::types::ReplicaId;
+use std::path::PathBuf;
+
+fn stories() -> Vec<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/sim/scenarios");
+    let files = std::fs::read_dir(folder).expect("the folder of stories");
+    let mut stories: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+    stories.sort();
+    stories
+}
+
+#[test]
+fn every_story_goes_as_it_is_told() {
+    let stories = stories();
+    assert!(stories.len() >= 3);
+    let mut failed = Vec::new();
+    for path in stories {
+        let text = std::fs::read_to_string(&path).expect("a story");
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let done = if std::env::var_os("DURAMEN_REWRITE").is_some() {
+            rewrite(&text).map(|text| std::fs::write(&path, text).expect("the story is written"))
+        } else {
+            check(&text)
+        };
+        failed.extend(done.err().map(|e| format!("{name}: {e}")));
+    }
+    assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+}
+
+/// Broken rules, each with the story that tells.
+const TOLD: [(Mutant, &str); 13] = [
+    (Mutant::RestoresNormal, "a_view_entered_before_a_restart_is_voted_in_only_after_its_sync"),
+    (Mutant::ReportsDurableOnly, "the_report_of_a_view_change_names_places_whose_writes_are_under_way"),
+    (Mutant::WindowBeforeMark, "a_mark_is_durable_before_the_window_it_opens_is_used"),
+    (Mutant::ExecutesPrepared, "a_batch_that_is_only_prepared_is_not_executed"),
+    (Mutant::WishIsStop, "one_stop_disturbs_nobody_and_f_plus_one_are_followed"),
+    (Mutant::RestartedLeaderLeads, "the_restarted_leader_of_crash_mode_proposes_nothing_in_its_view"),
+    (Mutant::VotesBeforeDurable, "an_accept_leaves_only_after_its_record_is_durable"),
+    (Mutant::VotesBelowMark, "nobody_votes_below_the_mark_of_its_sync"),
+    (Mutant::DeposedLeaderAnswers, "a_deposed_leader_that_learns_later_decisions_answers_nothing"),
+    (Mutant::CountsUnservableMarks, "a_mark_that_only_a_liar_can_serve_stops_no_view"),
+    (Mutant::ForgetsSilently, "what_a_restarted_replica_forgot_is_not_taken_for_never_voted"),
+    (Mutant::OmitsDecisions, "only_a_new_era_goes_on_after_more_than_f_crashes"),
+    (Mutant::LeaderStretchesTimeout, "a_leader_that_delays_decisions_is_left_within_four_timeouts"),
+];
+
+#[test]
+fn broken_rules_change_the_stories_told_of_them() {
+    let all: Vec<(String, String)> = stories()
+        .iter()
+        .map(|path| {
+            let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).expect("a story"))
+        })
+        .collect();
+    for (mutant, story) in TOLD {
+        break_rule(Some(mutant));
+        let changed: Vec<&str> =
+            all.iter().filter(|(_, text)| check(text).is_err()).map(|(name, _)| &name[..]).collect();
+        break_rule(None);
+        println!("{mutant:?}: {}", changed.join(", "));
+        assert!(changed.contains(&story), "{mutant:?} goes unnoticed by {story}");
+    }
+}
+
+const CLUSTER: &str = "# Title.\ncluster n=4 f=1 model=byzantine\n";
+
+/// A story of these commands fails at `line` by this.
+fn fails(commands: &str, line: usize, what: What) {
+    let error = check(&format!("{CLUSTER}{commands}")).expect_err("it cannot be followed");
+    assert_eq!((error.line, error.what), (line, what));
+}
+
+fn no_such(value: &str, wanted: &'static str) -> What {
+    What::NoSuch { value: value.to_string(), wanted }
+}
+
+#[test]
+fn a_story_begins_with_its_title() {
+    assert_eq!(parse("cluster n=4\n----\n").map_err(|e| (e.line, e.what)), Err((1, What::NoTitle)));
+}
+
+#[test]
+fn commands_are_followed_by_what_is_seen() {
+    assert_eq!(parse("# Title.\nrun 5\n").map_err(|e| (e.line, e.what)), Err((2, What::NoRule)));
+}
+
+#[test]
+fn what_is_seen_follows_commands() {
+    assert_eq!(parse("# Title.\n\n----\n").map_err(|e| (e.line, e.what)), Err((3, What::NoCommands)));
+}
+
+#[test]
+fn the_first_command_is_the_cluster_and_there_is_one() {
+    let error = check("# Title.\nrun 5\n----\n").expect_err("no cluster");
+    assert_eq!((error.line, error.what), (2, What::NoCluster));
+    fails("cluster n=4 f=1 model=byzantine\n----\n", 3, What::SecondCluster);
+}
+
+#[test]
+fn a_group_that_cannot_bear_its_faults_is_none() {
+    let error = check("# Title.\ncluster n=3 f=1 model=byzantine\n----\n").expect_err("too small");
+    assert_eq!((error.line, error.what), (2, What::NoGroup { n: 3, f: 1 }));
+}
+
+#[test]
+fn an_unknown_command_is_named() {
+    fails("dance 5\n----\n", 3, What::NoSuchCommand("dance".to_string()));
+}
+
+#[test]
+fn a_missing_word_is_named() {
+    fails("run\n----\n", 3, What::Missing("number of milliseconds".to_string()));
+    fails("crash 1\n----\n", 3, What::Missing("`tail=`".to_string()));
+}
+
+#[test]
+fn a_word_too_many_is_named() {
+    fails("run 5 6\n----\n", 3, What::Extra("6".to_string()));
+    fails("run 5 at=6\n----\n", 3, What::Extra("at=6".to_string()));
+}
+
+#[test]
+fn a_key_that_stands_twice_is_named() {
+    fails("crash 1 tail=lost tail=kept\n----\n", 3, What::Twice("tail".to_string()));
+}
+
+#[test]
+fn a_value_that_means_nothing_is_named_with_what_is_wanted() {
+    fails("run soon\n----\n", 3, no_such("soon", "number"));
+    fails("crash 4 tail=lost\n----\n", 3, no_such("4", "replica"));
+    fails("crash 1 tail=torn\n----\n", 3, no_such("torn", "tail"));
+    fails("drop gossip\n----\n", 3, no_such("gossip", "kind of message"));
+    fails("request 0\n----\n", 3, no_such("0", "client"));
+    fails("expect leads=perhaps\n----\n", 3, no_such("perhaps", "`yes` or `no`"));
+}
+
+#[test]
+fn replicas_that_are_down_order_nothing_and_those_that_are_up_do_not_restart() {
+    fails("crash 1 tail=lost\norder at=1 x\n----\n", 4, What::Down(ReplicaId(1)));
+    fails("restart 1\n----\n", 3, What::Up(ReplicaId(1)));
+}
+
+#[test]
+fn nothing_is_forged_in_the_name_of_a_correct_replica() {
+    fails("forge stop from=1 to=2 view=2\n----\n", 3, What::Honest(ReplicaId(1)));
+}
+
+#[test]
+fn a_fact_that_does_not_hold_is_named_with_what_holds() {
+    let untrue = |fact: &str, is: &str| What::Untrue {
+        at: "0".to_string(),
+        fact: fact.to_string(),
+        is: is.to_string(),
+    };
+    fails("run 5\nexpect view=2\n----\n", 4, untrue("view", "1"));
+    fails("until view=2 within=50\n----\n", 3, untrue("view", "1"));
+}
+
+#[test]
+fn a_line_that_differs_is_named_with_what_was_seen() {
+    let differs =
+        |expected: &str, seen: &str| What::Differs { expected: expected.to_string(), seen: seen.to_string() };
+    let x = "order at=0 x\nrun 20\n----\n0 1 2 3: executes ";
+    fails(&format!("{x}1=y\n"), 6, differs("`0 1 2 3: executes 1=y`", "`0 1 2 3: executes 1=x`"));
+    fails("order at=0 x\nrun 20\n----\n", 6, differs("nothing", "`0 1 2 3: executes 1=x`"));
+    fails(&format!("{x}1=x\n4: leaves\n"), 7, differs("`4: leaves`", "nothing"));
+    assert_eq!(check(&format!("{CLUSTER}{x}1=x\n")), Ok(()));
+}
+
+#[test]
+fn what_is_expected_is_written_anew_and_nothing_else() {
+    let text = format!("{CLUSTER}# A remark.\norder at=0 x\nrun 20\n----\nold\nolder\n\n# The end.\n");
+    let anew = rewrite(&text).expect("it can be followed");
+    assert_eq!(anew, text.replace("old\nolder\n", "0 1 2 3: executes 1=x\n"));
+    assert_eq!(check(&anew), Ok(()));
+}
+
+#[test]
+fn what_the_checkers_say_stands_at_its_line() {
+    let error = check(&format!("{CLUSTER}crash all tail=lost\nvalue 1 x\nrestart 0\n----\n"));
+    let error = error.expect_err("nothing was executed");
+    assert_eq!(error.line, 4);
+    assert_eq!(error.to_string(), "line 4: replica all: what was executed at place 1 is unknown");
+}
