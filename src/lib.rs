@@ -20,6 +20,8 @@
 //!     io: None,
 //!     new_era: false,
 //!     metrics: None,
+//! #   #[cfg(feature = "adversary")]
+//! #   adversary: None,
 //!     dir,
 //! })?;
 //! println!("{}", replica.status_json());
@@ -116,5 +118,5 @@ mod keys_tests;
 mod quorum_tests;
 
 /// One process, one seed, many replicas.
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "adversary"))]
+pub mod sim;

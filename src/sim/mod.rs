@@ -7,14 +7,25 @@
 #![allow(missing_docs)]
 
 pub mod adversary;
+#[cfg(test)]
 pub mod checkers;
+#[cfg(test)]
 pub mod client;
+#[cfg(test)]
 pub mod cluster;
+#[cfg(test)]
 pub mod disk;
+#[cfg(test)]
 pub mod executor;
+#[cfg(test)]
 pub mod network;
 pub mod random;
+#[cfg(test)]
 pub mod scheme;
+#[cfg(test)]
 pub mod swarm;
+#[cfg(test)]
+pub mod twins;
 
+#[cfg(test)]
 mod rules_tests;
