@@ -4,7 +4,7 @@
 //! Real: [`Orderer`](crate::order::Orderer), log records, message encodings, authentication, the session table.
 //! A run is a function of its seed. `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the seed S alone;
 //! with `DURAMEN_TRACE=1` every input is printed.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::len_without_is_empty, clippy::should_implement_trait)]
 
 pub mod adversary;
 #[cfg(test)]

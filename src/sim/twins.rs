@@ -353,6 +353,8 @@ mod tests {
             run.ask(0);
             run.beats(SHORT, |_| false);
         });
-        assert!(fork.is_err(), "two quorums decide two batches for one place");
+        let why = fork.expect_err("two quorums decide two batches for one place");
+        let why = why.downcast::<String>().expect("a formatted message");
+        assert!(why.contains("agreement"), "{why}");
     }
 }

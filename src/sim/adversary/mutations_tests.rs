@@ -27,8 +27,6 @@ impl Adversary for Honest {
     }
 }
 
-const LIAR: ReplicaId = ReplicaId(3);
-
 /// Messages of a replica by kind, first those that said something else than the one before.
 type Samples = Rc<RefCell<BTreeMap<u16, Vec<Message>>>>;
 
@@ -38,11 +36,9 @@ fn encoded(message: &Message) -> Vec<u8> {
 }
 
 /// A group in which the liar has spoken of everything: proposals lost, a change of views, a laggard that catches up.
-fn stage(model: FaultModel, n: u32, samples: &Samples) -> Cluster {
-    let mut c = Cluster::new(Setup::new(members(model, n)), 1);
-    if model == FaultModel::Byzantine {
-        c.corrupt(LIAR, Box::new(Honest));
-    }
+fn stage(liar: ReplicaId, samples: &Samples) -> Cluster {
+    let mut c = Cluster::new(Setup::new(members(FaultModel::Byzantine, 4)), 1);
+    c.corrupt(liar, Box::new(Honest));
     let kept = samples.clone();
     c.filter = Some(Box::new(move |_, _, m| {
         let mut kept = kept.borrow_mut();
@@ -101,9 +97,9 @@ fn mutations(bytes: &[u8], earlier: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Sends the mutations of all samples to replica 0; how many of each kind reached its core or were refused at its door.
-fn deliver_all(c: &mut Cluster, samples: &Samples) -> BTreeMap<u16, (u64, u64)> {
+fn deliver_all(c: &mut Cluster, liar: ReplicaId, samples: &Samples) -> BTreeMap<u16, (u64, u64)> {
     let power = Power {
-        auth: c.setup.authenticator(LIAR),
+        auth: c.setup.authenticator(liar),
         window: c.setup.order.window,
         mark_interval: c.setup.order.mark_interval,
     };
@@ -120,11 +116,11 @@ fn deliver_all(c: &mut Cluster, samples: &Samples) -> BTreeMap<u16, (u64, u64)> 
                 };
                 count.0 += 1;
                 if let Some(mutant) = signed(&power, &mutant) {
-                    c.inject(LIAR, ReplicaId(0), mutant);
+                    c.inject(liar, ReplicaId(0), mutant);
                 }
-                c.inject(LIAR, ReplicaId(0), mutant);
+                c.inject(liar, ReplicaId(0), mutant);
                 // What follows takes place, so that nothing piles up between heartbeats.
-                if count.0 % 64 == 0 {
+                if count.0.is_multiple_of(64) {
                     c.run_ms(1);
                 }
             }
@@ -133,10 +129,9 @@ fn deliver_all(c: &mut Cluster, samples: &Samples) -> BTreeMap<u16, (u64, u64)> 
     counts
 }
 
-#[test]
-fn no_mutation_of_any_message_harms_a_correct_replica() {
+fn no_mutation_harms(liar: ReplicaId) {
     let samples = Samples::default();
-    let mut c = stage(FaultModel::Byzantine, 4, &samples);
+    let mut c = stage(liar, &samples);
     {
         // What only crash mode or other circumstances send.
         let mut samples = samples.borrow_mut();
@@ -152,13 +147,24 @@ fn no_mutation_of_any_message_harms_a_correct_replica() {
     }
     c.filter = None;
     c.add_client(500);
-    let counts = deliver_all(&mut c, &samples);
+    let counts = deliver_all(&mut c, liar, &samples);
     println!("kind: (decoded, refused) {counts:?}");
     let missing: Vec<u16> = (1..=16).chain([32]).filter(|kind| !counts.contains_key(kind)).collect();
     assert!(missing.is_empty(), "no sample of kinds {missing:?}");
     assert!(counts.values().all(|(decoded, refused)| decoded + refused > 0));
     c.add_client(20);
     assert!(c.run_until(SETTLE_MS, Cluster::settled), "{}", c.picture());
-    let of_liar: u64 = c.turned_away.iter().filter(|((from, _), _)| *from == LIAR).map(|(_, n)| n).sum();
+    let of_liar: u64 = c.turned_away.iter().filter(|((from, _), _)| *from == liar).map(|(_, n)| n).sum();
     assert!(of_liar > 1000, "{of_liar} discards counted against the sender");
+}
+
+#[test]
+fn no_mutation_of_a_follower_s_messages_harms_a_correct_replica() {
+    no_mutation_harms(ReplicaId(3));
+}
+
+#[test]
+fn no_mutation_of_a_leader_s_messages_harms_a_correct_replica() {
+    // It leads the view that begins while samples are taken.
+    no_mutation_harms(ReplicaId(1));
 }

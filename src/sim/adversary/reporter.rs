@@ -78,7 +78,7 @@ impl Adversary for Reporter {
         };
         let forged = Message::StopData(Arc::new(self.forge(power, data)));
         match self.0 {
-            Report::Two if to.0 % 2 == 0 => out.extend([(to, message), (to, forged)]),
+            Report::Two if to.0.is_multiple_of(2) => out.extend([(to, message), (to, forged)]),
             Report::Two => out.extend([(to, forged), (to, message)]),
             _ => out.push((to, forged)),
         }

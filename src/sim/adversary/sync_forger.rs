@@ -48,7 +48,7 @@ impl Adversary for SyncForger {
                 power.sign_stop_data(&mut old);
                 forged.stop_data[at] = Arc::new(old);
             }
-            (Start::NotTheSame, Some(at)) if to.0 % 2 == 0 => {
+            (Start::NotTheSame, Some(at)) if to.0.is_multiple_of(2) => {
                 let mut empty = (*forged.stop_data[at]).clone();
                 (empty.slots, empty.mark) = (Vec::new(), MarkCertificate::default());
                 power.sign_stop_data(&mut empty);
