@@ -18,8 +18,8 @@ impl Adversary for Flooder {
     ) {
         if let Message::Status(status) = &message {
             for _ in 0..COPIES {
-                let from = Seq(random.below(status.decided.0 + 1));
-                out.push((to, Message::Fetch(Fetch { from, to: Seq(from.0 + 63) })));
+                let from = Seq(random.below(status.decided.0.saturating_add(1)));
+                out.push((to, Message::Fetch(Fetch { from, to: Seq(from.0.saturating_add(63)) })));
                 let digest = Digest([random.next() as u8; 32]);
                 out.push((to, Message::FetchBatch(FetchBatch { seq: from, digest })));
                 out.push((to, Message::ReadCheck(ReadCheck { view: status.view, nonce: random.next() })));

@@ -28,7 +28,7 @@ impl Adversary for MarkLiar {
             Message::Mark(m) => {
                 let mut statement = m.statement;
                 match self.0 {
-                    False::Height => statement.seq.0 += 2 * power.window,
+                    False::Height => statement.seq.0 = statement.seq.0.saturating_add(2 * power.window),
                     False::Batches => statement.batches.0[0] ^= 1,
                     False::Replies => statement.replies.0[0] ^= 1,
                 }

@@ -27,7 +27,8 @@ pub struct Reporter(pub Report);
 impl Reporter {
     fn forge(&self, power: &Power, data: &StopData) -> StopData {
         let mut d = data.clone();
-        let next = Seq(d.slots.last().map_or(d.mark.statement.seq, |s| s.certificate.seq).0 + 1);
+        let next =
+            Seq(d.slots.last().map_or(d.mark.statement.seq, |s| s.certificate.seq).0.saturating_add(1));
         let digest = Digest([0x5a; 32]);
         let claim = |view, signers: u32| {
             let vote = power.vote(VoteKind::Write, view, next, digest);
@@ -39,7 +40,7 @@ impl Reporter {
         };
         let quorum = power.auth.members.quorum().size();
         match self.0 {
-            Report::Height => d.mark.statement.seq.0 += 1000,
+            Report::Height => d.mark.statement.seq.0 = d.mark.statement.seq.0.saturating_add(1000),
             Report::Nothing | Report::Two => {
                 (d.slots, d.unknown, d.mark) = (Vec::new(), Vec::new(), MarkCertificate::default());
             }
@@ -55,7 +56,7 @@ impl Reporter {
             Report::Unknown => {
                 let from = d.mark.statement.seq.0;
                 d.slots.clear();
-                d.unknown = (1..=power.window).map(|i| Seq(from + i)).collect();
+                d.unknown = (1..=power.window).map(|i| Seq(from.saturating_add(i))).collect();
             }
         }
         power.sign_stop_data(&mut d);

@@ -33,6 +33,11 @@ impl Adversary for SyncForger {
         };
         let quorum = power.auth.members.quorum().size() as usize;
         let me = power.auth.me;
+        if sync.stop_data.len() < quorum {
+            // Another lie came before this one.
+            out.push((to, message));
+            return;
+        }
         let mut forged = (**sync).clone();
         let own = forged.stop_data.iter().position(|d| d.sender == me);
         match (self.0, own) {
@@ -44,7 +49,7 @@ impl Adversary for SyncForger {
             }
             (Start::OtherView, Some(at)) => {
                 let mut old = (*forged.stop_data[at]).clone();
-                old.view.0 += 1;
+                old.view.0 = old.view.0.wrapping_add(1);
                 power.sign_stop_data(&mut old);
                 forged.stop_data[at] = Arc::new(old);
             }
@@ -54,11 +59,12 @@ impl Adversary for SyncForger {
                 power.sign_stop_data(&mut empty);
                 forged.stop_data[at] = Arc::new(empty);
                 // With its own in it, what the quorum shows is as little as can be.
-                while forged.stop_data.len() > quorum {
-                    let other =
-                        forged.stop_data.iter().rposition(|d| d.sender != me).expect("a quorum of others");
-                    forged.stop_data.remove(other);
-                }
+                let mut spare = forged.stop_data.len() - quorum;
+                forged.stop_data.retain(|d| {
+                    let goes = spare > 0 && d.sender != me;
+                    spare -= usize::from(goes);
+                    !goes
+                });
             }
             _ => {}
         }
