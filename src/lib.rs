@@ -20,6 +20,8 @@
 //!     io: None,
 //!     new_era: false,
 //!     metrics: None,
+//! #   #[cfg(feature = "adversary")]
+//! #   adversary: None,
 //!     dir,
 //! })?;
 //! println!("{}", replica.status_json());

@@ -45,6 +45,8 @@ fn start_takes_one_replica_or_all_and_not_both() {
         execute_cost_us: 0,
         new_era: false,
         metrics: None,
+        #[cfg(feature = "adversary")]
+        adversary: None,
         insecure,
         allow_tmpfs: false,
         io: Some(LogIo::Threads),

@@ -244,6 +244,64 @@ fn garbage_at_a_port_is_counted_and_harms_nobody() {
     assert!(counted >= 10, "{}", status["discards"]);
 }
 
+/// Ends with the test.
+#[cfg(feature = "adversary")]
+struct Lying(std::process::Child);
+
+#[cfg(feature = "adversary")]
+impl Drop for Lying {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(feature = "adversary")]
+#[test]
+fn a_process_that_lies_is_counted_by_reason_and_every_call_is_answered() {
+    for (liar, name, reason) in [
+        (0, "equivocating-proposals", None),
+        (0, "cut-batches", Some("invalid batch")),
+        (3, "double-votes", Some("contradicts what the sender said before")),
+    ] {
+        let (_one, temp) = (CLUSTERS.lock(), temp_dir());
+        let options = options(temp.path(), FaultModel::Byzantine);
+        let mut cluster = LocalCluster::create(Path::new(EXE), options, &[], false).unwrap();
+        let mut command = Command::new(EXE);
+        command
+            .args(["start", "--replica", &liar.to_string(), "--adversary", name, "--dir"])
+            .arg(cluster.dir());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        duramen::sys::die_with_parent(&mut command);
+        let lying = Lying(command.spawn().unwrap());
+        let correct: Vec<u32> = (0..4).filter(|i| *i != liar).collect();
+        correct.iter().for_each(|i| cluster.start(*i).unwrap());
+        for i in &correct {
+            cluster.wait_ready(*i, START_TIME, &|| true).unwrap();
+        }
+        let keys = data_dir::client_key_file(cluster.dir(), "default");
+        let keys = ClientKeys::load(&keys, &cluster.config).unwrap();
+        let client = Client::connect(ClientOptions::new(cluster.config.clone(), keys)).unwrap();
+        let running = Running { cluster, client, _temp: temp, _one };
+        for call in 0..50 {
+            running.put(&format!("key {call}"), "x");
+        }
+        let told = |i: &u32| match reason {
+            Some(reason) => running.status(*i)["discards"].to_string().contains(reason),
+            None => running.status(*i)["view"].as_u64() > Some(1),
+        };
+        assert!(correct.iter().any(told), "{name}: {}", running.status(correct[0]));
+        let end = Instant::now() + PATIENCE;
+        let digests = || correct.iter().map(|i| running.digest(*i)).collect::<Vec<_>>();
+        let equal = |all: &[Option<(u64, String)>]| all[0].is_some() && all.iter().all(|d| *d == all[0]);
+        while !equal(&digests()) {
+            assert!(Instant::now() < end, "{name}: the correct replicas differ: {:?}", digests());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        drop(lying);
+    }
+}
+
 #[test]
 fn status_tells_who_cannot_be_reached_and_fails_without_a_quorum() {
     let mut running = Running::start(FaultModel::Byzantine);

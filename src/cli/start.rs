@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use duramen::config::{Config, Durability, LogIo};
 use duramen::replica::{Replica, ReplicaOptions};
 use duramen::service::{KeyValueStore, NullService, Service, SlowService};
+#[cfg(feature = "adversary")]
+use duramen::sim::adversary::catalogue;
 use duramen::types::ReplicaId;
 use duramen::{data_dir, sys};
 
@@ -41,6 +43,10 @@ pub struct Args {
     /// Answer /metrics, /healthz and /readyz there: replica i at PORT + i; port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,
+    /// Let this replica lie: one of the strategies of the Byzantine catalogue
+    #[cfg(feature = "adversary")]
+    #[arg(long, value_name = "NAME", requires = "replica", value_parser = strategy)]
+    pub adversary: Option<&'static str>,
     #[command(flatten)]
     pub insecure: InsecureArg,
     /// Accept a log on a tmpfs: it survives no power loss
@@ -87,6 +93,8 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         io: args.io,
         new_era: args.new_era,
         metrics: args.metrics.map(|at| beside(at, id)),
+        #[cfg(feature = "adversary")]
+        adversary: args.adversary.and_then(catalogue::named),
     })?;
     // Only now: a signal during recovery ends the process at once, which harms nothing.
     let interrupt = Interrupt::install()?;
@@ -129,6 +137,14 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         Some(why) => Err(CliError::Failed(format!("replica {id} had halted: {why}"))),
         None => Ok(()),
     }
+}
+
+/// A name of the catalogue; anything else is answered with all of them.
+#[cfg(feature = "adversary")]
+fn strategy(name: &str) -> Result<&'static str, String> {
+    let row = catalogue::named(name);
+    row.map(|row| row.name)
+        .ok_or_else(|| format!("there is no such strategy; there are\n{}", catalogue::list()))
 }
 
 /// Replica `id`'s own port: the one given and `id` more.

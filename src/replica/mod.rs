@@ -20,6 +20,10 @@ mod receive;
 /// order.
 mod order_stage;
 
+/// Between order and net, in builds for tests.
+#[cfg(feature = "adversary")]
+mod liar;
+
 /// Where decided batches are kept.
 mod decisions;
 

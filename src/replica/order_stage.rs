@@ -58,6 +58,9 @@ pub struct OrderStage {
     pub(super) appends: Appends,
     /// When this leader proposed what is not decided yet.
     pub(super) proposed: BTreeMap<Seq, Instant>,
+    /// What this replica's messages pass through.
+    #[cfg(feature = "adversary")]
+    pub(super) liar: Option<super::liar::Liar>,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
@@ -190,6 +193,10 @@ impl OrderStage {
             Input::Message(m) => Some(m.sender()),
             _ => None,
         };
+        #[cfg(feature = "adversary")]
+        if let (Some(liar), Input::Message(m)) = (&mut self.liar, &input) {
+            liar.hears(m);
+        }
         if let Err(discard) = self.core.step(now, input, &mut self.outputs)
             && let Some(from) = from
         {
@@ -210,12 +217,12 @@ impl OrderStage {
         let mut resend = Vec::new();
         for output in std::mem::take(&mut self.outputs) {
             match output {
-                Output::Send(to, message) => self.frames.push((To::Replica(to), frame(&message))),
+                Output::Send(to, message) => self.queue(To::Replica(to), message),
                 Output::Broadcast(message) => {
                     if let Message::Propose(propose) = &message {
                         self.proposed.insert(propose.seq, Instant::now());
                     }
-                    self.frames.push((To::AllReplicas, frame(&message)));
+                    self.queue(To::AllReplicas, message);
                 }
                 Output::Append(lsn, record) => self.append(lsn, record),
                 Output::Decision(certificate) => proof = Some(certificate),
@@ -265,6 +272,23 @@ impl OrderStage {
         if !self.frames.is_empty() {
             self.net.send_batch(std::mem::take(&mut self.frames));
         }
+    }
+
+    /// A message for replicas leaves at the end of this round.
+    fn queue(&mut self, to: To, message: Message) {
+        #[cfg(feature = "adversary")]
+        if let Some(liar) = &mut self.liar {
+            let receivers = match to {
+                To::Replica(one) => vec![one],
+                _ => self.core.peers().map(|(peer, _)| peer).collect(),
+            };
+            for to in receivers {
+                let told = liar.sends(to, message.clone());
+                self.frames.extend(told.iter().map(|(to, m)| (To::Replica(*to), frame(m))));
+            }
+            return;
+        }
+        self.frames.push((to, frame(&message)));
     }
 
     fn hand_out(&self, batches: &mut Vec<Decided>) {

@@ -74,6 +74,8 @@ impl Cluster {
             io: None,
             new_era: self.new_era,
             metrics: Some("127.0.0.1:0".parse().unwrap()),
+            #[cfg(feature = "adversary")]
+            adversary: None,
         }
     }
 

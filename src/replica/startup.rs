@@ -75,6 +75,9 @@ pub struct ReplicaOptions {
     pub new_era: bool,
     /// Where to answer `/metrics`, `/healthz` and `/readyz`, if anywhere. Whoever reaches it can read it.
     pub metrics: Option<SocketAddr>,
+    /// What it does wrong on purpose.
+    #[cfg(feature = "adversary")]
+    pub adversary: Option<&'static crate::sim::adversary::catalogue::Row>,
 }
 
 /// Why a replica does not start.
@@ -253,7 +256,9 @@ impl Replica {
     ///
     /// Errors: one line each that says what to do; nothing on disk was changed, except that a torn tail may be cut.
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
-        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era, metrics } =
+        #[cfg(feature = "adversary")]
+        let adversary = options.adversary;
+        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era, metrics, .. } =
             options;
         config.check_transport(insecure)?;
         let durability = config.durability;
@@ -442,6 +447,8 @@ impl Replica {
         let net_cell: Arc<OnceLock<NetHandle>> = Arc::default();
         let client_bytes: Arc<AtomicUsize> = Arc::default();
         let paused: Arc<AtomicBool> = Arc::default();
+        #[cfg(feature = "adversary")]
+        let liar_auth = auth.clone();
         let auth = Arc::new(auth);
         let verify = Arc::new(Verify {
             auth: auth.clone(),
@@ -474,6 +481,19 @@ impl Replica {
         let handle = net.handle();
         let _ = net_cell.set(handle.clone());
 
+        #[cfg(feature = "adversary")]
+        let liar = match adversary {
+            Some(row) => Some(super::liar::Liar::new(
+                row,
+                crate::sim::adversary::Power {
+                    auth: liar_auth,
+                    window: config.limits.window,
+                    mark_interval: config.limits.mark_interval,
+                },
+                random()?,
+            )),
+            None => None,
+        };
         let order = OrderStage {
             core,
             clock,
@@ -490,6 +510,8 @@ impl Replica {
             published: Tick(0),
             appends: Default::default(),
             proposed: Default::default(),
+            #[cfg(feature = "adversary")]
+            liar,
             resends: HashMap::new(),
         };
         let execute = ExecuteStage {

@@ -219,6 +219,8 @@ pub struct Cluster {
     pub wiped: u64,
     /// Discards by reason, over all replicas.
     pub discards: BTreeMap<String, u64>,
+    /// Those of messages, by sender and reason.
+    pub turned_away: BTreeMap<(ReplicaId, String), u64>,
     pub prints: bool,
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
@@ -283,6 +285,7 @@ impl Cluster {
             views_started: 0,
             wiped: 0,
             discards: BTreeMap::new(),
+            turned_away: BTreeMap::new(),
             prints: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
             client_links: BTreeMap::new(),
@@ -672,6 +675,7 @@ impl Cluster {
                         "a correct message does not decode: {e:?} {message:?}"
                     );
                     *self.discards.entry(format!("malformed {e:?}")).or_default() += 1;
+                    *self.turned_away.entry((from, format!("malformed {e:?}"))).or_default() += 1;
                     return;
                 }
             }
@@ -686,6 +690,7 @@ impl Cluster {
             Ok(checked) => self.step(to, Input::Message(checked)),
             Err(e) => {
                 *self.discards.entry(format!("rejected {e:?}")).or_default() += 1;
+                *self.turned_away.entry((from, format!("rejected {e:?}"))).or_default() += 1;
                 // In the MAC scheme a group forwarded for a client that lies to us is one of those.
                 let excused = self.byzantine.contains(from) || self.setup.client_auth == ClientAuth::Mac;
                 assert!(excused, "{to} rejects a message of correct {from}: {e:?}");
@@ -700,6 +705,10 @@ impl Cluster {
         if self.prints && !matches!(input, Input::Tick) {
             self.note(r, || brief(&input));
         }
+        let from = match &input {
+            Input::Message(m) => Some(m.sender()),
+            _ => None,
+        };
         let node = &mut self.nodes[r.index()];
         let Some(core) = &mut node.core else { return };
         let mut out = Vec::new();
@@ -717,6 +726,9 @@ impl Cluster {
         };
         if let Err(why) = result {
             *self.discards.entry(format!("{why:?}")).or_default() += 1;
+            if let Some(from) = from.filter(|_| !lies) {
+                *self.turned_away.entry((from, format!("{why:?}"))).or_default() += 1;
+            }
         }
         self.outputs(r, out);
         self.schedule_tick(r);

@@ -7,18 +7,18 @@
 //! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
 //! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
 //! Stories to be read are in `scenarios/`, told by `scenario`; `DURAMEN_REWRITE=1` writes anew what they expect.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::len_without_is_empty, clippy::should_implement_trait)]
 // Directed stories use more than random runs do.
 #![cfg_attr(not(test), allow(dead_code))]
 
-pub(crate) mod adversary;
+pub mod adversary;
 pub(crate) mod checkers;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod executor;
 pub(crate) mod network;
-pub(crate) mod random;
+pub mod random;
 pub(crate) mod scheme;
 pub(crate) mod swarm;
 
@@ -28,6 +28,8 @@ pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
 
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod twins;
 
 #[cfg(test)]
 mod rules_tests;

@@ -1,4 +1,4 @@
-//! Answers wrongly: decisions, digest lists, batches; says absurd things of itself; asks without end.
+//! Answers wrongly: decisions, digest lists, batches; says absurd things of itself; asks for what nobody has.
 
 use super::*;
 
@@ -99,15 +99,6 @@ impl Adversary for Liar {
                 }
                 let signature = power.auth.sign_mark(&statement);
                 out.push((to, Message::Mark(Mark { statement, signature })));
-            }
-            Message::Write(v) | Message::Accept(v) if random.per_mille(200) => {
-                // Votes for places and views of the future, to fill memory.
-                for _ in 0..20 {
-                    let (view, seq) = (View(absurd(random, v.view.0)), Seq(absurd(random, v.seq.0)));
-                    out.push((to, Message::Write(power.vote(VoteKind::Write, view, seq, v.digest))));
-                    out.push((to, Message::Accept(power.vote(VoteKind::Accept, view, seq, v.digest))));
-                }
-                out.push((to, message));
             }
             other => out.push((to, other)),
         }

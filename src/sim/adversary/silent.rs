@@ -14,6 +14,16 @@ impl Silent {
         Self { kinds: kinds.iter().fold(0, |set, k| set | 1 << k), to: u64::MAX, rate: 1000 }
     }
 
+    /// Only these kinds, from these replicas.
+    pub fn towards(kinds: &[u16], to: u64) -> Self {
+        Self { to, ..Self::kinds(kinds) }
+    }
+
+    /// Says nothing at all.
+    pub fn all() -> Self {
+        Self { kinds: u64::MAX, to: u64::MAX, rate: 1000 }
+    }
+
     pub fn draw(random: &mut Random) -> Self {
         let all = random.per_mille(200);
         Self {

@@ -1,0 +1,41 @@
+//! States falsely what it executed.
+
+use super::*;
+
+/// One false mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum False {
+    /// Of a place far ahead.
+    Height,
+    /// Another history of batches.
+    Batches,
+    /// The same batches with other results, as a replica that diverged states them.
+    Replies,
+}
+
+pub struct MarkLiar(pub False);
+
+impl Adversary for MarkLiar {
+    fn sends(
+        &mut self,
+        power: &Power,
+        to: ReplicaId,
+        message: Message,
+        _random: &mut Random,
+        out: &mut Vec<(ReplicaId, Message)>,
+    ) {
+        let message = match message {
+            Message::Mark(m) => {
+                let mut statement = m.statement;
+                match self.0 {
+                    False::Height => statement.seq.0 = statement.seq.0.saturating_add(2 * power.window),
+                    False::Batches => statement.batches.0[0] ^= 1,
+                    False::Replies => statement.replies.0[0] ^= 1,
+                }
+                Message::Mark(Mark { statement, signature: power.auth.sign_mark(&statement) })
+            }
+            other => other,
+        };
+        out.push((to, message));
+    }
+}
