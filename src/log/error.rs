@@ -14,7 +14,7 @@ pub enum LogError {
     Locked(PathBuf),
     /// There are no segments.
     #[error(
-        "{0}: no log here; for a new replica run `init`; if this replica ran before, its log is lost and it must not start with an empty one"
+        "{0}: no log here; for a new replica run `init`; if this replica ran before, its log is lost, and `duramen recover` lets it come back without it"
     )]
     NotFormatted(PathBuf),
     /// `format` on a directory that has a log.
@@ -56,7 +56,7 @@ pub enum LogError {
     },
     /// Something that was durable is gone or changed. Nothing was truncated.
     #[error(
-        "{file}: damaged at byte {offset}, behind lsn {lsn}: {why}; nothing was changed: restore this replica's directory or replace the replica"
+        "{file}: damaged at byte {offset}, behind lsn {lsn}: {why}; nothing was changed: restore this replica's log, or move it away and run `duramen recover`"
     )]
     Damaged {
         /// The segment.

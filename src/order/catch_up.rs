@@ -173,6 +173,26 @@ impl Orderer {
                 );
                 return self.halt(why, out);
             }
+            // Nothing that anybody may still state can become a mark: more than f differ, and no side is taken.
+            let open = self.members.members().filter(|r| !by.contains_key(r));
+            let possible = by.values().map(|m| m.statement).any(|s| {
+                let same = by.iter().filter(|(_, m)| m.statement == s).map(|(r, _)| *r);
+                self.members.quorum().reached_by(same.chain(open.clone()).collect())
+            });
+            if !possible {
+                let other = by.values().map(|m| m.statement).find(|s| *s != own).unwrap_or(own);
+                let why = format!(
+                    "audit: at place {} more than f = {} replicas differ: batches {} replies {} here, batches {} replies {} elsewhere; \
+                     the service is not deterministic, or memory failed",
+                    own.seq,
+                    self.members.f(),
+                    own.batches,
+                    own.replies,
+                    other.batches,
+                    other.replies
+                );
+                return self.halt(why, out);
+            }
         }
     }
 

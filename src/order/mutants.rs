@@ -28,12 +28,8 @@ pub enum Mutant {
     ForgetsSilently,
     /// RULES 14: STOP-DATA leaves out the decisions on record.
     OmitsDecisions,
-    /// RULES 7: a learner counts its own answer.
-    CountsOwnAnswer,
     /// RULES 7: a learner votes again above the marks reported, where its forgotten votes lie.
-    RejoinsAfterOneWindow,
-    /// RULES 7: a learner votes again in the view that runs, though it may have promised to have left it.
-    RejoinsAtOnce,
+    RejoinsWhereItVoted,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
 }
@@ -53,9 +49,7 @@ pub const ALL: &[Mutant] = &[
     Mutant::CountsUnservableMarks,
     Mutant::ForgetsSilently,
     Mutant::OmitsDecisions,
-    Mutant::CountsOwnAnswer,
-    Mutant::RejoinsAfterOneWindow,
-    Mutant::RejoinsAtOnce,
+    Mutant::RejoinsWhereItVoted,
     Mutant::LeaderStretchesTimeout,
 ];
 

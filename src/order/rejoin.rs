@@ -91,11 +91,9 @@ impl Orderer {
         }
         learner.marks.insert(from, answer.mark.statement.seq);
         let answered: VoteSet = learner.marks.keys().copied().collect();
-        if enough.reached_by(answered)
-            || broken(Mutant::CountsOwnAnswer) && enough.reached_by(with(answered, self.me))
-        {
+        if enough.reached_by(answered) {
             let highest = learner.marks.values().max().copied().unwrap_or_default();
-            let windows = if broken(Mutant::RejoinsAfterOneWindow) { 0 } else { 2 };
+            let windows = if broken(Mutant::RejoinsWhereItVoted) { 0 } else { 2 };
             learner.floor = Some(Seq(highest.0.saturating_add(windows * window)));
         }
         Ok(())
@@ -162,16 +160,10 @@ impl Orderer {
         if self.low < floor {
             return;
         }
-        let view = if broken(Mutant::RejoinsAtOnce) { View(view.0 - 1) } else { view };
         self.append(OrderRecord::Rejoined { view }, out);
         self.phase = Phase::Changing { entered: false, sync: None, quorum_since: None };
         self.changing_since = self.now.tick;
         self.wish = view.next();
         self.weigh_wishes(out);
     }
-}
-
-fn with(mut set: VoteSet, one: ReplicaId) -> VoteSet {
-    set.insert(one);
-    set
 }

@@ -125,7 +125,9 @@ pub enum StartError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// What the log says.
-    #[error("{dir}: {why}; nothing was changed: restore this replica's directory or replace the replica")]
+    #[error(
+        "{dir}: {why}; nothing was changed: restore this replica's log, or move it away and run `duramen recover`"
+    )]
     Restore {
         /// The log's directory.
         dir: PathBuf,

@@ -37,6 +37,8 @@ pub struct Executor {
     hasher: Hasher,
     table: ClientTable,
     state: Digest,
+    /// It executes otherwise than the rest, by so much.
+    pub diverges: u8,
     /// The chain of reply digests.
     pub replies: Digest,
     /// Executed up to here.
@@ -53,6 +55,7 @@ impl Executor {
             hasher,
             table: ClientTable::new(limits),
             state: Digest::ZERO,
+            diverges: 0,
             replies: Digest::ZERO,
             executed: Seq(0),
             done: 0,
@@ -90,6 +93,7 @@ impl Executor {
                                 &session.0.to_le_bytes(),
                                 &number.0.to_le_bytes(),
                                 r.operation,
+                                &[self.diverges][..usize::from(self.diverges > 0)],
                             ]);
                             let body = Bytes::copy_from_slice(&self.state.0[..8]);
                             self.table.store(session, number, batch.seq, body.clone());

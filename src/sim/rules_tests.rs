@@ -1174,3 +1174,165 @@ fn after_more_than_f_crashes_only_a_new_era_goes_on_and_keeps_what_a_quorum_has_
         });
     }
 }
+
+// ---- RULES 7 ---------------------------------------------------------------------------------------------------------
+
+/// The victim loses its log, comes back, says nothing that it could have said otherwise before, and is needed in the end.
+fn a_lost_log(model: FaultModel, n: u32, victim: u32) {
+    let mut c = cluster(model, n);
+    c.add_client(60);
+    assert!(c.run_until(10_000, Cluster::settled));
+    c.wipe(r(victim));
+    c.run_ms(50);
+    let said = Said::default();
+    let hears = said.clone();
+    c.filter = Some(Box::new(move |from, _, message| {
+        if from == r(victim) {
+            hears.borrow_mut().push((from, message.kind().to_le_bytes().to_vec()));
+        }
+        Fate::Pass
+    }));
+    c.restart(r(victim));
+    c.add_client(20);
+    assert!(c.run_until(30_000, |c| !c.core(victim).is_learner()), "{}", c.picture());
+    // WRITE, ACCEPT, STOP-DATA, MARK, PROPOSE.
+    let silent = [2, 3, 5, 7, 1u16].map(|kind| kind.to_le_bytes().to_vec());
+    let spoke: Vec<_> = said.borrow().iter().filter(|(_, kind)| silent.contains(kind)).cloned().collect();
+    assert!(spoke.is_empty(), "a learner says {spoke:?}");
+    assert!(!said.borrow().is_empty());
+    c.filter = None;
+    assert!(c.run_until(30_000, |c| !c.core(victim).awaits_view()), "{}", c.picture());
+    let view = c.core(victim).view();
+    assert!(view > View(1) && !c.core(victim).leads(), "it leads the first view it votes in");
+    // As many others as may go are gone: every quorum has the one that came back.
+    let others: Vec<u32> = (0..n).filter(|i| *i != victim).take(c.setup.members.f() as usize).collect();
+    others.iter().for_each(|i| c.crash(r(*i), Tail::Kept));
+    let end = c.history.end();
+    c.add_client(20);
+    let answered = c.run_until(30_000, |c| c.clients.iter().all(|client| client.content()));
+    assert!(answered && c.history.end() > end, "{}", c.picture());
+}
+
+#[test]
+fn a_member_that_lost_its_log_learns_then_votes_in_later_views() {
+    for victim in 0..4 {
+        a_lost_log(FaultModel::Byzantine, 4, victim);
+    }
+    for victim in 0..3 {
+        a_lost_log(FaultModel::Crash, 3, victim);
+    }
+    a_lost_log(FaultModel::Byzantine, 7, 5);
+}
+
+#[test]
+fn a_learner_votes_for_nothing_where_it_may_have_voted() {
+    told_apart_by("agreement", Mutant::RejoinsWhereItVoted, || {
+        let mut c = cluster(FaultModel::Crash, 3);
+        c.order(0, 1);
+        c.until_decided(&[0, 1, 2], 1, 1_000);
+        // 0 and 2 decide place 2, of which 1 hears nothing; then 2 loses its log, and 0 tells nobody more than its mark.
+        c.cut_off(1, true);
+        c.order(0, 2);
+        c.until_decided(&[0, 2], 2, 80);
+        c.wipe(r(2));
+        c.cut_off(1, false);
+        c.filter = Some(Box::new(|from, _, message| match message {
+            Message::RejoinMark(_) => Fate::Pass,
+            _ if from == r(0) => Fate::Drop,
+            _ => Fate::Pass,
+        }));
+        c.restart(r(2));
+        c.run_ms(60);
+        c.crash(r(0), Tail::Kept);
+        c.run_ms(500);
+        c.order(1, 3);
+        c.run_ms(2_000);
+        c.filter = None;
+        c.restart(r(0));
+        c.until_decided(&[0, 1, 2], 3, 20_000);
+    });
+}
+
+#[test]
+fn a_learner_that_crashes_begins_again_and_one_that_waits_for_a_view_goes_on_waiting() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.add_client(60);
+    assert!(c.run_until(10_000, Cluster::settled));
+    c.wipe(r(2));
+    for _ in 0..5 {
+        c.restart(r(2));
+        c.run_ms(40);
+        c.crash(r(2), Tail::Torn);
+    }
+    c.restart(r(2));
+    let waits = |c: &Cluster| c.core(2).awaits_view() && !c.core(2).is_learner();
+    assert!(c.run_until(30_000, waits), "{}", c.picture());
+    c.run_ms(5);
+    c.crash(r(2), Tail::Kept);
+    c.restart(r(2));
+    assert!(c.core(2).awaits_view(), "it forgot that it waits");
+    assert!(c.run_until(30_000, |c| !c.core(2).awaits_view()), "{}", c.picture());
+}
+
+#[test]
+fn a_replica_that_pretends_to_wait_deposes_leaders_only_now_and_then() {
+    let mut c = cluster(FaultModel::Byzantine, 4);
+    c.add_client(20);
+    assert!(c.run_until(10_000, Cluster::settled));
+    c.byzantine.insert(r(3));
+    // Its true heartbeats are not heard.
+    c.filter = Some(Box::new(|from, _, message| match message {
+        Message::Status(_) if from == r(3) => Fate::Drop,
+        _ => Fate::Pass,
+    }));
+    let before = c.views_started;
+    for _ in 0..600 {
+        let status = c.core(0).status();
+        let pretends = Status { mode: Mode::Learning, wish: status.view.next(), ..status };
+        for to in 0..3 {
+            c.inject(r(3), r(to), Message::Status(pretends));
+        }
+        c.run_ms(10);
+    }
+    // Six seconds, timeouts of 100 ms: each correct leader made way once, and the silent one was left. Four replicas begin each.
+    let begun = c.views_started - before;
+    assert!((4..=4 * 5).contains(&begun), "{begun} views begun");
+    c.add_client(20);
+    assert!(c.run_until(10_000, Cluster::settled), "{}", c.picture());
+}
+
+// ---- the audit -------------------------------------------------------------------------------------------------------
+
+fn diverging(n: u32, model: FaultModel, who: &[u32]) -> Cluster {
+    let mut c = cluster(model, n);
+    c.may_halt = true;
+    for (i, who) in who.iter().enumerate() {
+        // Not held to the one history.
+        c.byzantine.insert(r(*who));
+        c.nodes[*who as usize].executor.diverges = 1 + i as u8;
+    }
+    c.add_client(200);
+    c.run_ms(5_000);
+    c
+}
+
+#[test]
+fn a_replica_that_executes_otherwise_is_silenced_and_the_others_go_on() {
+    for (n, model) in [(4, FaultModel::Byzantine), (3, FaultModel::Crash)] {
+        let c = diverging(n, model, &[1]);
+        let why = c.core(1).halted().expect("silenced");
+        assert!(why.contains("f+1 others have"), "{why}");
+        assert!(c.core(0).halted().is_none() && c.core(2).halted().is_none());
+        assert!(c.core(0).mark() > Seq(0), "{}", c.picture());
+    }
+}
+
+#[test]
+fn more_than_f_that_differ_stop_the_group_with_both_histories_and_the_place() {
+    for (n, model, who) in [(4, FaultModel::Byzantine, [1, 2]), (3, FaultModel::Crash, [1, 2])] {
+        let c = diverging(n, model, &who);
+        let why = c.core(0).halted().expect("stopped");
+        assert!(why.contains("place 8") && why.contains("replies"), "{why}");
+        assert_eq!(c.core(0).mark(), Seq(0));
+    }
+}
