@@ -563,6 +563,41 @@ fn a_bench_that_is_stopped_tells_what_it_measured_and_removes_its_cluster() {
     assert!(result["acked"].as_u64().unwrap() > 0 && result["seconds"].as_f64().unwrap() < 600.0);
 }
 
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_bench_whose_cluster_dies_fails_and_counts_what_was_never_answered() {
+    let mut running = Running::start(FaultModel::Crash);
+    let results = temp_dir();
+    let hlog = results.path().join("r.hlog");
+    let child = Command::new(EXE)
+        .args(
+            "bench --keys 100 --value-size 100 --clients 2 --outstanding 4 --warmup 0 --duration 3"
+                .split(' '),
+        )
+        .args(["--json", "r.json", "--hlog", "r.hlog", "--dir"])
+        .arg(running.cluster.dir())
+        .current_dir(results.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    let measuring = || fs::read_to_string(&hlog).is_ok_and(|text| text.lines().count() > 6);
+    while !measuring() {
+        assert!(Instant::now() < end, "nothing is measured");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.cluster.kill_all();
+    let output = child.wait_with_output().unwrap();
+    fails(&output, &["8 requests failed"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("8 requests were under way when measuring ended"), "{said}");
+    let result: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(results.path().join("r.json")).unwrap()).unwrap();
+    assert_eq!(result["errors"], 8);
+}
+
 #[test]
 fn a_missing_or_exposed_key_is_refused() {
     let temp = temp_dir();

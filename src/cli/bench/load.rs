@@ -75,7 +75,10 @@ pub struct Record {
     pub service_ns: Histogram<u64>,
     /// Open loop: requests that there was room for and that were sent more than a millisecond after they were due.
     pub late: u64,
-    /// Outcomes that were no success, while recording or not.
+    /// Requests that were under way when measuring ended, and how long the last of them then took: they are in no percentile.
+    pub under_way: usize,
+    pub drain: Duration,
+    /// Outcomes that were no success, while recording or not; what was never answered counts.
     pub errors: u64,
     /// The first of them.
     pub first_error: Option<String>,
@@ -131,6 +134,8 @@ impl Load {
                 bin_ns: histogram(),
                 service_ns: histogram(),
                 late: 0,
+                under_way: 0,
+                drain: Duration::ZERO,
                 errors: 0,
                 first_error: None,
             }),
@@ -193,19 +198,31 @@ impl Load {
         })
     }
 
-    /// Ends recording and lets no more requests out; waits for those under way.
+    /// Ends recording and lets no more requests out; waits for those under way, whose failures still count.
     pub fn stop(self) -> Record {
-        self.shared.recording.store(false, Ordering::Relaxed);
-        let mut record = self.shared.record.lock().clone();
+        let shared = &self.shared;
+        shared.recording.store(false, Ordering::Relaxed);
+        let mut record = shared.record.lock().clone();
         record.end_bin();
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        shared.stopping.store(true, Ordering::Relaxed);
         if let Some(pace) = self.pace {
             let _ = pace.join();
         }
-        let end = Instant::now() + self.shared.shape.deadline;
-        while self.shared.in_flight.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+        let under_way = || shared.in_flight.load(Ordering::Relaxed);
+        record.under_way = under_way();
+        let begin = Instant::now();
+        while under_way() > 0 && begin.elapsed() < shared.shape.deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
+        record.drain = begin.elapsed();
+        let unanswered = under_way() as u64;
+        let ended = shared.record.lock();
+        record.errors = ended.errors + unanswered;
+        record.first_error.clone_from(&ended.first_error);
+        if unanswered > 0 {
+            record.first_error.get_or_insert_with(|| "no answer within the time for one request".into());
+        }
+        drop(ended);
         record
     }
 }

@@ -174,6 +174,14 @@ impl Report<'_> {
                 ))?;
             }
         }
+        let longest_us = us_of(&m.record.latency_ns, 1.0);
+        if m.record.drain.as_secs_f64() * 1e6 > longest_us.max(1e3) {
+            emit(format_args!(
+                "note       {} requests were under way when measuring ended, the last for {:.2} s more: they are in no percentile",
+                m.record.under_way,
+                m.record.drain.as_secs_f64()
+            ))?;
+        }
         let batches = self.grown("/batches_executed").max(1);
         emit(format_args!(
             "agreement  up to {} instances in flight, {:.1} requests per batch, view {}",
@@ -290,6 +298,8 @@ impl Report<'_> {
             "waiting_max": m.waiting_max,
             "unsent": m.unsent,
             "late": m.record.late,
+            "under_way_at_end": m.record.under_way,
+            "drain_s": m.record.drain.as_secs_f64(),
             "interrupted": m.interrupted,
             "acked": m.acked,
             "errors": m.record.errors,
