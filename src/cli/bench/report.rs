@@ -87,15 +87,19 @@ impl Report<'_> {
         }
     }
 
+    /// How much a counter grew on each replica that answered before and after.
+    fn growths(&self, path: &str) -> impl Iterator<Item = (usize, u64)> {
+        let value = move |status: &Value| status.pointer(path).and_then(Value::as_u64);
+        let both = self.measured.before.iter().zip(&self.measured.after).enumerate();
+        both.filter_map(move |(i, (before, after))| {
+            let (before, after) = (before.as_ref().ok()?, after.as_ref().ok()?);
+            Some((i, value(after)?.saturating_sub(value(before).unwrap_or(0))))
+        })
+    }
+
     /// How much a counter grew on the replica where it grew most: the others may not have answered.
     fn grown(&self, path: &str) -> u64 {
-        let value = |status: &Value| status.pointer(path).and_then(Value::as_u64);
-        let both = self.measured.before.iter().zip(&self.measured.after);
-        let grown = both.filter_map(|(before, after)| {
-            let (before, after) = (before.as_ref().ok()?, after.as_ref().ok()?);
-            Some(value(after)?.saturating_sub(value(before).unwrap_or(0)))
-        });
-        grown.max().unwrap_or(0)
+        self.growths(path).map(|(_, grown)| grown).max().unwrap_or(0)
     }
 
     /// The largest value any replica reports.
@@ -117,11 +121,17 @@ impl Report<'_> {
         self.measured.rss_bytes.iter().filter_map(|of_one| of_one.last().copied()).collect()
     }
 
-    /// Mean microseconds of a round of the durability layer: E, L, max(E, L), T; where there is one.
-    fn rounds(&self) -> Option<[f64; 4]> {
-        let rounds = self.grown("/rounds/count");
-        let mean = |what: &str| self.grown(&format!("/rounds/{what}")) as f64 / rounds as f64;
-        (rounds > 0).then(|| [mean("execute_us"), mean("log_us"), mean("larger_us"), mean("round_us")])
+    /// Rounds of the durability layer, operations in them, and means of E, L, max(E, L), T in microseconds, where there is one. All of
+    /// one replica, the one with most rounds: sums and counts of several make no mean.
+    fn rounds(&self) -> Option<(u64, u64, [f64; 4])> {
+        let (of, count) = self.growths("/rounds/count").max_by_key(|(_, count)| *count)?;
+        let sum = |what: &str| {
+            let path = format!("/rounds/{what}");
+            self.growths(&path).find(|(i, _)| *i == of).map_or(0, |(_, grown)| grown)
+        };
+        let mean = |what: &str| sum(what) as f64 / count as f64;
+        let means = || [mean("execute_us"), mean("log_us"), mean("larger_us"), mean("round_us")];
+        (count > 0).then(|| (count, sum("operations"), means()))
     }
 
     /// Why the load generator may be what was measured.
@@ -198,11 +208,10 @@ impl Report<'_> {
             self.most("/log/write_us_p50"),
             self.most("/log/write_us_p99"),
         ))?;
-        if let Some([execute, log, larger, round]) = self.rounds() {
+        if let Some((count, operations, [execute, log, larger, round])) = self.rounds() {
             emit(format_args!(
-                "rounds     {} of {:.0} operations: executing {execute:.0} us, logging {log:.0} us, round {round:.0} us = {:.2} x max(E, L)",
-                self.grown("/rounds/count"),
-                self.grown("/rounds/operations") as f64 / self.grown("/rounds/count") as f64,
+                "rounds     {count} of {:.0} operations: executing {execute:.0} us, logging {log:.0} us, round {round:.0} us = {:.2} x max(E, L)",
+                operations as f64 / count as f64,
                 round / larger
             ))?;
         }
@@ -282,9 +291,9 @@ impl Report<'_> {
                 "max": us_of(of, 1.0),
             })
         };
-        let rounds = self.rounds().map(|[execute, log, larger, round]| {
+        let rounds = self.rounds().map(|(count, _, [execute, log, larger, round])| {
             json!({ "execute_us": execute, "log_us": log, "larger_us": larger, "round_us": round,
-                "round_over_larger": round / larger, "count": self.grown("/rounds/count") })
+                "round_over_larger": round / larger, "count": count })
         });
         let mut all = json!({
             "command": command_line(),
