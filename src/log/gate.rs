@@ -102,6 +102,11 @@ impl<T> DurableGate<T> {
         self.held.iter().map(|(_, value)| value)
     }
 
+    /// The last record known to be durable.
+    pub fn upto(&self) -> Lsn {
+        self.upto
+    }
+
     /// How many values are held.
     pub fn len(&self) -> usize {
         self.held.len()

@@ -90,6 +90,7 @@ impl Orderer {
                 out.push(Output::Broadcast(Message::Mark(mark)));
             }
         }
+        self.forget_filled();
         self.finish_catch_up(replies, out);
         self.try_mark(out);
     }
@@ -239,17 +240,19 @@ impl Orderer {
     }
 
     /// Places behind a hole in our log, which a mark covers already, leave memory once they are executed and on disk.
-    pub(super) fn forget_filled(&mut self, upto: Lsn) {
-        while let Some((&seq, slot)) = self.slots.first_key_value()
-            && seq <= self.low.min(self.executed)
-        {
-            let digest = slot.decision.as_ref().map(|d| d.certificate.digest);
-            let place = digest.and_then(|d| self.durable.batch_place(seq, &d));
-            if place.is_some_and(|lsn| lsn > upto && lsn != ELSEWHERE) {
-                return;
-            }
-            self.slots.pop_first();
+    pub(super) fn forget_filled(&mut self) {
+        while let Some(seq) = self.filled() {
+            self.slots.remove(&seq);
         }
+    }
+
+    /// The lowest place kept, if it is one of those.
+    pub(super) fn filled(&self) -> Option<Seq> {
+        let (seq, slot) = self.slots.first_key_value().filter(|(s, _)| **s <= self.low.min(self.executed))?;
+        let digest = slot.decision.as_ref().map(|d| d.certificate.digest);
+        let record = digest.and_then(|d| self.durable.batch_place(*seq, &d));
+        let written = record.is_none_or(|lsn| lsn <= self.gate.upto() || lsn == ELSEWHERE);
+        written.then_some(*seq)
     }
 
     /// Answers a replica behind our mark with digests that lead to it.

@@ -9,6 +9,7 @@ pub fn check(o: &Orderer) {
     assert!(o.executed <= o.decided, "executed {} ahead of decided {}", o.executed, o.decided);
     assert!(o.low <= o.mark_appended, "the window moved before its mark was appended");
     assert!(o.wish >= View(1), "a wish for no view");
+    assert_eq!(o.filled(), None, "a place below the window is kept that is executed and on disk");
     if let Phase::Normal = o.phase {
         let broken = broken(Mutant::RestoresNormal);
         assert!(

@@ -52,8 +52,17 @@ pub mod slot;
 /// The core: state, dispatch, the normal case.
 pub mod orderer;
 
+/// Unordered reads.
+mod reads;
+
+/// Heartbeats, and whether the leader serves.
+mod watch;
+
 /// Stop → StopData → Sync.
 mod leader_change;
+
+/// What is missing here or elsewhere.
+mod fetch;
 
 /// Back after the loss of a log.
 mod rejoin;

@@ -3,14 +3,15 @@
 use super::durable::{DurableState, ELSEWHERE};
 use super::interface::*;
 use super::mutants::{Mutant, broken};
+use super::reads::ReadRound;
 use super::record::OrderRecord;
-use super::rejoin::{Learner, MAKE_WAY_TIMEOUTS};
+use super::rejoin::Learner;
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
 use crate::log::{Durable, DurableGate, Persisted};
-use crate::quorum::{Group as Members, VoteSet};
+use crate::quorum::Group as Members;
 use crate::types::*;
-use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, FETCH_MAX, Verdict};
+use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
 use crate::wire::batch::{AuthKind, Batch, Request, RequestKind};
 use crate::wire::messages::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,12 +23,6 @@ pub(super) const RESERVE_STEP: u64 = 1024;
 const RESERVE_AHEAD: u64 = 256;
 /// Early messages kept per peer.
 const EARLY_MAX: usize = 512;
-/// FETCHes answered per peer and heartbeat.
-const FETCHES_MAX: u32 = 8;
-/// Bytes of batches served to one peer per heartbeat.
-const SERVE_BYTES_MAX: usize = 64 << 20;
-/// What answering with two votes counts.
-const VOTES_BYTES: usize = 512;
 /// Batches fetched by digest at once.
 pub(super) const FETCH_BATCHES: usize = 64;
 
@@ -100,15 +95,6 @@ pub(super) struct CatchUp {
     pub digests: VecDeque<Digest>,
 }
 
-/// A crash-mode leadership check under way.
-#[derive(Clone, Debug, Default)]
-struct ReadRound {
-    nonce: u64,
-    tokens: Vec<u64>,
-    voters: VoteSet,
-    waiting: Vec<u64>,
-}
-
 /// One replica's ordering, as a function of its inputs. See the [module](super) for the contract.
 pub struct Orderer {
     pub(super) auth: Authenticator,
@@ -150,7 +136,7 @@ pub struct Orderer {
     pub(super) requests: Requests,
     /// Known clients whose MAC vectors failed at some replica.
     pub(super) sign_only: BTreeSet<ClientId>,
-    log_room: bool,
+    pub(super) log_room: bool,
     last_time: WallTime,
     random: u64,
     pub(super) last_leader_sign: Tick,
@@ -161,17 +147,17 @@ pub struct Orderer {
     /// When the view was entered, or the replica restarted in it.
     pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
-    decide_ns: u64,
+    pub(super) decide_ns: u64,
     /// Mean size of the batches decided lately.
-    decided_bytes: usize,
-    next_heartbeat: Tick,
-    last_fetch: Tick,
+    pub(super) decided_bytes: usize,
+    pub(super) next_heartbeat: Tick,
+    pub(super) last_fetch: Tick,
     /// The last place of the last FETCH; 0 once it was followed up.
-    fetch_end: Seq,
-    last_forward: Tick,
+    pub(super) fetch_end: Seq,
+    pub(super) last_forward: Tick,
     pub(super) last_stop_data: Tick,
     pub(super) ask_turn: u32,
-    reads: ReadRound,
+    pub(super) reads: ReadRound,
     /// Most places in flight at once so far.
     pub in_flight_max: u64,
 }
@@ -694,7 +680,7 @@ impl Orderer {
         Err(Discard::InvalidBatch)
     }
 
-    fn clock_ok(&self, proposed: WallTime) -> bool {
+    pub(super) fn clock_ok(&self, proposed: WallTime) -> bool {
         proposed.0.abs_diff(self.now.wall.0) <= self.config.clock_skew_ms.saturating_mul(1_000_000)
     }
 
@@ -1013,7 +999,7 @@ impl Orderer {
         for held in released {
             self.release(held, out);
         }
-        self.forget_filled(persisted.upto());
+        self.forget_filled();
     }
 
     fn release(&mut self, held: Durable<Held>, out: &mut Vec<Output>) {
@@ -1056,440 +1042,6 @@ impl Orderer {
         if let Some(slot) = self.slots.get_mut(&seq) {
             let _ = slot.accepts.add(self.me, &vote);
             self.try_decide(seq, out);
-        }
-    }
-
-    // ---- time ----------------------------------------------------------------------------------------------------
-
-    pub(super) fn heartbeat_ms(&self) -> u64 {
-        (self.config.view_timeout_ms / 10).clamp(5, 200)
-    }
-
-    /// The current timeout: base and floor from the configuration, adaptive, doubled per failed view.
-    pub(crate) fn timeout_ns(&self) -> u64 {
-        let base = self.config.view_timeout_ms.saturating_mul(1_000_000);
-        base.max(self.decide_ns.saturating_mul(4))
-            .saturating_mul(1 << self.failed_views.saturating_sub(1).min(6))
-    }
-
-    fn heartbeat(&mut self, out: &mut Vec<Output>) {
-        self.next_heartbeat = self.now.tick.plus_ms(self.heartbeat_ms());
-        out.push(Output::Broadcast(Message::Status(self.status())));
-    }
-
-    fn on_tick(&mut self, out: &mut Vec<Output>) {
-        if self.now.tick < self.next_heartbeat {
-            return;
-        }
-        self.heartbeat(out);
-        for peer in self.peers.values_mut() {
-            peer.served_bytes = 0;
-            peer.fetches = 0;
-        }
-        if self.is_learner() {
-            self.repair(out);
-            return self.learn(out);
-        }
-        self.recheck_clocks(out);
-        self.repair(out);
-        self.look_at_leader(out);
-        self.change_timers(out);
-        self.forward(out);
-        self.repeat_marks(out);
-        if !self.reads.tokens.is_empty() {
-            let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
-            out.push(Output::Broadcast(Message::ReadCheck(check)));
-        }
-    }
-
-    /// A proposal withheld for its time may have become acceptable (RULES 12).
-    fn recheck_clocks(&mut self, out: &mut Vec<Output>) {
-        let withheld: Vec<Seq> = self
-            .slots
-            .iter()
-            .filter(|(_, s)| s.proposal.as_ref().is_some_and(|p| !p.clock_ok))
-            .map(|(seq, _)| *seq)
-            .collect();
-        for seq in withheld {
-            let slot = &self.slots[&seq];
-            let time = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest)).map(|b| b.time);
-            if time.is_some_and(|t| self.clock_ok(t)) {
-                let slot = self.slots.get_mut(&seq).expect("just read");
-                slot.proposal.as_mut().expect("just read").clock_ok = true;
-                self.go_on(seq, out);
-            }
-        }
-    }
-
-    /// Is the leader alive, and does the service advance? A served queue never triggers a change.
-    fn look_at_leader(&mut self, out: &mut Vec<Output>) {
-        if !matches!(self.phase, Phase::Normal) {
-            return;
-        }
-        let timeout = self.timeout_ns();
-        let leads = self.leader() == self.me;
-        let idle = self.now.tick.since(self.last_progress) > timeout;
-        // A leader looks at itself too: it may be the only one left in its view, and it alone can say so.
-        let silent = !leads && self.now.tick.since(self.last_leader_sign) > timeout;
-        if self.log_room {
-            self.requests.purge();
-        }
-        // A new leader answers for its own time only: what the views before it left undone is old already.
-        let waited = self.requests.oldest().map_or(0, |t| self.now.tick.since(t.max(self.view_began)));
-        let stuck = self
-            .slots
-            .range(self.decided.next()..)
-            .filter_map(|(_, s)| s.proposal.as_ref())
-            .any(|p| self.now.tick.since(p.since) > timeout);
-        let starved = || self.requests.starves(self.now.tick, self.view_began, 10 * timeout);
-        let unserved = self.log_room && (waited > timeout && idle || starved());
-        // Who entered a later view on wishes that the others took back cannot return: its group comes after it. Against
-        // liars this takes f+1 wishes as ever.
-        let left_alone = leads
-            && !self.members.byzantine()
-            && self.peers.values().any(|p| {
-                let heard = self.now.tick.since(p.seen) <= timeout;
-                heard && p.outside_since.is_some_and(|t| self.now.tick.since(t) > 2 * timeout)
-            });
-        let makes_way = leads && self.makes_way(timeout);
-        if silent || stuck && idle && self.log_room || unserved || left_alone || makes_way {
-            self.suspect(out);
-        } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
-            // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
-            if !(self.leader_lied && idle) {
-                self.wish = self.view();
-            }
-        }
-    }
-
-    /// A replica that was a learner waits outside this view: only a new one lets it vote again (RULES 7).
-    fn makes_way(&mut self, timeout: u64) -> bool {
-        let (now, view) = (self.now.tick, self.view());
-        let waits = |p: &Peer| {
-            let here = p.status.is_some_and(|s| s.view == view) && now.since(p.seen) <= timeout;
-            here && p.awaits_since.is_some_and(|t| now.since(t) > 2 * timeout)
-                && p.made_way.is_none_or(|t| now.since(t) > MAKE_WAY_TIMEOUTS * timeout)
-        };
-        let waiting = self.peers.values_mut().find(|p| waits(p));
-        waiting.map(|p| p.made_way = Some(now)).is_some()
-    }
-
-    /// Followers hand old requests to the leader: a client may reach only some of us.
-    fn forward(&mut self, out: &mut Vec<Output>) {
-        let half = self.timeout_ns() / 2;
-        if !matches!(self.phase, Phase::Normal)
-            || self.leader() == self.me
-            || self.now.tick.since(self.last_forward) < half
-        {
-            return;
-        }
-        self.last_forward = self.now.tick;
-        let before = Tick(self.now.tick.0.saturating_sub(half));
-        let (leader, mut bytes) = (self.leader(), 0);
-        for group in self.requests.older_than(before) {
-            if bytes > 4 * self.config.batch_bytes {
-                break;
-            }
-            bytes += group.bytes().len();
-            out.push(Output::Send(leader, Message::Group(group.bytes().clone())));
-        }
-    }
-
-    /// Something is missing: ask again for batches, and for places others have.
-    fn repair(&mut self, out: &mut Vec<Output>) {
-        let stalled_ns = 2 * self.heartbeat_ms() * 1_000_000;
-        self.fetch_known(out);
-        self.ask_again(stalled_ns, out);
-        let nothing_missing =
-            self.now.tick.since(self.last_progress) <= stalled_ns || self.highest <= self.decided;
-        if nothing_missing || self.ahead_of_disk() {
-            return;
-        }
-        if self.catch_up.is_none() && self.now.tick.since(self.last_fetch) > 2 * stalled_ns {
-            self.last_fetch = self.now.tick;
-            let from = self.decided.next();
-            let fetch = Fetch { from, to: Seq(from.0 + FETCH_MAX - 1) };
-            self.fetch_end = fetch.to;
-            out.push(Output::Broadcast(Message::Fetch(fetch)));
-        }
-    }
-
-    /// A peer has more than we: ask it, unless a digest list already says what is missing.
-    pub(super) fn fetch_from(&mut self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
-        let behind_mark = status.mark > self.decided;
-        let pause = self.heartbeat_ms() * 1_000_000;
-        let stalled = self.now.tick.since(self.last_progress) > 2 * pause;
-        let nothing_to_gain = status.decided <= self.decided || !(behind_mark || stalled);
-        if nothing_to_gain || self.catch_up.is_some() || self.ahead_of_disk() {
-            return;
-        }
-        // Counted for each peer: one that boasts must not use up the turn of those that have something.
-        let now = self.now.tick;
-        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
-        peer.fetched = now;
-        self.send_fetch(from, out);
-    }
-
-    fn send_fetch(&mut self, to: ReplicaId, out: &mut Vec<Output>) {
-        let from = self.decided.next();
-        let fetch = Fetch { from, to: Seq(from.0 + FETCH_MAX - 1) };
-        self.fetch_end = fetch.to;
-        out.push(Output::Send(to, Message::Fetch(fetch)));
-    }
-
-    /// What was asked for is here, and somebody has more: ask on at once, or a loaded group runs away from a replica
-    /// that asks once a heartbeat.
-    pub(super) fn fetch_on(&mut self, out: &mut Vec<Output>) {
-        if self.fetch_end == Seq(0) || self.decided < self.fetch_end || self.catch_up.is_some() {
-            return;
-        }
-        self.fetch_end = Seq(0);
-        // A place decided here behind a hole needs the hole only; those nobody is known to have wait for the heartbeat.
-        let next = self.decided.next();
-        let known = self.slots.get(&next).is_some_and(|s| s.decision.is_some());
-        // In turn: one that only boasts must not be asked every time.
-        let ahead = |p: &Peer| p.status.is_some_and(|s| s.decided > next);
-        let mut able = self.peers.iter().filter(|(_, p)| ahead(p)).map(|(r, _)| *r);
-        let first = able.clone().next();
-        if let Some(peer) = able.find(|r| r.0 > self.ask_turn).or(first)
-            && !known
-            && !self.ahead_of_disk()
-        {
-            self.ask_turn = peer.0;
-            if let Some(p) = self.peers.get_mut(&peer) {
-                p.fetched = self.now.tick;
-            }
-            self.send_fetch(peer, out);
-        }
-    }
-
-    /// The next leader needs what leads to a mark that it lacks.
-    pub(super) fn fetch_mark(&mut self, from: ReplicaId, out: &mut Vec<Output>) {
-        let (now, pause) = (self.now.tick, self.heartbeat_ms() * 1_000_000);
-        if self.catch_up.is_some() || self.ahead_of_disk() {
-            return;
-        }
-        let Some(peer) = self.peers.get_mut(&from).filter(|p| now.since(p.fetched) >= pause) else { return };
-        peer.fetched = now;
-        self.send_fetch(from, out);
-    }
-
-    /// Answers with decisions, or with our own votes for what is not decided here.
-    fn on_fetch(&mut self, from: ReplicaId, fetch: Fetch, out: &mut Vec<Output>) -> Result<(), Discard> {
-        if fetch.from == Seq(0) || fetch.to < fetch.from || fetch.to.0 - fetch.from.0 >= FETCH_MAX {
-            return Err(Discard::TooMuch);
-        }
-        let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-        peer.fetches += 1;
-        if peer.fetches > FETCHES_MAX {
-            // Certificates are checked before they are shown: a peer must not keep us at that.
-            return Err(Discard::TooMuch);
-        }
-        if fetch.from <= self.low {
-            self.send_chain(from, Seq(fetch.from.0 - 1), out);
-        }
-        let first = fetch.from.max(self.low.next());
-        for seq in (first.0..=fetch.to.0).map(Seq) {
-            let Some(slot) = self.slots.get(&seq) else { continue };
-            if let Some(decision) = &slot.decision {
-                let (size, batch) = (decision.batch.bytes.len(), decision.batch.bytes.clone());
-                if !self.may_serve(from, size + VOTES_BYTES) {
-                    return Err(Discard::TooMuch);
-                }
-                let certificate = self.shown_certificate(seq);
-                out.push(Output::Send(from, Message::Decided(Decided { certificate, batch })));
-            }
-            self.resend_votes(from, seq, out);
-        }
-        Ok(())
-    }
-
-    /// The certificate of a decided place without what does not verify; its signatures are looked at once.
-    fn shown_certificate(&mut self, seq: Seq) -> Certificate {
-        let slot = self.slots.get_mut(&seq).and_then(|s| s.decision.as_mut());
-        let decision = slot.expect("the caller has seen a decision");
-        if !decision.checked {
-            decision.checked = true;
-            let certificate = &mut decision.certificate;
-            let (view, digest) = (certificate.view, certificate.digest);
-            certificate
-                .signatures
-                .retain(|(r, s)| self.auth.accept_ok(*r, &Vote { view, seq, digest, signature: *s }));
-        }
-        decision.certificate.clone()
-    }
-
-    /// Whether this peer may be served so many more bytes before the next heartbeat.
-    pub(super) fn may_serve(&mut self, to: ReplicaId, bytes: usize) -> bool {
-        let Some(peer) = self.peers.get_mut(&to) else { return false };
-        let may = peer.served_bytes + bytes <= SERVE_BYTES_MAX;
-        peer.served_bytes += if may { bytes } else { 0 };
-        may
-    }
-
-    fn resend_votes(&mut self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
-        let view = self.view();
-        let proposal = self.slots.get(&seq).filter(|_| self.leads()).and_then(|slot| {
-            slot.proposal.as_ref().filter(|_| slot.decision.is_none()).and_then(|p| slot.batch(&p.digest))
-        });
-        let size = VOTES_BYTES + proposal.map_or(0, |b| b.bytes.len());
-        if !matches!(self.phase, Phase::Normal) || !self.slots.contains_key(&seq) || !self.may_serve(to, size)
-        {
-            return;
-        }
-        let slot = &self.slots[&seq];
-        if slot.decision.is_none()
-            && self.leads()
-            && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
-        {
-            let batch = batch.bytes.clone();
-            out.push(Output::Send(to, Message::Propose(Propose { view, seq, batch })));
-        }
-        if let Some((digest, signature)) = slot.writes.of(self.me) {
-            out.push(Output::Send(to, Message::Write(Vote { view, seq, digest, signature })));
-        }
-        if let Some((digest, signature)) = slot.accepts.of(self.me) {
-            out.push(Output::Send(to, Message::Accept(Vote { view, seq, digest, signature })));
-        }
-    }
-
-    fn on_decided(
-        &mut self,
-        from: ReplicaId,
-        certificate: Certificate,
-        batch: Arc<Batch>,
-        proven: bool,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Discard> {
-        let seq = certificate.seq;
-        if seq <= self.decided {
-            return Err(Discard::Duplicate);
-        }
-        // Only what a FETCH of ours may have asked for: bounds what an eager peer can make us keep.
-        let asked = self.last_fetch.max(self.peers.get(&from).map_or(Tick(0), |p| p.fetched));
-        if seq.0 - self.decided.0 > FETCH_MAX || asked == Tick(0) {
-            return Err(Discard::Unasked);
-        }
-        let slot = self.slots.entry(seq).or_default();
-        if slot.decision.is_some() {
-            return Err(Discard::Duplicate);
-        }
-        if !proven {
-            // A correct replica may hold a faulty one's unsigned ACCEPT: f+1 equal claims hold a correct one's.
-            slot.claims.insert(from, certificate.digest);
-            let claimants: VoteSet =
-                slot.claims.iter().filter(|(_, d)| **d == certificate.digest).map(|(r, _)| *r).collect();
-            if !self.members.one_correct().reached_by(claimants) {
-                return Ok(());
-            }
-        }
-        if certificate.view > self.view() {
-            self.step_down(out);
-        }
-        if proven {
-            self.learner_heard(&certificate);
-        }
-        self.decide(certificate, proven, batch, out);
-        self.try_rejoin(out);
-        Ok(())
-    }
-
-    /// Crash mode: others decide without this leader, so a later view has begun. Whatever it answered from here on could
-    /// be unknown to the new leader, whose reads would miss it: it answers nothing, and leaves.
-    pub(super) fn step_down(&mut self, out: &mut Vec<Output>) {
-        if !self.members.byzantine() && self.leads() && !broken(Mutant::DeposedLeaderAnswers) {
-            self.may_lead = false;
-            self.refuse_reads(out);
-            self.suspect(out);
-        }
-    }
-
-    fn on_fetch_batch(
-        &mut self,
-        from: ReplicaId,
-        fetch: FetchBatch,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Discard> {
-        // What lies in the log is about as large as what was decided lately.
-        let size_guess = (2 * self.decided_bytes).clamp(4096, self.config.batch_bytes);
-        let in_hand = self.slots.get(&fetch.seq).and_then(|s| s.batch(&fetch.digest)).cloned();
-        if let Some(batch) = in_hand {
-            if !self.may_serve(from, batch.bytes.len()) {
-                return Err(Discard::TooMuch);
-            }
-            let answer = BatchIs { seq: fetch.seq, batch: batch.bytes.clone() };
-            out.push(Output::Send(from, Message::BatchIs(answer)));
-        } else if let Some(lsn) = self.durable.batch_place(fetch.seq, &fetch.digest) {
-            if !self.may_serve(from, size_guess) {
-                return Err(Discard::TooMuch);
-            }
-            out.push(Output::ServeBatch { to: from, seq: fetch.seq, lsn });
-        }
-        Ok(())
-    }
-
-    fn on_batch_is(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) -> Result<(), Discard> {
-        let wanted = self.slots.get(&batch.seq).is_some_and(|s| s.wanted.contains_key(&batch.digest));
-        if !wanted {
-            return Err(Discard::Unasked);
-        }
-        self.take_batch(batch, out)
-    }
-
-    // ---- reads in crash mode -------------------------------------------------------------------------------------
-
-    fn on_read_index(&mut self, token: u64, out: &mut Vec<Output>) {
-        // Everything the SYNC of this view fixed must be executed: an earlier leader may have answered it. Where followers answer
-        // too (RULES 14), they may have answered what this leader has not executed: reads are ordered.
-        let followers_answer = !self.config.votes_durable;
-        if !self.leads() || self.executed < self.sync_high || self.members.byzantine() || followers_answer {
-            out.push(Output::ReadRefused(vec![token]));
-            return;
-        }
-        if self.reads.tokens.is_empty() {
-            self.reads.tokens.push(token);
-            self.start_read_round(out);
-        } else {
-            // This check may have begun before the read came: wait for the next.
-            self.reads.waiting.push(token);
-        }
-    }
-
-    fn start_read_round(&mut self, out: &mut Vec<Output>) {
-        self.reads.nonce += 1;
-        self.reads.voters = [self.me].into_iter().collect();
-        let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
-        out.push(Output::Broadcast(Message::ReadCheck(check)));
-        self.finish_read_round(out);
-    }
-
-    fn on_read_ok(&mut self, from: ReplicaId, ok: ReadOk, out: &mut Vec<Output>) -> Result<(), Discard> {
-        if ok.view != self.view() || ok.nonce != self.reads.nonce || self.reads.tokens.is_empty() {
-            return Err(Discard::Unasked);
-        }
-        self.reads.voters.insert(from);
-        self.finish_read_round(out);
-        Ok(())
-    }
-
-    fn finish_read_round(&mut self, out: &mut Vec<Output>) {
-        while !self.reads.tokens.is_empty() && self.members.quorum().reached_by(self.reads.voters) {
-            out.push(Output::ReadReady(std::mem::take(&mut self.reads.tokens)));
-            self.reads.tokens = std::mem::take(&mut self.reads.waiting);
-            if !self.reads.tokens.is_empty() {
-                self.reads.nonce += 1;
-                self.reads.voters = [self.me].into_iter().collect();
-                let check = ReadCheck { view: self.view(), nonce: self.reads.nonce };
-                out.push(Output::Broadcast(Message::ReadCheck(check)));
-            }
-        }
-    }
-
-    pub(super) fn refuse_reads(&mut self, out: &mut Vec<Output>) {
-        let mut tokens = std::mem::take(&mut self.reads.tokens);
-        tokens.append(&mut self.reads.waiting);
-        if !tokens.is_empty() {
-            out.push(Output::ReadRefused(tokens));
         }
     }
 

@@ -70,13 +70,14 @@ impl Orderer {
         )
     }
 
-    /// Answers a learner; learners know nothing to answer.
+    /// Answers a learner, within the bound for all that a peer may ask between two heartbeats; learners know nothing to answer.
     pub(super) fn on_rejoin(
         &mut self,
         from: ReplicaId,
         rejoin: Rejoin,
         out: &mut Vec<Output>,
     ) -> Result<(), Discard> {
+        self.may_ask(from)?;
         let mark = self.durable.mark.clone();
         out.push(Output::Send(from, Message::RejoinMark(RejoinMark { nonce: rejoin.nonce, mark })));
         Ok(())

@@ -272,7 +272,7 @@ pub struct Rejoin {
 pub struct RejoinMark {
     /// Which question.
     pub nonce: u64,
-    /// The sender's durable mark.
+    /// The highest certified mark that the sender has on its disk, or is writing there.
     pub mark: MarkCertificate,
 }
 
