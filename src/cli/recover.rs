@@ -1,5 +1,6 @@
 //! `duramen recover`: the way back for a member whose log is lost or damaged.
 
+use duramen::config::Durability;
 use duramen::data_dir;
 use duramen::keys::ReplicaKeys;
 use duramen::replica::format_learner;
@@ -27,6 +28,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if config.replica(id).is_none() {
         let last = config.group().n() - 1;
         return Err(CliError::Failed(format!("--replica: there is no replica {id}: they are 0 to {last}")));
+    }
+    if config.durability == Durability::None {
+        return Err(CliError::Failed(
+            "durability \"none\" keeps nothing on disk, so the others cannot show a replica what it lost: they go on without it; `init` makes a new cluster".into(),
+        ));
     }
     ReplicaKeys::load(&data_dir::replica_key_file(&dir, id), &config, id)?;
     for folder in [data_dir::log_dir(&dir, id), data_dir::decisions_dir(&dir, id)] {

@@ -85,11 +85,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     // A liar's core may break its own rules; only what a run reports counts.
     std::panic::set_hook(Box::new(|_| {}));
-    #[cfg(feature = "mutants")]
-    if args.mutants {
-        return hunt(&args);
-    }
     let outcome = match args.seed {
+        #[cfg(feature = "mutants")]
+        None if args.mutants => hunt(&args),
         Some(seed) => one(&args, seed),
         None => many(&args),
     };

@@ -120,7 +120,7 @@ impl Disk {
         };
         let lost = if self.lies { random.below(1 + self.durable as u64 / 2) as usize } else { 0 };
         // "View 1 entered" was there before the device began to lie.
-        let durable = self.durable.saturating_sub(lost).max(1.min(self.durable));
+        let durable = self.durable.saturating_sub(lost).max(1);
         self.records.truncate(if lost > 0 { durable } else { durable + kept as usize });
         self.durable = self.records.len();
         self.submitted = self.durable;

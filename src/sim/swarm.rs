@@ -375,7 +375,7 @@ pub fn run(plan: &Plan) -> Report {
     }
 }
 
-/// What the last panic of this thread said. Liars' own panics are among them, so it is read only where a run failed.
+/// What a panic said.
 fn failure(panic: Box<dyn std::any::Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
