@@ -77,6 +77,9 @@ impl Orderer {
         self.executed = seq;
         if let Some(d) = self.slots.get(&seq).and_then(|s| s.decision.as_ref()) {
             self.requests.executed_batch(&d.batch.group_digests, progress);
+            let of_replicas = d.batch.groups.iter().zip(&d.batch.group_digests);
+            let noops = of_replicas.filter(|(g, _)| g.client.as_replica().is_some());
+            self.requests.executed_noops(noops.map(|(_, digest)| *digest));
             self.requests.served(self.now.tick, d.batch.groups.iter().map(|g| g.client));
         }
         if let Some(batches) = self.chain_at.get(&seq).copied()
@@ -289,7 +292,9 @@ impl Orderer {
 
     /// Whether the marks of what was learnt wait for a slow disk: until they are durable all of it is in memory.
     pub(super) fn ahead_of_disk(&self) -> bool {
-        self.decided.0.saturating_sub(self.low.0) > 3 * self.config.window
+        // What fills a hole of our own log lies below the mark.
+        let kept = self.slots.first_key_value().map_or(self.low.next(), |(seq, _)| *seq);
+        self.decided.next().0.saturating_sub(kept.0) > 3 * self.config.window
     }
 
     /// Asks for the next few batches of the digest list.

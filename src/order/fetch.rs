@@ -205,7 +205,10 @@ impl Orderer {
         if slot.decision.is_some() {
             return Err(Discard::Duplicate);
         }
-        if !proven {
+        // Where votes are not durable, a new era may have cut what was decided and not on disk, and its certificate still
+        // verifies: there a certificate is a claim like any other in Byzantine mode.
+        let final_here = self.config.votes_durable || !self.members.byzantine();
+        if !(proven && final_here) {
             // A correct replica may hold a faulty one's unsigned ACCEPT: f+1 equal claims hold a correct one's.
             slot.claims.insert(from, certificate.digest);
             let claimants: VoteSet =

@@ -129,7 +129,7 @@ impl Orderer {
         // Under load the group moves by itself, and what is ordered on top would only keep it ahead of this replica.
         let rests = self.now.tick.since(self.last_progress) > 6 * self.heartbeat_ms() * 1_000_000;
         let noops = match decided.0 < target {
-            true => NOOPS,
+            true => NOOPS.min(target - decided.0),
             // One at a time, with time to fetch its certificate before a mark covers it.
             false => u64::from(self.awaits_proof() && self.decided >= decided && rests),
         };

@@ -3,10 +3,12 @@
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::batch::{AuthKind, Group, RequestKind};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Sessions whose progress is remembered to turn old requests away early; older ones are caught at execution.
 const PROGRESS_SESSIONS_MAX: usize = 1 << 16;
+/// Executed no-ops that are remembered. They have no session that would tell.
+const NOOPS_MAX: usize = 1 << 13;
 
 /// What became of a group that was offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +46,9 @@ pub struct Requests {
     turn: ClientId,
     arrivals: u64,
     progress: BTreeMap<SessionId, RequestNumber>,
+    /// No-ops of replicas executed lately, and in which order: a replica that is behind hands the leader what was executed long ago.
+    noops: HashSet<Digest>,
+    noops_in_order: VecDeque<Digest>,
     /// When something of a client was last executed.
     served: HashMap<ClientId, Tick>,
 }
@@ -63,6 +68,8 @@ impl Requests {
             turn: ClientId(0),
             arrivals: 0,
             progress: BTreeMap::new(),
+            noops: HashSet::new(),
+            noops_in_order: VecDeque::new(),
             served: HashMap::new(),
         }
     }
@@ -73,7 +80,7 @@ impl Requests {
         if self.groups.contains_key(&digest) {
             return Offered::Known;
         }
-        if self.executed(&group) {
+        if self.executed(&group) || self.noops.contains(&digest) {
             return Offered::Executed;
         }
         let size = group.bytes().len();
@@ -193,6 +200,20 @@ impl Requests {
         }
         while self.progress.len() > PROGRESS_SESSIONS_MAX {
             self.progress.pop_first();
+        }
+    }
+
+    /// These groups are executed no-ops of replicas.
+    pub fn executed_noops(&mut self, digests: impl Iterator<Item = Digest>) {
+        for digest in digests {
+            if self.noops.insert(digest) {
+                self.noops_in_order.push_back(digest);
+            }
+            if self.noops.len() > NOOPS_MAX
+                && let Some(oldest) = self.noops_in_order.pop_front()
+            {
+                self.noops.remove(&oldest);
+            }
         }
     }
 

@@ -126,3 +126,26 @@ fn groups_executed_in_parts_of_others_are_purged() {
     pool.purge();
     assert_eq!((pool.len(), pool.oldest()), (1, Some(Tick(2))));
 }
+
+#[test]
+fn an_executed_no_op_that_somebody_hands_on_later_is_not_ordered_again() {
+    let mut pool = pool();
+    let setup = Setup::new(Members::new(FaultModel::Crash, 3, 1).expect("3 bear 1"));
+    let request = Request {
+        session: SessionId(0),
+        number: RequestNumber(7),
+        kind: RequestKind::Noop,
+        operation: &[][..],
+    };
+    let noop = setup.authenticator(ReplicaId(2)).own_group(&[request]);
+    assert_eq!(pool.offer(Tick(1), noop.clone()), Offered::Queued);
+    let batch = pool.next_batch(1 << 16, 16);
+    pool.executed_batch(&[batch[0].1], &[]);
+    pool.executed_noops([batch[0].1].into_iter());
+    assert_eq!(pool.offer(Tick(2), noop.clone()), Offered::Executed);
+    // It is forgotten in time, and costs a place then; nothing grows.
+    pool.executed_noops((0..1 << 14).map(|i: u32| {
+        Digest([i.to_le_bytes()[0], i.to_le_bytes()[1], 1].repeat(11)[..32].try_into().unwrap())
+    }));
+    assert_eq!(pool.offer(Tick(3), noop), Offered::Queued);
+}

@@ -225,8 +225,8 @@ pub struct Cluster {
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
     client_links: BTreeMap<(ClientId, ReplicaId), Tick>,
-    /// Answers sent before this event are lost.
-    answers_from: u64,
+    /// What was sent before this event, and before all replicas were down, is lost.
+    before_era: u64,
     heap: BinaryHeap<Due>,
     order: u64,
 }
@@ -289,7 +289,7 @@ impl Cluster {
             prints: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
             client_links: BTreeMap::new(),
-            answers_from: 0,
+            before_era: 0,
             heap: BinaryHeap::new(),
             order: 0,
         };
@@ -465,10 +465,10 @@ impl Cluster {
     }
 
     /// All replicas are down, where votes are not durable: the next start of each begins a new era, and what no client was told
-    /// may be undone. Answers under way are lost.
+    /// may be undone. Whatever is under way is lost.
     pub fn new_era(&mut self) {
         self.history.cut();
-        self.answers_from = self.order;
+        self.before_era = self.order;
         self.clients.iter_mut().for_each(Client::forget_answers);
         self.nodes.iter_mut().for_each(|node| node.new_era = true);
     }
@@ -585,13 +585,14 @@ impl Cluster {
         self.events += 1;
         self.mark_trace(due.event.number(), due.at.0);
         match due.event {
+            // No connection outlives all processes.
+            Event::Deliver { .. } | Event::Answers { .. } if due.order <= self.before_era => {}
             Event::Deliver { from, to, epoch, message } => {
                 if self.network.arrives(from, to, epoch) {
                     self.deliver(from, to, message);
                 }
             }
             Event::Group { to, client, bytes } => self.group(to, client, bytes),
-            Event::Answers { .. } if due.order <= self.answers_from => {}
             Event::Answers { from, leads, answers } => {
                 for a in answers {
                     let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
@@ -686,14 +687,14 @@ impl Cluster {
         if let Some(adversary) = &mut node.adversary {
             adversary.hears(from, &message);
         }
-        match node.auth.replica(from, message) {
+        match node.auth.replica(from, message.clone()) {
             Ok(checked) => self.step(to, Input::Message(checked)),
             Err(e) => {
                 *self.discards.entry(format!("rejected {e:?}")).or_default() += 1;
                 *self.turned_away.entry((from, format!("rejected {e:?}"))).or_default() += 1;
                 // In the MAC scheme a group forwarded for a client that lies to us is one of those.
                 let excused = self.byzantine.contains(from) || self.setup.client_auth == ClientAuth::Mac;
-                assert!(excused, "{to} rejects a message of correct {from}: {e:?}");
+                assert!(excused, "{to} rejects of correct {from}: {e:?}: {message:?}");
             }
         }
     }
