@@ -157,7 +157,7 @@ fn node(dir: &std::path::Path, config: &Config, hasher: Hasher, me: ReplicaId) -
         accepts_checked: false,
         scheme: Arc::new(Keys::new(config, &keys)),
     };
-    let mut replay = Replay::new(auth.clone());
+    let mut replay = Replay::new(auth.clone(), Default::default(), Lsn(1));
     replay.record(&first_record()).expect("it is the first");
     let order = OrderConfig {
         window: WINDOW,

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use duramen::config::Config;
 use duramen::log::{Inspected, RecoveryReport, inspect, own_kind_name};
-use duramen::order::durable::DurableState;
+use duramen::order::durable::{Base, DurableState};
 use duramen::order::record::OrderRecord;
-use duramen::types::Seq;
+use duramen::types::{Lsn, Seq};
 use duramen::wire::batch::{Batch, Hasher};
 
 use super::{CliError, emit};
@@ -128,6 +128,15 @@ fn describe(record: &OrderRecord) -> String {
         OrderRecord::Batch { seq, digest, batch } => {
             format!("{:<13}seq {seq} digest {digest:?}, batch {} B", "batch", batch.len())
         }
+        OrderRecord::Control(control) => format!(
+            "{:<13}reserve {}, era {}, mark at seq {}, {} prepared above it, {} reported",
+            "control",
+            control.reserve,
+            control.era,
+            control.prepared.0.statement.seq,
+            control.prepared.1.len(),
+            control.report.1.len()
+        ),
         OrderRecord::NewEra { era } => {
             format!("{:<13}{era}: votes forgotten before count as never cast", "new-era")
         }
@@ -141,7 +150,7 @@ fn verify(dir: &Path) -> Result<(), CliError> {
         return verify_decisions(dir, &config);
     }
     let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
-    let mut state = DurableState::new(hasher);
+    let mut state: Option<DurableState> = None;
     let (mut batches, mut requests) = (0u64, 0u64);
     let report = inspect(dir, &mut |at: Inspected| {
         let record = at.record;
@@ -161,8 +170,13 @@ fn verify(dir: &Path) -> Result<(), CliError> {
             batches += 1;
             requests += batch.requests() as u64;
         }
+        // What a log without its beginning leads to, its checkpoints tell.
+        let begins = record.lsn == Lsn(1);
+        let base = if begins { Base::default() } else { Base::ANYWHERE };
+        let state = state.get_or_insert_with(|| DurableState::new(hasher, base, begins));
         state.apply(record.lsn, &decoded).map_err(|e| place(e.to_string()))
     })?;
+    let state = state.unwrap_or_else(|| DurableState::new(hasher, Base::default(), true));
     let (view, mark, prepared) = (state.view, state.mark.statement.seq, state.prepared().count());
     found(&report)?;
     emit(format_args!(

@@ -99,8 +99,8 @@ fn one(args: &Args, seed: u64) -> Result<(), CliError> {
     match attempt(&args.plan(seed)) {
         Ok(r) => {
             emit(format_args!(
-                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, settled in {} ms",
-                r.events, r.places, r.acknowledged, r.views, r.wiped, r.settle_ms
+                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, settled in {} ms",
+                r.events, r.places, r.acknowledged, r.views, r.wiped, r.checkpoints, r.recycled, r.settle_ms
             ))?;
             emit(format_args!("trace {:016x}", r.trace))
         }
@@ -157,7 +157,7 @@ fn many(args: &Args) -> Result<(), CliError> {
     let (total, failures) = (total.into_inner(), failures.into_inner());
     let seconds = started.elapsed().as_secs_f64();
     emit(format_args!(
-        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced",
+        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled",
         total.seeds,
         args.start,
         total.seeds as f64 / seconds,
@@ -166,7 +166,9 @@ fn many(args: &Args) -> Result<(), CliError> {
         total.places,
         total.acknowledged,
         total.views,
-        total.wiped
+        total.wiped,
+        total.checkpoints,
+        total.recycled
     ))?;
     emit(format_args!(
         "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
@@ -219,6 +221,8 @@ struct Total {
     acknowledged: u64,
     views: u64,
     wiped: u64,
+    checkpoints: u64,
+    recycled: u64,
     outside: u64,
     slowest: (u64, u64),
     /// The sum, so that the order in which threads finish does not matter.
@@ -233,6 +237,8 @@ impl Total {
         self.acknowledged += r.acknowledged;
         self.views += r.views;
         self.wiped += r.wiped;
+        self.checkpoints += r.checkpoints;
+        self.recycled += r.recycled;
         self.outside += r.outside;
         self.slowest = self.slowest.max((r.settle_ms, seed));
         self.trace = self.trace.wrapping_add(r.trace);

@@ -240,6 +240,7 @@ impl Orderer {
         self.replay_early(out);
         self.try_sync(out);
         self.try_rejoin(out);
+        self.tell_covered(out);
     }
 
     /// Places behind a hole in our log, which a mark covers already, leave memory once they are executed and on disk.

@@ -1,6 +1,7 @@
 //! [core] What the log says: a fold over its records, the same live and in recovery, so that a STOP-DATA is a
 //! function of the log (RULES 2).
 
+use super::control::Control;
 use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
 use crate::types::*;
@@ -22,6 +23,20 @@ pub struct Prepared {
     pub batch: Lsn,
 }
 
+/// Where the executed state comes from that this log need not lead to: a checkpoint, or the beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Base {
+    /// Executed up to here.
+    pub seq: Seq,
+    /// The batch history up to there.
+    pub batches: Digest,
+}
+
+impl Base {
+    /// For a look at a log alone, wherever it begins.
+    pub const ANYWHERE: Base = Base { seq: Seq(u64::MAX - 1), batches: Digest::ZERO };
+}
+
 /// The state after a prefix of the log.
 #[derive(Clone, Debug)]
 pub struct DurableState {
@@ -32,12 +47,16 @@ pub struct DurableState {
     pub reserve: Seq,
     /// The last mark.
     pub mark: MarkCertificate,
-    /// Certificates of all marks, ascending.
-    marks: Vec<MarkCertificate>,
-    /// Digests of the places 1 ..= mark.
+    /// What lies up to here is not asked of this log any more.
+    base: Base,
+    /// Certificates of the marks above the base with their records, ascending.
+    marks: Vec<(MarkCertificate, Lsn)>,
+    /// Digests of the places above the base up to the mark.
     digests: Vec<Digest>,
-    /// Where the batches of the places 1 ..= mark lie; 0 where this log has none.
+    /// Where the batches of these places lie; 0 where this log has none.
     places: Vec<Lsn>,
+    /// False while a log without its beginning has not come to its first control record.
+    pub known: bool,
     /// Above the mark.
     prepared: BTreeMap<Seq, Prepared>,
     /// Batches held above the mark, by place and digest.
@@ -55,7 +74,7 @@ pub struct DurableState {
 }
 
 /// What a STOP-DATA says: mark, certificates, places of which something may be forgotten.
-type Report = (MarkCertificate, Vec<SlotReport>, Vec<Seq>);
+pub type Report = (MarkCertificate, Vec<SlotReport>, Vec<Seq>);
 
 /// A log that this software cannot have written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -68,10 +87,12 @@ pub struct Impossible {
 }
 
 impl DurableState {
-    /// Before the first record.
-    pub fn new(hasher: Hasher) -> Self {
+    /// Before the first record of a log that `begins` with the first there ever was, or does not; executed up to `base`.
+    pub fn new(hasher: Hasher, base: Base, begins: bool) -> Self {
         Self {
             hasher,
+            base,
+            known: begins,
             view: View(0),
             reserve: Seq(0),
             mark: MarkCertificate::default(),
@@ -121,9 +142,21 @@ impl DurableState {
     pub fn holds(&mut self, seq: Seq, digest: Digest) {
         if seq > self.mark.statement.seq {
             self.batches.insert((seq, digest), ELSEWHERE);
-        } else if self.digest(seq) == Some(digest) {
-            self.places[seq.0 as usize - 1] = ELSEWHERE;
+        } else {
+            self.lies_at(seq, digest, ELSEWHERE);
         }
+    }
+
+    /// A batch of a place that a mark covers.
+    fn lies_at(&mut self, seq: Seq, digest: Digest, lsn: Lsn) {
+        if let Some(at) = self.at(seq).filter(|at| self.digests.get(*at) == Some(&digest)) {
+            self.places[at] = lsn;
+        }
+    }
+
+    /// Where a place above the base stands in the lists.
+    fn at(&self, seq: Seq) -> Option<usize> {
+        seq.0.checked_sub(self.base.seq.0 + 1).map(|at| at as usize)
     }
 
     /// Takes down a complete decision certificate of a batch that is held.
@@ -143,7 +176,7 @@ impl DurableState {
         let refuse = |what| Err(Impossible { lsn, what });
         match record {
             OrderRecord::ViewEntered { view, reserve } => {
-                if *view <= self.view {
+                if *view <= self.view && self.known {
                     return refuse("a view is entered again");
                 }
                 if self.learner {
@@ -154,13 +187,13 @@ impl DurableState {
                 self.report = self.report_below(*view);
             }
             OrderRecord::Reserve { view, reserve } => {
-                if *view != self.view || *reserve < self.reserve {
+                if self.known && (*view != self.view || *reserve < self.reserve) {
                     return refuse("a vote reserve goes back");
                 }
                 self.reserve = *reserve;
             }
             OrderRecord::Prepared { certificate, .. } => {
-                if certificate.view != self.view {
+                if self.known && certificate.view != self.view {
                     return refuse("prepared in another view than the one entered (RULES 2)");
                 }
                 if certificate.seq > self.mark.statement.seq {
@@ -170,40 +203,65 @@ impl DurableState {
                 }
             }
             OrderRecord::PreparedRef { certificate } => {
-                if certificate.view != self.view {
+                if self.known && certificate.view != self.view {
                     return refuse("prepared in another view than the one entered (RULES 2)");
                 }
                 if certificate.seq > self.mark.statement.seq {
-                    let Some(&batch) = self.batches.get(&(certificate.seq, certificate.digest)) else {
-                        return refuse("refers to a batch that is not in the log");
-                    };
-                    let (kind, certificate) = (VoteKind::Write, certificate.clone());
-                    self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
+                    match self.batches.get(&(certificate.seq, certificate.digest)) {
+                        Some(&batch) => {
+                            let (kind, certificate) = (VoteKind::Write, certificate.clone());
+                            self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
+                        }
+                        None if self.known => return refuse("refers to a batch that is not in the log"),
+                        None => {}
+                    }
                 }
             }
             OrderRecord::Batch { seq, digest, .. } => {
                 if *seq > self.mark.statement.seq {
                     self.batches.insert((*seq, *digest), lsn);
-                } else if self.digest(*seq) == Some(*digest) {
-                    self.places[seq.0 as usize - 1] = lsn;
+                } else {
+                    self.lies_at(*seq, *digest, lsn);
                 }
             }
             OrderRecord::Mark { mark, digests } => {
-                let (from, to) = (self.mark.statement.seq, mark.statement.seq);
-                if to.0.checked_sub(from.0) != Some(digests.len() as u64) || digests.is_empty() {
+                let to = mark.statement.seq;
+                let Some(from) =
+                    to.0.checked_sub(digests.len() as u64).map(Seq).filter(|_| !digests.is_empty())
+                else {
+                    return refuse("a mark does not continue the one before");
+                };
+                // The first one of a log without its beginning continues one that is gone; the base lies behind it.
+                let begins = !self.known && self.mark.statement.seq == Seq(0);
+                if from != self.mark.statement.seq && !begins {
                     return refuse("a mark does not continue the one before");
                 }
-                let chain = digests.iter().fold(self.mark.statement.batches, |c, d| self.hasher.chain(&c, d));
+                if begins && from > self.base.seq {
+                    return refuse("the checkpoint ends before the log begins");
+                }
+                if begins && to <= self.base.seq {
+                    // The log still leads from here to the checkpoint, for others.
+                    self.base = Base { seq: to, batches: mark.statement.batches };
+                }
+                // What leads up to the base is gone, or told by the checkpoint.
+                let behind = if begins { self.base.seq.0 - from.0 } else { 0 };
+                let start = if begins { self.base.batches } else { self.mark.statement.batches };
+                let rest = &digests[behind as usize..];
+                let chain = rest.iter().fold(start, |c, d| self.hasher.chain(&c, d));
                 if chain != mark.statement.batches {
                     return refuse("a mark's digests do not lead to it");
                 }
                 for (seq, digest) in (from.0 + 1..).map(Seq).zip(digests) {
-                    let place = self.batches.get(&(seq, *digest)).copied().unwrap_or_default();
-                    self.places.push(place);
+                    if seq > self.base.seq {
+                        let place = self.batches.get(&(seq, *digest)).copied().unwrap_or_default();
+                        self.places.push(place);
+                        self.digests.push(*digest);
+                    }
                 }
-                self.digests.extend_from_slice(digests);
                 self.mark = mark.clone();
-                self.marks.push(mark.clone());
+                if to > self.base.seq {
+                    self.marks.push((mark.clone(), lsn));
+                }
                 self.prepared.retain(|seq, _| *seq > to);
                 self.batches.retain(|(seq, _), _| *seq > to);
             }
@@ -214,7 +272,7 @@ impl DurableState {
                 self.learner = true;
             }
             OrderRecord::Rejoined { view } => {
-                if !self.learner {
+                if self.known && !self.learner {
                     return refuse("rejoined without having been a learner");
                 }
                 self.learner = false;
@@ -222,15 +280,124 @@ impl DurableState {
                 self.view = *view;
             }
             OrderRecord::NewEra { era } => {
-                if *era != self.era + 1 {
+                if self.known && *era != self.era + 1 {
                     return refuse("an era does not follow the one before");
                 }
                 self.era = *era;
                 self.forgotten = Seq(0);
                 self.report = self.report_below(self.view);
             }
+            OrderRecord::Control(control) => {
+                if !self.known {
+                    self.learn(control).map_err(|what| Impossible { lsn, what })?;
+                } else if self.control(control.whole).bytes() != control.bytes() {
+                    return refuse("a control record says otherwise than the records before it");
+                }
+            }
         }
         Ok(())
+    }
+
+    /// All that is known besides batches and marks; without what is prepared where the log of decisions tells that.
+    pub fn control(&self, whole: bool) -> Control {
+        let prepared = |p: &Prepared| SlotReport { kind: p.kind, certificate: p.certificate.clone() };
+        let slots = if whole { self.prepared.values().map(prepared).collect() } else { Vec::new() };
+        Control {
+            view: self.view,
+            reserve: self.reserve,
+            forgotten: if whole { self.forgotten } else { Seq(0) },
+            era: self.era,
+            learner: self.learner,
+            rejoined: self.rejoined,
+            report: if whole { self.report.clone() } else { Report::default() },
+            prepared: (self.mark.clone(), slots),
+            whole,
+        }
+    }
+
+    /// Takes over what a control record says, in a log whose beginning is gone.
+    fn learn(&mut self, control: &Control) -> Result<(), &'static str> {
+        let (mark, slots) = &control.prepared;
+        let held = |s: &SlotReport| self.batches.contains_key(&(s.certificate.seq, s.certificate.digest));
+        if !slots.iter().all(held) {
+            // A later one let them go.
+            return Ok(());
+        }
+        if self.mark.statement.seq == Seq(0) {
+            if mark.statement.seq > self.base.seq {
+                return Err("the checkpoint ends before the log begins");
+            }
+            self.mark = mark.clone();
+        } else if self.mark.statement != mark.statement {
+            return Err("a control record says otherwise than the marks before it");
+        }
+        let marked = mark.statement.seq;
+        self.batches.retain(|(seq, _), _| *seq > marked);
+        self.prepared.clear();
+        for SlotReport { kind, certificate } in slots.iter().cloned() {
+            let batch = self.batches[&(certificate.seq, certificate.digest)];
+            self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
+        }
+        (self.view, self.reserve, self.era) = (control.view, control.reserve, control.era);
+        (self.learner, self.rejoined, self.forgotten) =
+            (control.learner, control.rejoined, control.forgotten);
+        self.report = control.report.clone();
+        self.known = true;
+        Ok(())
+    }
+
+    /// What the state comes from that this log does not lead to.
+    pub fn base(&self) -> Base {
+        self.base
+    }
+
+    /// The batch history up to `seq`, which lies between the base and the mark.
+    pub fn history(&self, seq: Seq) -> Option<Digest> {
+        let to = self.at(seq.next()).filter(|to| *to <= self.digests.len())?;
+        let last = self.marks.partition_point(|(m, _)| m.statement.seq <= seq).checked_sub(1);
+        let (from, chain) = match last.map(|i| self.marks[i].0.statement) {
+            Some(mark) => (self.at(mark.seq.next())?, mark.batches),
+            None => (0, self.base.batches),
+        };
+        Some(self.digests[from..to].iter().fold(chain, |c, d| self.hasher.chain(&c, d)))
+    }
+
+    /// What may go when a checkpoint covers the places up to `covered` and the records from `keep` on are to be kept anyway: the
+    /// places up to the first, and the records below the second.
+    pub fn recyclable(&self, covered: Seq, keep: Lsn) -> (Seq, Lsn) {
+        let covered = covered.min(self.mark.statement.seq).max(self.base.seq);
+        let held = |lsn: &Lsn| *lsn != Lsn(0) && *lsn != ELSEWHERE;
+        let mut needed = self.batches.values().copied().filter(held).min().unwrap_or(ELSEWHERE);
+        let mut marks = self.marks.iter().rev().peekable();
+        let (mut upto, mut below) = (covered, keep);
+        // From the mark down: what is needed above each place.
+        for seq in (self.base.seq.0..=self.mark.statement.seq.0).rev().map(Seq) {
+            while let Some((_, lsn)) = marks.next_if(|(m, _)| m.statement.seq > seq) {
+                needed = needed.min(*lsn);
+            }
+            let above = self.at(seq.next()).and_then(|at| self.places.get(at)).filter(|lsn| held(lsn));
+            needed = needed.min(above.copied().unwrap_or(ELSEWHERE));
+            if seq == covered {
+                below = below.min(needed);
+            }
+            if seq < covered {
+                if needed < below {
+                    break;
+                }
+                upto = seq;
+            }
+        }
+        (upto, below)
+    }
+
+    /// Forgets the places up to `upto`, which the log need not lead to any more.
+    pub fn trim(&mut self, upto: Seq) {
+        let Some(batches) = self.history(upto) else { return };
+        let gone = (upto.0 - self.base.seq.0) as usize;
+        self.digests.drain(..gone);
+        self.places.drain(..gone);
+        self.marks.retain(|(m, _)| m.statement.seq > upto);
+        self.base = Base { seq: upto, batches };
     }
 
     /// This replica's STOP-DATA for the view entered last, unsigned.
@@ -247,7 +414,7 @@ impl DurableState {
 
     /// The digest decided at `seq`, if a durable mark covers it.
     pub fn digest(&self, seq: Seq) -> Option<Digest> {
-        seq.0.checked_sub(1).and_then(|i| self.digests.get(i as usize)).copied()
+        self.at(seq).and_then(|i| self.digests.get(i)).copied()
     }
 
     /// The record that holds this batch, if the log has it.
@@ -255,7 +422,7 @@ impl DurableState {
         if seq > self.mark.statement.seq {
             return self.batches.get(&(seq, *digest)).copied();
         }
-        let i = seq.0.checked_sub(1)? as usize;
+        let i = self.at(seq)?;
         (self.digests.get(i) == Some(digest)).then(|| self.places[i]).filter(|lsn| *lsn != Lsn(0))
     }
 
@@ -266,17 +433,17 @@ impl DurableState {
 
     /// What the highest mark in `(above, upto]` states.
     pub fn mark_before(&self, upto: Seq, above: Seq) -> Option<MarkStatement> {
-        let end = self.marks.partition_point(|m| m.statement.seq <= upto);
-        self.marks[..end].last().map(|m| m.statement).filter(|s| s.seq > above)
+        let end = self.marks.partition_point(|(m, _)| m.statement.seq <= upto);
+        self.marks[..end].last().map(|(m, _)| m.statement).filter(|s| s.seq > above)
     }
 
     /// The furthest mark reachable from `from` with at most `most` digests, else the next one, and those digests.
     pub fn chain_from(&self, from: Seq, most: usize) -> Option<(MarkCertificate, Vec<Digest>)> {
         let reach = Seq(from.0.saturating_add(most as u64));
-        let next = self.marks.partition_point(|m| m.statement.seq <= from);
-        let end = self.marks.partition_point(|m| m.statement.seq <= reach).max(next + 1);
-        let mark = self.marks.get(..end)?.last()?;
-        let digests = self.digests[from.0 as usize..mark.statement.seq.0 as usize].to_vec();
+        let next = self.marks.partition_point(|(m, _)| m.statement.seq <= from);
+        let end = self.marks.partition_point(|(m, _)| m.statement.seq <= reach).max(next + 1);
+        let (mark, _) = self.marks.get(..end)?.last()?;
+        let digests = self.digests[self.at(from.next())?..self.at(mark.statement.seq.next())?].to_vec();
         Some((mark.clone(), digests))
     }
 }

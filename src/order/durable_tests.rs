@@ -1,6 +1,6 @@
 //! The fold over the log.
 
-use super::durable::DurableState;
+use super::durable::{Base, DurableState};
 use super::record::OrderRecord;
 use super::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::quorum::{FaultModel, Group as Members};
@@ -35,7 +35,7 @@ fn mark(batches: &[&Batch]) -> OrderRecord {
 }
 
 fn fold(records: &[OrderRecord]) -> DurableState {
-    let mut state = DurableState::new(hasher());
+    let mut state = DurableState::new(hasher(), Base::default(), true);
     for (lsn, record) in (1..).map(Lsn).zip(records) {
         state.apply(lsn, record).expect("a log we wrote");
     }
@@ -112,7 +112,7 @@ fn a_log_that_we_cannot_have_written_is_refused() {
         ("a mark with a gap", vec![entered(1), mark(&[&b])]),
     ];
     for (what, records) in bad {
-        let mut state = DurableState::new(hasher());
+        let mut state = DurableState::new(hasher(), Base::default(), true);
         let all = (1..).map(Lsn).zip(&records).try_for_each(|(lsn, record)| state.apply(lsn, record));
         assert!(all.is_err(), "{what}");
     }
@@ -121,7 +121,7 @@ fn a_log_that_we_cannot_have_written_is_refused() {
 #[test]
 fn replay_executes_what_a_mark_covers_and_nothing_more() {
     let (a, b, c) = (batch(1, 0), batch(2, 0), batch(3, 0));
-    let mut replay = Replay::new(setup().authenticator(ReplicaId(0)));
+    let mut replay = Replay::new(setup().authenticator(ReplicaId(0)), Base::default(), Lsn(1));
     let mut executed = Vec::new();
     for record in [first_record(), prepared(1, &a), prepared(1, &b), prepared(1, &c), mark(&[&a, &b])] {
         let early = replay.record(&record).expect("a log we wrote");
@@ -134,7 +134,7 @@ fn replay_executes_what_a_mark_covers_and_nothing_more() {
 #[test]
 fn replay_waits_for_a_batch_that_its_log_learns_after_the_mark() {
     let (a, b) = (batch(1, 0), batch(2, 0));
-    let mut replay = Replay::new(setup().authenticator(ReplicaId(0)));
+    let mut replay = Replay::new(setup().authenticator(ReplicaId(0)), Base::default(), Lsn(1));
     for record in [first_record(), prepared(1, &b), mark(&[&a, &b])] {
         assert!(replay.record(&record).expect("a log we wrote").is_empty());
     }
@@ -144,7 +144,7 @@ fn replay_waits_for_a_batch_that_its_log_learns_after_the_mark() {
 
 #[test]
 fn an_unformatted_log_starts_nothing() {
-    let replay = Replay::new(setup().authenticator(ReplicaId(0)));
+    let replay = Replay::new(setup().authenticator(ReplicaId(0)), Base::default(), Lsn(1));
     let config = setup().order;
     assert_eq!(replay.finish(config, Default::default()).err(), Some(RestoreError::NoView));
 }
@@ -187,5 +187,83 @@ fn every_record_comes_back_as_it_was() {
             assert!(elsewhere.is_err(), "{record:?} under another place");
         }
     }
-    assert!(OrderRecord::decode(10, Seq(0), View(0), Digest::ZERO, bytes::Bytes::new()).is_err());
+    assert!(OrderRecord::decode(11, Seq(0), View(0), Digest::ZERO, bytes::Bytes::new()).is_err());
+}
+
+/// A log of twelve places with marks at 4, 8 and 12, two of them prepared again above, after the records below `first` are gone.
+fn long_log() -> Vec<OrderRecord> {
+    let batches: Vec<Batch> = (1..=14).map(|seq| batch(seq, 0)).collect();
+    let all: Vec<&Batch> = batches.iter().collect();
+    let mut records = vec![first_record()];
+    for four in [0, 4, 8] {
+        records.extend(all[four..four + 4].iter().map(|b| prepared(1, b)));
+        records.push(mark_from(&all[..four + 4], four));
+    }
+    records.extend([prepared(1, all[12]), entered(2), prepared(2, all[13])]);
+    records
+}
+
+/// The mark of the last of `batches`, in a record that follows the mark at `from`.
+fn mark_from(batches: &[&Batch], from: usize) -> OrderRecord {
+    let OrderRecord::Mark { mark, digests } = mark(batches) else { unreachable!() };
+    OrderRecord::Mark { mark, digests: digests[from..].to_vec() }
+}
+
+#[test]
+fn a_log_without_its_beginning_says_the_same_from_its_control_record_on() {
+    let mut records = long_log();
+    let mut whole = fold(&records);
+    let control = OrderRecord::Control(Box::new(whole.control(true)));
+    let lsn = Lsn(records.len() as u64 + 1);
+    records.push(control.clone());
+    whole.apply(lsn, &control).expect("it says what is known");
+    // A checkpoint covers place 6, so what leads from 6 on is needed: its batch is record 8.
+    let (upto, below) = whole.recyclable(Seq(6), Lsn(u64::MAX));
+    assert_eq!((upto, below), (Seq(6), Lsn(9)));
+    let checkpoint = Base { seq: Seq(6), batches: whole.history(Seq(6)).expect("above the base") };
+    let mut rest = DurableState::new(hasher(), checkpoint, false);
+    for (lsn, record) in (1..).map(Lsn).zip(&records).skip(below.0 as usize - 1) {
+        rest.apply(lsn, record).expect("what is left of a log we wrote");
+    }
+    assert!(rest.known);
+    assert_eq!(rest.stop_data(ReplicaId(0)).unsigned(), whole.stop_data(ReplicaId(0)).unsigned());
+    assert_eq!(rest.control(true).bytes(), whole.control(true).bytes());
+    assert_eq!(rest.history(Seq(12)), whole.history(Seq(12)));
+    for seq in (7..=14).map(Seq) {
+        let digest = batch(seq.0, 0).digest;
+        assert_eq!(rest.batch_place(seq, &digest), whole.batch_place(seq, &digest), "place {seq}");
+    }
+    whole.trim(upto);
+    assert_eq!(whole.base(), checkpoint);
+    assert_eq!((whole.digest(Seq(6)), whole.digest(Seq(7))), (None, Some(batch(7, 0).digest)));
+    assert!(whole.chain_from(Seq(3), 4).is_none() && whole.chain_from(Seq(6), 4).is_some());
+}
+
+#[test]
+fn records_that_are_kept_for_others_keep_the_places_they_lead_to() {
+    let mut state = fold(&long_log());
+    let (upto, below) = state.recyclable(Seq(12), Lsn(8));
+    // Place 6 lies in record 8: what is kept from there on leads on from place 5.
+    assert_eq!((upto, below), (Seq(5), Lsn(8)));
+    state.trim(upto);
+    assert_eq!(state.chain_from(Seq(5), 8).map(|(m, d)| (m.statement.seq, d.len())), Some((Seq(12), 7)));
+    assert_eq!(state.recyclable(Seq(3), Lsn(u64::MAX)), (Seq(5), Lsn(8)), "what is gone stays gone");
+}
+
+#[test]
+fn a_log_without_its_beginning_is_refused_without_what_leads_to_it() {
+    let records = long_log();
+    let tail = |base: u64, from: usize| {
+        let whole = fold(&records);
+        let base = Base { seq: Seq(base), batches: whole.history(Seq(base)).expect("in the log") };
+        let mut replay = Replay::new(setup().authenticator(ReplicaId(0)), base, Lsn(from as u64));
+        let read = records[from - 1..].iter().try_for_each(|r| replay.record(r).map(drop));
+        read.and_then(|()| replay.finish(setup().order, Default::default()).map(drop)).err()
+    };
+    assert_eq!(tail(6, 9), Some(RestoreError::NoControl(Lsn(9))), "nothing tells the view");
+    assert!(
+        matches!(tail(3, 9), Some(RestoreError::Impossible(_))),
+        "the checkpoint ends before the log begins"
+    );
+    assert_eq!(tail(0, 1), None, "the whole log needs neither");
 }

@@ -74,6 +74,17 @@ pub enum Input {
     LogFailed(String),
     /// A batch read from our own log, as [`Output::ServeBatch`] to ourselves asked.
     OwnBatch(Arc<Batch>),
+    /// The state executed up to this mark's place was frozen, to become a checkpoint.
+    CheckpointTaken(Seq),
+    /// A checkpoint is on disk, and one before it.
+    CheckpointStored {
+        /// What the older of the two covers.
+        seq: Seq,
+        /// Records from here on are kept all the same.
+        keep: Lsn,
+        /// The disk is short: what others lack is no reason to keep anything.
+        pressed: bool,
+    },
     /// Order a no-op of our own with this nonce (RULES 9).
     OrderNoop(u64),
     /// Crash mode: may a read with this token be answered from the executed state? (RULES 9)
@@ -114,6 +125,20 @@ pub enum Output {
         seq: Seq,
         /// Which record holds it; [`ELSEWHERE`](super::durable::ELSEWHERE): to be found by its place.
         lsn: Lsn,
+    },
+    /// The durable mark covers the checkpoint of this place: it may count.
+    Covered {
+        /// Which.
+        seq: Seq,
+        /// The batch history up to it.
+        batches: Digest,
+    },
+    /// The log is not asked for these any more.
+    Recycle {
+        /// Places up to here.
+        upto: Seq,
+        /// Records below this one.
+        below: Lsn,
     },
     /// These reads may be answered now.
     ReadReady(Vec<u64>),

@@ -40,6 +40,9 @@ pub mod interface;
 /// What is kept in the log.
 pub mod record;
 
+/// What stands in one record of it, so that older ones may go.
+pub mod control;
+
 /// What the log says.
 pub mod durable;
 
@@ -69,6 +72,9 @@ mod rejoin;
 
 /// Marks, the window, and what a replica behind does.
 mod catch_up;
+
+/// What the log keeps beside checkpoints.
+mod recycle;
 
 /// What must hold of one state, and between two.
 pub mod invariants;

@@ -53,6 +53,7 @@ pub(super) enum Held {
     ViewEntered(View),
     Reserve(View, Seq),
     Mark(Seq),
+    Control { upto: Seq, below: Lsn },
 }
 
 /// What an ACCEPT is for.
@@ -131,6 +132,8 @@ pub struct Orderer {
     pub(super) marks: BTreeMap<Seq, BTreeMap<ReplicaId, Mark>>,
     pub(super) mark_appended: Seq,
     pub(super) catch_up: Option<CatchUp>,
+    /// A checkpoint of this place waits for the mark.
+    pub(super) checkpoint_taken: Option<Seq>,
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
@@ -144,6 +147,8 @@ pub struct Orderer {
     pub(super) leader_lied: bool,
     pub(super) last_progress: Tick,
     pub(super) view_began: Tick,
+    /// When this replica began to hear others.
+    pub(super) begun: Tick,
     /// When the view was entered, or the replica restarted in it.
     pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
@@ -175,11 +180,7 @@ impl Orderer {
         now: Now,
     ) -> Self {
         let (members, me, view) = (auth.members, auth.me, durable.view);
-        let mut chain = Digest::ZERO;
-        for seq in (1..=executed.0).map(Seq) {
-            let digest = durable.digest(seq).expect("only what a mark covers is executed in recovery");
-            chain = auth.hasher.chain(&chain, &digest);
-        }
+        let chain = durable.history(executed).expect("only what a mark covers is executed in recovery");
         let low = durable.mark.statement.seq;
         let rest: VecDeque<Digest> =
             (executed.0 + 1..=low.0).filter_map(|s| durable.digest(Seq(s))).collect();
@@ -233,6 +234,7 @@ impl Orderer {
             marks: BTreeMap::new(),
             mark_appended: low,
             catch_up: (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest }),
+            checkpoint_taken: None,
             next_seq: low.next(),
             highest,
             requests,
@@ -244,6 +246,7 @@ impl Orderer {
             leader_lied: false,
             last_progress: now.tick,
             view_began: now.tick,
+            begun: now.tick,
             changing_since: now.tick,
             failed_views: 0,
             decide_ns: 0,
@@ -287,7 +290,7 @@ impl Orderer {
     pub fn begin(&mut self, now: Now) {
         self.now = now;
         (self.last_leader_sign, self.last_progress, self.next_heartbeat) = (now.tick, now.tick, now.tick);
-        (self.view_began, self.changing_since) = (now.tick, now.tick);
+        (self.view_began, self.changing_since, self.begun) = (now.tick, now.tick, now.tick);
     }
 
     /// Sessions that are open at the start: their old requests are turned away as before the restart.
@@ -433,6 +436,14 @@ impl Orderer {
             }
             Input::OwnBatch(batch) => {
                 let _ = self.on_batch_is(batch, out);
+                Ok(())
+            }
+            Input::CheckpointTaken(seq) => {
+                self.on_checkpoint_taken(seq, out);
+                Ok(())
+            }
+            Input::CheckpointStored { seq, keep, pressed } => {
+                self.on_checkpoint_stored(seq, keep, pressed, out);
                 Ok(())
             }
             Input::ReadIndex(token) => {
@@ -1027,6 +1038,7 @@ impl Orderer {
                 let seq = *seq;
                 self.window_moves(held.map(|_| seq), out);
             }
+            Held::Control { upto, below } => self.recycle(*upto, *below, out),
         }
     }
 

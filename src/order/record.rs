@@ -11,7 +11,9 @@
 //! | 7 | `NewEra` | votes forgotten before this count as never cast: an operator said so (RULES 14) |
 //! | 8 | `Learner` | the first record of a log in place of a lost one: no vote until `Rejoined` (RULES 7) |
 //! | 9 | `Rejoined` | what the lost log held cannot matter in views above this one |
+//! | 10 | `Control` | all of the above but batches and marks, so that what lies before may be recycled (RULES 15) |
 
+use super::control::Control;
 use crate::log::Record;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
@@ -32,6 +34,7 @@ pub enum OrderRecord {
     NewEra { era: u64 },
     Learner,
     Rejoined { view: View },
+    Control(Box<Control>),
 }
 
 /// A record as the log stores it: header fields and payload parts.
@@ -95,6 +98,10 @@ impl OrderRecord {
             }
             Self::Learner => (8, Seq(0), View(0), Digest::ZERO, None),
             Self::Rejoined { view } => (9, Seq(0), *view, Digest::ZERO, None),
+            Self::Control(control) => {
+                control.write(&mut w);
+                (10, Seq(0), control.view, Digest::ZERO, None)
+            }
         };
         let mut payload = Vec::with_capacity(2);
         if !w.out.is_empty() {
@@ -133,6 +140,7 @@ impl OrderRecord {
             7 => Self::NewEra { era: r.u64()? },
             8 => Self::Learner,
             9 => Self::Rejoined { view },
+            10 => Self::Control(Box::new(Control::read(&mut r)?)),
             _ => return Err(DecodeError::UnknownKind),
         };
         r.end()?;
@@ -141,6 +149,7 @@ impl OrderRecord {
                 c.seq == seq && c.view == view && c.digest == digest
             }
             Self::Mark { mark, .. } => mark.statement.seq == seq,
+            Self::Control(control) => control.view == view,
             _ => true,
         };
         if consistent { Ok(record) } else { Err(DecodeError::BadValue) }

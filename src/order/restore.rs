@@ -3,7 +3,7 @@
 //! Only what a mark covers is executed from the log (RULES 8); places above it wait for the group: a decision, or a
 //! view change that chooses them again.
 
-use super::durable::{DurableState, Impossible};
+use super::durable::{Base, DurableState, Impossible};
 use super::interface::{Now, OrderConfig};
 use super::orderer::Orderer;
 use super::record::OrderRecord;
@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub struct Replay {
     auth: Authenticator,
     durable: DurableState,
+    checkpoint: Base,
+    first: Lsn,
     next_lsn: Lsn,
     handed_out: Seq,
     batches: BTreeMap<(Seq, Digest), Bytes>,
@@ -36,13 +38,30 @@ pub enum RestoreError {
     /// No view was ever entered: `init` did not finish.
     #[error("the log names no view: `init` did not finish")]
     NoView,
+    /// The first records are gone, and nothing tells what they said.
+    #[error("the log begins at record {0}, and no record in it tells what stood before")]
+    NoControl(Lsn),
+    /// A checkpoint of another log.
+    #[error("the checkpoint of place {0} comes from another history than the log")]
+    Other(Seq),
+    /// A checkpoint of another log, or this log lost its end.
+    #[error("the checkpoint of place {checkpoint} lies ahead of the log, whose last mark is of place {mark}")]
+    Ahead {
+        /// Where the checkpoint ends.
+        checkpoint: Seq,
+        /// The log's mark.
+        mark: Seq,
+    },
 }
 
 impl Replay {
-    /// Before the first record.
-    pub fn new(auth: Authenticator) -> Self {
-        let durable = DurableState::new(auth.hasher);
-        Self { auth, durable, next_lsn: Lsn(1), handed_out: Seq(0), batches: BTreeMap::new() }
+    /// Before record `first`, the first that the log still has; everything up to `checkpoint` is executed.
+    pub fn new(auth: Authenticator, checkpoint: Base, first: Lsn) -> Self {
+        let begins = first == Lsn(1);
+        let base = if begins { Base::default() } else { checkpoint };
+        let durable = DurableState::new(auth.hasher, base, begins);
+        let (handed_out, batches) = (checkpoint.seq, BTreeMap::new());
+        Self { auth, durable, checkpoint, first, next_lsn: first, handed_out, batches }
     }
 
     /// Takes the next record; gives the batches that a mark now covers, in sequence.
@@ -132,8 +151,18 @@ impl Replay {
 
     /// The core, ready for its first input. All that was handed out is executed.
     pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
+        if !self.durable.known {
+            return Err(RestoreError::NoControl(self.first));
+        }
         if self.durable.view == View(0) && !self.durable.learner {
             return Err(RestoreError::NoView);
+        }
+        let (checkpoint, mark) = (self.checkpoint, self.durable.mark.statement.seq);
+        if checkpoint.seq > mark {
+            return Err(RestoreError::Ahead { checkpoint: checkpoint.seq, mark });
+        }
+        if self.durable.history(checkpoint.seq) != Some(checkpoint.batches) {
+            return Err(RestoreError::Other(checkpoint.seq));
         }
         let mut batches = Vec::new();
         for ((seq, digest), bytes) in self.batches {

@@ -248,6 +248,7 @@ impl OrderStage {
                 Output::ServeBatch { to, seq, lsn } => {
                     let _ = self.to_fetch.try_send(Serve { to, seq, lsn });
                 }
+                Output::Covered { .. } | Output::Recycle { .. } => {}
                 Output::ReadReady(tokens) => {
                     // The read must see every batch handed out before it.
                     self.hand_out(&mut batches);

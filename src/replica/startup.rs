@@ -300,7 +300,7 @@ impl Replica {
             ..ClientTableLimits::default()
         };
         let mut executor = Executor::new(service, ClientTable::new(table), hasher);
-        let mut replay = Replay::new(auth.clone());
+        let mut replay = Replay::new(auth.clone(), Default::default(), Lsn(1));
         let mut wrong = None;
         let log_dir = data_dir::log_dir(&dir, id);
         // Both logs of a replica share the arm.

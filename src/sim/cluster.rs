@@ -8,7 +8,7 @@ use super::executor::{Answer, Executor};
 use super::network::{Network, Weather};
 use super::random::Random;
 use super::scheme::ReplicaKeys;
-use crate::order::durable::ELSEWHERE;
+use crate::order::durable::{Base, ELSEWHERE};
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
@@ -51,6 +51,7 @@ pub struct Setup {
     /// Every message passes through its encoding.
     pub encode: bool,
     pub sessions_max: usize,
+    pub checkpoints: Option<Checkpoints>,
 }
 
 impl Setup {
@@ -79,6 +80,7 @@ impl Setup {
             client_auth,
             encode: true,
             sessions_max: 256,
+            checkpoints: None,
         }
     }
 
@@ -164,6 +166,24 @@ impl Ord for Due {
     }
 }
 
+/// When replicas take checkpoints, and what becomes of their logs then.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoints {
+    /// Each takes one every so many places, one replica after the other.
+    pub period: u64,
+    /// All take them at the same place.
+    pub together: bool,
+    /// What checkpoints cover leaves the log.
+    pub recycles: bool,
+}
+
+/// An executed state on disk.
+#[derive(Clone)]
+struct Checkpoint {
+    base: Base,
+    executor: Executor,
+}
+
 /// One replica.
 pub struct Node {
     pub me: ReplicaId,
@@ -171,6 +191,10 @@ pub struct Node {
     pub core: Option<Orderer>,
     pub disk: Disk,
     pub executor: Executor,
+    /// On disk, the older first.
+    checkpoints: VecDeque<Checkpoint>,
+    /// Frozen, and not yet on disk.
+    taken: Option<Executor>,
     pub adversary: Option<Box<dyn Adversary>>,
     /// Nanoseconds its wall clock is ahead.
     pub skew: i64,
@@ -217,6 +241,10 @@ pub struct Cluster {
     pub views_started: u64,
     /// Replicas that lost their logs and came back as learners.
     pub wiped: u64,
+    /// Checkpoints that reached a disk.
+    pub checkpoints: u64,
+    /// Log records that they made superfluous.
+    pub recycled: u64,
     /// Discards by reason, over all replicas.
     pub discards: BTreeMap<String, u64>,
     /// Those of messages, by sender and reason.
@@ -248,6 +276,8 @@ impl Cluster {
                     core: None,
                     disk,
                     executor: Executor::new(setup.hasher(), setup.sessions_max),
+                    checkpoints: VecDeque::new(),
+                    taken: None,
                     adversary: None,
                     skew: 0,
                     paused_until: Tick(0),
@@ -284,6 +314,8 @@ impl Cluster {
             trace: 0,
             views_started: 0,
             wiped: 0,
+            checkpoints: 0,
+            recycled: 0,
             discards: BTreeMap::new(),
             turned_away: BTreeMap::new(),
             prints: std::env::var_os("DURAMEN_TRACE").is_some(),
@@ -361,6 +393,7 @@ impl Cluster {
             node.decisions.extend(proof.map(|proof| (proof, batch.bytes.clone())));
         }
         node.proof = None;
+        node.taken = None;
         node.executing = false;
         node.disk.crash(tail, &mut self.random);
         self.network.disconnect(r);
@@ -381,8 +414,16 @@ impl Cluster {
             node.disk.held = false;
         }
         node.paused_until = Tick(0);
-        node.executor = Executor::new(self.setup.hasher(), self.setup.sessions_max);
-        let mut replay = Replay::new(node.auth.clone());
+        // Sometimes the newest checkpoint is damaged: the one before it has to do.
+        if node.checkpoints.len() > 1 && self.random.per_mille(200) {
+            node.checkpoints.pop_back();
+        }
+        let (base, executor) = match node.checkpoints.back() {
+            Some(checkpoint) => (checkpoint.base, checkpoint.executor.clone()),
+            None => (Base::default(), Executor::new(self.setup.hasher(), self.setup.sessions_max)),
+        };
+        node.executor = executor;
+        let mut replay = Replay::new(node.auth.clone(), base, node.disk.first());
         let ready = read_logs(&mut replay, &node.disk, &node.decisions);
         if ready.is_err() && !correct {
             // What is left of a liar's logs need not make sense.
@@ -412,7 +453,12 @@ impl Cluster {
         let mut order = self.setup.order.clone();
         order.seed = self.random.next();
         let now = clock(self.now, node.skew);
-        node.core = Some(replay.finish(order, now).expect("a formatted log"));
+        let core = replay.finish(order, now);
+        if core.is_err() && !correct {
+            self.replace_log(r);
+            return self.restart(r);
+        }
+        node.core = Some(core.expect("a log of ours"));
         node.before = Default::default();
         node.tick_due = Tick(u64::MAX);
         self.note(r, || "restart".to_string());
@@ -426,6 +472,7 @@ impl Cluster {
         node.disk.append(&learner_record());
         node.disk.sync();
         node.decisions.clear();
+        node.checkpoints.clear();
         node.started = false;
         self.wiped += 1;
         self.note(r, || "gets an empty log".to_string());
@@ -820,6 +867,13 @@ impl Cluster {
                         self.step(r, Input::OwnBatch(Arc::new(batch)));
                     }
                 }
+                Output::Covered { seq, batches } => self.store_checkpoint(r, Base { seq, batches }),
+                Output::Recycle { upto, below } => {
+                    let node = &mut self.nodes[r.index()];
+                    self.recycled += below.0.saturating_sub(node.disk.first().0);
+                    node.disk.recycle(below);
+                    node.decisions.retain(|(c, _)| c.seq > upto);
+                }
                 Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),
                 Output::ReadRefused(tokens) => self.nodes[r.index()].refused.extend(tokens),
                 Output::ViewStarted(view) => {
@@ -877,8 +931,49 @@ impl Cluster {
         }
         self.answers(r, outcome.answers);
         self.step(r, Input::Executed { seq, replies, progress: outcome.progress });
+        self.take_checkpoint(r, seq);
         self.nodes[r.index()].executing = false;
         self.start_executing(r);
+    }
+
+    /// Freezes the state if it is this replica's turn.
+    fn take_checkpoint(&mut self, r: ReplicaId, seq: Seq) {
+        let Some(plan) = self.setup.checkpoints else { return };
+        let n = u64::from(self.setup.members.n());
+        let turn = if plan.together { 0 } else { u64::from(r.0) * (plan.period / n) };
+        let node = &mut self.nodes[r.index()];
+        if seq.0 % plan.period == turn && node.taken.is_none() && node.core.is_some() {
+            node.taken = Some(node.executor.clone());
+            self.step(r, Input::CheckpointTaken(seq));
+        }
+    }
+
+    /// The checkpoint being written may count: some time later it is on disk.
+    fn store_checkpoint(&mut self, r: ReplicaId, base: Base) {
+        let node = &mut self.nodes[r.index()];
+        let executor = node.taken.clone().expect("what is covered was taken");
+        assert_eq!(executor.executed, base.seq);
+        let boot = node.boot;
+        let us = self.random.between(10, 50_000);
+        self.later(us, move |c| {
+            let node = &mut c.nodes[r.index()];
+            if node.boot != boot {
+                return;
+            }
+            node.taken = None;
+            node.checkpoints.push_back(Checkpoint { base, executor });
+            while node.checkpoints.len() > 2 {
+                node.checkpoints.pop_front();
+            }
+            c.checkpoints += 1;
+            c.note(r, || format!("stores checkpoint {}", base.seq));
+            let recycles = c.setup.checkpoints.is_some_and(|plan| plan.recycles);
+            let node = &mut c.nodes[r.index()];
+            if let (true, [older, _]) = (recycles, node.checkpoints.make_contiguous()) {
+                let seq = older.base.seq;
+                c.step(r, Input::CheckpointStored { seq, keep: Lsn(u64::MAX), pressed: false });
+            }
+        });
     }
 
     fn answers(&mut self, r: ReplicaId, mut answers: Vec<Answer>) {

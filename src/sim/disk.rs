@@ -47,6 +47,8 @@ pub struct Disk {
     pub held: bool,
     /// It reports writes that a crash undoes.
     pub lies: bool,
+    /// Records below are recycled.
+    first: Lsn,
     /// A durable record cannot be read back: bits rotted, or a write went astray and hit it.
     rotten: bool,
 }
@@ -63,6 +65,7 @@ impl Disk {
             write_us,
             held: false,
             lies: false,
+            first: Lsn(1),
             rotten: false,
         }
     }
@@ -127,6 +130,17 @@ impl Disk {
         self.writes.clear();
     }
 
+    /// Records below are gone.
+    pub fn recycle(&mut self, below: Lsn) {
+        assert!(below.0 <= self.durable as u64 + 1, "what is not durable is recycled");
+        self.first = self.first.max(below);
+    }
+
+    /// The first record that is left.
+    pub fn first(&self) -> Lsn {
+        self.first
+    }
+
     /// A durable record can no longer be read.
     pub fn rot(&mut self) {
         self.rotten |= self.durable > 0;
@@ -139,7 +153,7 @@ impl Disk {
 
     /// What a scan at start finds.
     pub fn read(&self) -> impl Iterator<Item = OrderRecord> {
-        self.records.iter().map(|r| {
+        self.records.iter().skip(self.first.0 as usize - 1).map(|r| {
             OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload.clone())
                 .expect("own record decodes")
         })
@@ -148,7 +162,7 @@ impl Disk {
     /// The batch in record `lsn`, if it is durable.
     pub fn batch(&self, lsn: Lsn) -> Option<Bytes> {
         let at = lsn.0 as usize - 1;
-        if at >= self.durable {
+        if at >= self.durable || lsn < self.first {
             return None;
         }
         let r = &self.records[at];

@@ -33,6 +33,7 @@ pub struct Outcome {
 }
 
 /// The state of one replica's service.
+#[derive(Clone)]
 pub struct Executor {
     hasher: Hasher,
     table: ClientTable,

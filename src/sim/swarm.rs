@@ -1,7 +1,7 @@
 //! Random runs: each seed draws its group, its rates and its faults, then heals and must make progress.
 
 use super::adversary;
-use super::cluster::{Cluster, Setup};
+use super::cluster::{Checkpoints, Cluster, Setup};
 use super::disk::Tail;
 use super::network::Weather;
 use super::random::Random;
@@ -22,6 +22,10 @@ pub struct Report {
     pub faults: usize,
     /// Logs lost and replaced.
     pub wiped: u64,
+    /// Checkpoints on disk.
+    pub checkpoints: u64,
+    /// Log records recycled.
+    pub recycled: u64,
     pub events: u64,
     pub places: u64,
     pub acknowledged: u64,
@@ -63,6 +67,22 @@ fn draw_setup(members: Members, random: &mut Random) -> Setup {
 
 fn draw_tail(random: &mut Random) -> Tail {
     *random.pick(&[Tail::Lost, Tail::Kept, Tail::Torn, Tail::Torn])
+}
+
+/// When checkpoints are taken, and whether the log goes with them.
+fn draw_checkpoints(setup: &mut Setup, seed: u64) {
+    let mut random = Random::new(seed ^ 0x6368_6563_6b00);
+    let n = u64::from(setup.members.n());
+    if random.per_mille(700) {
+        let period = setup.order.mark_interval * n * random.between(1, 4);
+        setup.checkpoints =
+            Some(Checkpoints { period, together: random.per_mille(300), recycles: random.per_mille(800) });
+    }
+}
+
+/// Whether a fault of this seed costs a replica its log. Until there is state transfer, the others must then keep theirs.
+fn wipes(seed: u64) -> bool {
+    Random::new(seed).below(16) == 13
 }
 
 /// One of the things that go wrong.
@@ -288,6 +308,7 @@ pub fn run(plan: &Plan) -> Report {
     let mut random = Random::new(seed);
     let mut setup = draw_setup(members, &mut random);
     setup.order.votes_durable = votes_durable;
+    draw_checkpoints(&mut setup, seed);
     if plan.calm {
         setup.weather = Weather::fair();
     }
@@ -321,6 +342,9 @@ pub fn run(plan: &Plan) -> Report {
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
     let faults: Vec<(u64, u64)> =
         (0..*random.pick(&[0, 1, 3, 8, 16])).map(|_| (random.below(span_us), random.next())).collect();
+    if let Some(checkpoints) = &mut c.setup.checkpoints {
+        checkpoints.recycles &= !faults.iter().any(|(_, seed)| wipes(*seed));
+    }
     for (i, (at, seed)) in faults.iter().enumerate() {
         if !plan.without.contains(&i) {
             fault(&mut c, *at, *seed);
@@ -371,6 +395,8 @@ pub fn run(plan: &Plan) -> Report {
         acknowledged: c.history.acknowledged,
         views: c.views_started,
         wiped: c.wiped,
+        checkpoints: c.checkpoints,
+        recycled: c.recycled,
         settle_ms,
     }
 }

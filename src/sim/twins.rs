@@ -115,7 +115,7 @@ impl Run {
         let nodes = auth.iter().map(|auth| {
             let mut disk = Disk::new((1, 1));
             disk.append(&first_record());
-            let mut replay = Replay::new(auth.clone());
+            let mut replay = Replay::new(auth.clone(), Default::default(), Lsn(1));
             replay.record(&first_record()).expect("a first record");
             let mut order = setup.order.clone();
             // Twins differ in what they draw, as two processes do.
@@ -197,6 +197,7 @@ impl Run {
                 let batch = Batch::decode(&self.auth[at].hasher, seq, batch).expect("our own batch");
                 self.work.push_back((at, Input::OwnBatch(Arc::new(batch))));
             }
+            Output::Covered { .. } | Output::Recycle { .. } => unreachable!("no checkpoints here"),
             Output::ViewStarted(_) => self.shown.views += u64::from(self.correct(at)),
             Output::Halt(why) => assert!(!self.correct(at), "node {at} halts: {why}"),
             Output::Decision(_)

@@ -797,11 +797,13 @@ impl StopData {
         w.out
     }
 
-    fn write(&self, w: &mut Writer) {
+    /// Appends the encoding; also used in log records.
+    pub fn write(&self, w: &mut Writer) {
         w.raw(&self.unsigned()).raw(&self.signature.0);
     }
 
-    fn read(r: &mut Reader) -> Result<Self, DecodeError> {
+    /// Reads it back.
+    pub fn read(r: &mut Reader) -> Result<Self, DecodeError> {
         let (view, sender) = (View(r.u64()?), ReplicaId(r.u32()?));
         let mark = MarkCertificate::read(r)?;
         let count = r.count(53)?;

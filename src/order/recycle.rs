@@ -1,0 +1,59 @@
+//! [core] What the log keeps once checkpoints cover what it leads to (RULES 3, 5, 15).
+//!
+//! ```text
+//! execute, at a place of the schedule: CheckpointTaken(k) ─→ the durable mark reaches k ─→ Covered(k, history): it may count
+//! the checkpoint has its name on disk: CheckpointStored(older of two) ─→ Control record ─→ durable ─→ Recycle
+//! ```
+//! A checkpoint counts only below the own durable mark: what lies above it is decided, and yet an operator's new era may cut it. And
+//! what others that are behind still ask for is kept for them, as long as the disk has room.
+
+use super::interface::*;
+use super::orderer::*;
+use super::record::OrderRecord;
+use crate::types::*;
+
+/// A replica heard of within this long may still need what it says it lacks.
+const PIN_NS: u64 = 60_000_000_000;
+
+impl Orderer {
+    /// The executed state at `seq` was frozen and is being written.
+    pub(super) fn on_checkpoint_taken(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        self.checkpoint_taken = Some(seq);
+        self.tell_covered(out);
+    }
+
+    /// The mark moved: perhaps it covers the checkpoint that is being written.
+    pub(super) fn tell_covered(&mut self, out: &mut Vec<Output>) {
+        let Some(seq) = self.checkpoint_taken.filter(|seq| *seq <= self.low) else { return };
+        self.checkpoint_taken = None;
+        if let Some(batches) = self.durable.history(seq) {
+            out.push(Output::Covered { seq, batches });
+        }
+    }
+
+    /// Two checkpoints are on disk, the older of them of `seq`.
+    pub(super) fn on_checkpoint_stored(&mut self, seq: Seq, keep: Lsn, pressed: bool, out: &mut Vec<Output>) {
+        let (now, begun) = (self.now.tick, self.begun);
+        // One that was not heard of yet may lack anything.
+        let near = |p: &&Peer| now.since(p.seen.max(begun)) < PIN_NS;
+        let pinned =
+            self.peers.values().filter(near).map(|p| p.status.map(|s| s.mark).unwrap_or_default()).min();
+        let covered = match pinned {
+            Some(pinned) if !pressed => seq.min(pinned),
+            _ => seq,
+        };
+        let (upto, below) = self.durable.recyclable(covered.min(self.executed), keep);
+        if below <= Lsn(1) && upto == self.durable.base().seq {
+            return;
+        }
+        let control = Box::new(self.durable.control(self.config.votes_durable));
+        let lsn = self.append(OrderRecord::Control(control), out);
+        self.hold(lsn, Held::Control { upto, below: below.min(lsn) }, out);
+    }
+
+    /// A control record behind all that is to go is durable.
+    pub(super) fn recycle(&mut self, upto: Seq, below: Lsn, out: &mut Vec<Output>) {
+        self.durable.trim(upto);
+        out.push(Output::Recycle { upto, below });
+    }
+}
