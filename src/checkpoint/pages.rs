@@ -113,18 +113,19 @@ impl<P: Page> Pages<P> {
 
     /// The page to be written, unless it is free. Counts as changed, whether it is written or not.
     pub fn get_mut(&mut self, index: u64) -> Option<&mut P> {
-        self.slot(index)?;
+        if index >= self.count {
+            return None;
+        }
         let (mut node, mut level) = (&mut self.root, self.level);
         loop {
             let Node { children, digest, .. } = Arc::make_mut(node);
             digest.take();
             match children {
                 Children::Nodes(nodes) => {
-                    node = nodes[child_at(level, index)].as_mut().expect("looked up before");
+                    node = nodes[child_at(level, index)].as_mut()?;
                 }
                 Children::Slots(slots) => {
-                    let slot = slots[child_at(level, index)].as_mut().expect("looked up before");
-                    let slot = Arc::make_mut(slot);
+                    let slot = Arc::make_mut(slots[child_at(level, index)].as_mut()?);
                     slot.digest.take();
                     return Some(&mut slot.page);
                 }

@@ -30,8 +30,11 @@
 mod canonical;
 /// Checks of the contract, for the tests of services.
 pub mod conformance;
+mod conformance_pages;
 mod counter;
 mod key_value;
+mod key_value_keys;
+mod key_value_page;
 mod key_value_tree;
 mod null;
 mod slow;
