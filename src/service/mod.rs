@@ -48,6 +48,8 @@ pub use null::{NULL_REPLY_BYTES_MAX, NullService};
 pub use slow::SlowService;
 
 #[cfg(test)]
+mod key_value_pages_tests;
+#[cfg(test)]
 mod key_value_tests;
 #[cfg(test)]
 mod service_tests;
