@@ -94,6 +94,9 @@ pub mod durable;
 /// Decided batches become service calls and replies, each operation once.
 pub mod execute;
 
+/// States at agreed places of the order, cheap to take and named by one root.
+pub mod checkpoint;
+
 /// What a client may rely on when it is answered.
 pub mod reply;
 

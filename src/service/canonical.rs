@@ -26,6 +26,9 @@ pub enum RestoreError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The service does not keep its state in pages.
+    #[error("the service does not keep its state in pages")]
+    NotPaged,
 }
 
 /// Reads canonical bytes (little-endian, lengths first) and knows where it stands.

@@ -1,11 +1,14 @@
 //! Checks that a [`Service`] keeps its contract, for the tests of anybody who writes one. They panic with what is wrong.
 
+use std::any::Any;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
+pub use super::conformance_pages::*;
 use super::{Context, RestoreError, Service, Snapshot};
-use crate::types::{ClientId, DigestAlgorithm, Seq, SessionId, WallTime};
+use crate::types::{ClientId, Digest, DigestAlgorithm, Seq, SessionId, WallTime};
 
 /// The context of the `i`-th operation of a test: a batch of its own, times and seeds that differ.
 pub fn context(i: u64) -> Context {
@@ -33,9 +36,56 @@ pub fn check<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) 
     a_snapshot_stays_as_it_was(&make, operations);
     a_restored_replica_goes_on_as_the_original(&make, operations);
     bad_bytes_leave_the_state_as_it_was(&make, operations);
+    bent_bytes_do_not_pass(&make, operations);
+    the_root_is_of_the_pages(&make, operations);
+    pages_taken_over_go_on_as_the_original(&make, operations);
+    bad_pages_do_not_pass(&make, operations);
 }
 
-fn run(service: &mut impl Service, operations: &[impl AsRef<[u8]>], from: usize) -> Vec<Bytes> {
+/// Runs all checks and says what is wrong, a panic of the service's own included.
+pub fn find_fault<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) -> Result<(), String> {
+    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "a panic".into(), |text| text.to_string()),
+    };
+    // The services that a panic leaves behind are dropped, not used.
+    catch_unwind(AssertUnwindSafe(|| check(make, operations))).map_err(said)
+}
+
+/// What a run shows at one point of it. Equal in every process, on any number of threads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Point {
+    /// Operations executed.
+    pub executed: u64,
+    /// Digest of all replies so far.
+    pub replies: Digest,
+    /// Digest of the canonical bytes.
+    pub state: Digest,
+    /// Root of the pages, if there are any.
+    pub root: Option<Digest>,
+}
+
+/// Runs the operations once and shows so many points of the run, the last at its end.
+pub fn trace(
+    mut service: impl Service,
+    operations: &[impl AsRef<[u8]>],
+    points: usize,
+    pool: Option<&rayon::ThreadPool>,
+) -> Vec<Point> {
+    let algorithm = DigestAlgorithm::Blake3;
+    let mut replies = Digest::ZERO;
+    let cut = |i: usize| operations.len() * i / points;
+    let point = |i: usize| {
+        for reply in run(&mut service, &operations[..cut(i + 1)], cut(i)) {
+            replies = algorithm.hash(&[&replies.0, &reply]);
+        }
+        let root = root(&*service.snapshot(), pool);
+        Point { executed: cut(i + 1) as u64, replies, state: service.digest(algorithm), root }
+    };
+    (0..points).map(point).collect()
+}
+
+pub(super) fn run(service: &mut impl Service, operations: &[impl AsRef<[u8]>], from: usize) -> Vec<Bytes> {
     let numbered = operations.iter().enumerate().skip(from);
     numbered.map(|(i, operation)| service.execute(&context(i as u64), operation.as_ref())).collect()
 }
@@ -121,6 +171,32 @@ pub fn bad_bytes_leave_the_state_as_it_was<S: Service>(
     let error = service.restore(&mut bytes.as_slice().chain(&[0u8][..]));
     assert!(matches!(error, Err(RestoreError::Malformed { .. })), "one byte more: {error:?}");
     assert!(bytes_of(&*service.snapshot()) == bytes, "a refused restore changed the state");
+}
+
+/// A bit turned over anywhere is refused, and the state stays as it was; or it makes a state with another digest.
+pub fn bent_bytes_do_not_pass<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) {
+    let mut service = make();
+    run(&mut service, operations, 0);
+    let mut bytes = bytes_of(&*service.snapshot());
+    let digest = service.digest(DigestAlgorithm::Blake3);
+    let step = bytes.len() / 100 + 1;
+    for at in (0..bytes.len()).filter(|at| at % step == 0 || *at < 64) {
+        bytes[at] ^= 1 << (at / step % 8);
+        let mut other = make();
+        let before = bytes_of(&*other.snapshot());
+        match other.restore(&mut bytes.as_slice()) {
+            Err(_) => assert!(bytes_of(&*other.snapshot()) == before, "a refused restore changed the state"),
+            Ok(()) => {
+                assert_ne!(
+                    other.digest(DigestAlgorithm::Blake3),
+                    digest,
+                    "the bit at {at} makes no difference"
+                );
+                run(&mut other, &operations[..operations.len().min(100)], 0);
+            }
+        }
+        bytes[at] ^= 1 << (at / step % 8);
+    }
 }
 
 /// An input that fails.

@@ -29,8 +29,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::key_value_tree::{Stored, Tree};
-use super::{CanonicalReader, Context, QueryReply, RestoreError, Service, Snapshot};
+use super::key_value_page::{ENTRY_BYTES, Stored, TreePage, VALUE_MARK, read_entry, write_entry};
+use super::key_value_tree::Tree;
+use super::{
+    CanonicalReader, Context, PageSource, PagedSnapshot, QueryReply, RestoreError, Service, Snapshot,
+};
+use crate::checkpoint::pages::PagedState;
 use crate::types::Seq;
 
 /// The longest key, bytes. The shortest is empty.
@@ -51,7 +55,7 @@ mod code {
 
 mod status {
     pub const OK: u8 = 0;
-    pub const VALUE: u8 = 1;
+    pub const VALUE: u8 = super::VALUE_MARK;
     pub const NOT_FOUND: u8 = 2;
     pub const MISMATCH: u8 = 3;
     pub const ENTRIES: u8 = 4;
@@ -487,11 +491,30 @@ impl Service for KeyValueStore {
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {
-        Box::new(KvSnapshot { tree: self.tree.clone() })
+        let tree = self.tree.clone();
+        let mut header = PAGES_MAGIC.to_vec();
+        header.extend(tree.root().to_le_bytes());
+        let paged = PagedState { pages: tree.pages().clone(), header: header.into() };
+        Box::new(KvSnapshot { tree, paged })
     }
 
     fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError> {
         self.tree = read_tree(&mut CanonicalReader::new(input))?;
+        Ok(())
+    }
+
+    fn restore_pages(
+        &mut self,
+        mut header: &[u8],
+        count: u64,
+        source: &mut PageSource<'_>,
+    ) -> Result<(), RestoreError> {
+        let mut input = CanonicalReader::new(&mut header);
+        let magic: [u8; 8] = input.array("header")?;
+        input.ensure(magic == PAGES_MAGIC, "not key-value pages of this format")?;
+        let root = input.u64("root")?;
+        input.end()?;
+        self.tree = Tree::restore(root, count, source)?;
         Ok(())
     }
 }
@@ -500,11 +523,13 @@ impl Service for KeyValueStore {
 const MAGIC: [u8; 8] = *b"dura-kv\x01";
 /// Canonical bytes before the first entry: magic, number of entries.
 const HEADER_BYTES: u64 = 16;
-/// Canonical bytes of an entry besides its key and value: their lengths `u32` and the version `u64` come first.
-const ENTRY_BYTES: u64 = 16;
+/// Starts the header of the pages; their root's index follows.
+const PAGES_MAGIC: [u8; 8] = *b"dura-kp\x01";
 
 struct KvSnapshot {
     tree: Tree,
+    /// The same pages.
+    paged: PagedState<TreePage>,
 }
 
 impl Snapshot for KvSnapshot {
@@ -520,19 +545,12 @@ impl Snapshot for KvSnapshot {
 
     fn bytes(&self) -> u64 {
         // A stored value has the 1 in front, which is not written.
-        HEADER_BYTES + self.tree.entries() * (ENTRY_BYTES - 1) + self.tree.bytes()
+        HEADER_BYTES + self.tree.entries() * (ENTRY_BYTES as u64 - 1) + self.tree.bytes()
     }
-}
 
-fn write_entry(out: &mut dyn Write, key: &[u8], stored: &Stored) -> io::Result<()> {
-    let value = &stored.value[1..];
-    let mut head = [0; ENTRY_BYTES as usize];
-    head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-    head[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
-    head[8..].copy_from_slice(&stored.version.0.to_le_bytes());
-    out.write_all(&head)?;
-    out.write_all(key)?;
-    out.write_all(value)
+    fn pages(&self) -> Option<&dyn PagedSnapshot> {
+        Some(&self.paged)
+    }
 }
 
 fn read_tree(input: &mut CanonicalReader<'_>) -> Result<Tree, RestoreError> {
@@ -542,19 +560,8 @@ fn read_tree(input: &mut CanonicalReader<'_>) -> Result<Tree, RestoreError> {
     let mut tree = Tree::default();
     let (mut last, mut key, mut value) = (None, Vec::new(), Vec::new());
     for _ in 0..entries {
-        let key_bytes = input.u32("entry")? as usize;
-        let value_bytes = input.u32("entry")? as usize;
-        let version = Seq(input.u64("entry")?);
-        input.ensure(
-            key_bytes <= KEY_BYTES_MAX && value_bytes <= VALUE_BYTES_MAX,
-            "an entry above its bounds",
-        )?;
-        key.clear();
-        input.append(&mut key, key_bytes, "key")?;
+        let version = read_entry(input, &mut key, &mut value)?;
         input.ensure(last.as_ref().is_none_or(|last| *last < key), "keys do not ascend")?;
-        value.clear();
-        value.push(status::VALUE);
-        input.append(&mut value, value_bytes, "value")?;
         tree.insert(&key, Stored { version, value: Arc::from(&*value) });
         last.get_or_insert_with(Vec::new).clone_from(&key);
     }

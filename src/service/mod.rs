@@ -30,8 +30,11 @@
 mod canonical;
 /// Checks of the contract, for the tests of services.
 pub mod conformance;
+mod conformance_pages;
 mod counter;
 mod key_value;
+mod key_value_keys;
+mod key_value_page;
 mod key_value_tree;
 mod null;
 mod slow;
@@ -45,13 +48,17 @@ pub use null::{NULL_REPLY_BYTES_MAX, NullService};
 pub use slow::SlowService;
 
 #[cfg(test)]
+mod key_value_pages_tests;
+#[cfg(test)]
 mod key_value_tests;
 #[cfg(test)]
 mod service_tests;
 
+use std::any::Any;
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
+use rayon::ThreadPool;
 
 use crate::types::{ClientId, Digest, DigestAlgorithm, Seq, SessionId, WallTime};
 
@@ -124,6 +131,19 @@ pub trait Service: Send {
     /// it has read, never to what a length field claims. On error the state is unchanged.
     fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError>;
 
+    /// Replaces the state by one with the same pages as [`Snapshot::pages`] had: `header` and, from `source`, the bytes of each of `count`
+    /// pages, asked for once each, in order. The layout is the same, too, and stays so through equal executions: the root of this replica
+    /// is that of all. Bytes may be anything, `count` is what the caller vouches for. On error the state is unchanged.
+    fn restore_pages(
+        &mut self,
+        header: &[u8],
+        count: u64,
+        source: &mut PageSource<'_>,
+    ) -> Result<(), RestoreError> {
+        let _ = (header, count, source);
+        Err(RestoreError::NotPaged)
+    }
+
     /// The digest of the canonical bytes.
     fn digest(&self, algorithm: DigestAlgorithm) -> Digest {
         let mut writer = DigestWriter::new(algorithm);
@@ -133,10 +153,46 @@ pub trait Service: Send {
 }
 
 /// An immutable view of a state, to be written on another thread while the service goes on.
-pub trait Snapshot: Send {
+pub trait Snapshot: Send + Sync {
     /// Writes the canonical bytes: equal state, equal bytes.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 
     /// How many bytes [`Snapshot::write_to`] writes.
     fn bytes(&self) -> u64;
+
+    /// The state as pages, if the service keeps it so: then its root is cheap to follow, and only what changed is written and sent.
+    /// ([`PagedState`](crate::checkpoint::pages::PagedState) is one.)
+    fn pages(&self) -> Option<&dyn PagedSnapshot> {
+        None
+    }
+}
+
+/// Gives the bytes of the page at an index, `None` for a free page.
+pub type PageSource<'a> = dyn FnMut(u64) -> Result<Option<Vec<u8>>, RestoreError> + 'a;
+
+/// A state as numbered pages. Unlike the canonical bytes, pages depend on history: where they begin and end and what their indexes are
+/// is a function of the operations executed since the first state, the same on all replicas, and is itself part of the state.
+pub trait PagedSnapshot: Send + Sync {
+    /// Canonical bytes of what stands beside the pages, less than 1 KiB.
+    fn header(&self) -> Bytes;
+
+    /// How many indexes there are; some of them may be free.
+    fn page_count(&self) -> u64;
+
+    /// Appends the canonical bytes of a page, at least one; false and nothing if it is free.
+    fn page(&self, index: u64, out: &mut Vec<u8>) -> bool;
+
+    /// The page's digest as [`root_of`](crate::checkpoint::pages::root_of) takes it; zeros if it is free.
+    fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest;
+
+    /// The Merkle root over header, number of pages and pages. The cost follows what was written since it was last computed. Hashes on
+    /// the `pool`, else on this thread; the result is the same.
+    fn root(&self, algorithm: DigestAlgorithm, pool: Option<&ThreadPool>) -> Digest;
+
+    /// The indexes, ascending, of all pages that may differ from those of `older`, freed ones among them. Pages above `older`'s count
+    /// that are not named are free.
+    fn changed_since(&self, older: &dyn PagedSnapshot) -> Vec<u64>;
+
+    /// For [`PagedSnapshot::changed_since`]: the way back to the type.
+    fn as_any(&self) -> &dyn Any;
 }

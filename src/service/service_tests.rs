@@ -63,3 +63,103 @@ fn a_length_that_lies_allocates_only_what_arrives() {
     assert!(matches!(error, RestoreError::Truncated { at: 10, field: "value" }));
     assert!(out.capacity() <= 128 << 10);
 }
+
+/// Right in all it does but one thing: the order of a hash map shows.
+#[derive(Default)]
+struct Hashed {
+    map: std::collections::HashMap<u8, u64>,
+    /// Where it shows.
+    shows_in_replies: bool,
+}
+
+impl Hashed {
+    fn bytes(&self, sorted: bool) -> Vec<u8> {
+        let mut entries: Vec<_> = self.map.iter().map(|(key, count)| (*key, *count)).collect();
+        if sorted {
+            entries.sort_unstable();
+        }
+        let mut out = (entries.len() as u64).to_le_bytes().to_vec();
+        entries.iter().for_each(|(key, count)| out.extend([&[*key][..], &count.to_le_bytes()].concat()));
+        out
+    }
+}
+
+impl Service for Hashed {
+    fn execute(&mut self, _: &Context, operation: &[u8]) -> Bytes {
+        operation.iter().for_each(|key| *self.map.entry(*key).or_default() += 1);
+        self.bytes(!self.shows_in_replies).into()
+    }
+
+    fn query(&self, _: &[u8]) -> QueryReply {
+        QueryReply { result: self.bytes(!self.shows_in_replies).into(), version: None }
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        Box::new(Written(self.bytes(self.shows_in_replies)))
+    }
+
+    fn restore(&mut self, input: &mut dyn std::io::Read) -> Result<(), RestoreError> {
+        let mut input = CanonicalReader::new(input);
+        let mut map = std::collections::HashMap::new();
+        for _ in 0..input.u64("number")? {
+            map.insert(input.array::<1>("key")?[0], input.u64("count")?);
+        }
+        input.end()?;
+        self.map = map;
+        Ok(())
+    }
+}
+
+struct Written(Vec<u8>);
+
+impl Snapshot for Written {
+    fn write_to(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        out.write_all(&self.0)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+#[test]
+fn a_service_that_shows_the_order_of_a_hash_map_is_found() {
+    let operations: Vec<Vec<u8>> = (0..200u8).map(|i| vec![i, i.wrapping_mul(3)]).collect();
+    let fault = |shows_in_replies| {
+        conformance::find_fault(|| Hashed { shows_in_replies, ..Hashed::default() }, &operations).unwrap_err()
+    };
+    assert!(fault(false).contains("canonical bytes differ"), "{}", fault(false));
+    assert!(fault(true).contains("replies differ"), "{}", fault(true));
+    for shows_in_replies in [false, true] {
+        let trace = || {
+            let service = Hashed { shows_in_replies, ..Hashed::default() };
+            conformance::trace(service, &operations, 3, None)
+        };
+        let (one, other) = (trace(), trace());
+        assert_eq!(one[0].replies == other[0].replies, !shows_in_replies);
+        assert_eq!(one[2].state == other[2].state, shows_in_replies);
+    }
+}
+
+#[test]
+fn a_service_that_panics_is_found() {
+    struct Panics(NullService);
+    impl Service for Panics {
+        fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes {
+            assert!(operation.len() < 9, "too long");
+            self.0.execute(context, operation)
+        }
+        fn query(&self, operation: &[u8]) -> QueryReply {
+            self.0.query(operation)
+        }
+        fn snapshot(&self) -> Box<dyn Snapshot> {
+            self.0.snapshot()
+        }
+        fn restore(&mut self, input: &mut dyn std::io::Read) -> Result<(), RestoreError> {
+            self.0.restore(input)
+        }
+    }
+    let make = || Panics(NullService::new(1));
+    assert_eq!(conformance::find_fault(make, &[vec![0; 8], vec![0; 9]]), Err("too long".into()));
+    assert_eq!(conformance::find_fault(make, &[[0; 8], [0; 8]]), Ok(()));
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Context, QueryReply, RestoreError, Service, Snapshot};
+use super::{Context, PageSource, QueryReply, RestoreError, Service, Snapshot};
 
 /// Sleeps of less than this take much longer than asked for: shorter debts are gathered.
 const NAP: Duration = Duration::from_millis(1);
@@ -47,5 +47,14 @@ impl Service for SlowService {
 
     fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError> {
         self.inner.restore(input)
+    }
+
+    fn restore_pages(
+        &mut self,
+        header: &[u8],
+        count: u64,
+        source: &mut PageSource<'_>,
+    ) -> Result<(), RestoreError> {
+        self.inner.restore_pages(header, count, source)
     }
 }
