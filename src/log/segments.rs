@@ -127,7 +127,7 @@ impl Maker {
         // Bounded by its only user: one order at a time.
         let (orders, receiver) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
-        let work = Work { disk, next, retry, stop: stop.clone(), broken: None };
+        let work = Work { disk, next, retry, stop: stop.clone(), broken: false };
         let run = move || work.run(&receiver, &report);
         let thread = std::thread::Builder::new().name("log-segments".into()).spawn(run)?;
         Ok(Self { orders: Some(orders), stop, thread: Some(thread) })
@@ -158,7 +158,7 @@ struct Work {
     retry: Duration,
     stop: Arc<AtomicBool>,
     /// Names may have changed on disk or not: another change on top of that could leave a gap.
-    broken: Option<i32>,
+    broken: bool,
 }
 
 impl Work {
@@ -189,8 +189,10 @@ impl Work {
     }
 
     fn carry_out(&mut self, order: &Order) -> io::Result<Made> {
-        if let Some(errno) = self.broken {
-            return Err(io::Error::from_raw_os_error(errno));
+        if self.broken {
+            return Err(io::Error::other(
+                "the directory could not be synced; what is on disk is only known after a restart",
+            ));
         }
         match order {
             Order::Make(bytes) => {
@@ -238,7 +240,7 @@ impl Work {
 
     /// Before the next change, so that a crash never finds the later one without the earlier one.
     fn sync_names(&mut self) -> io::Result<()> {
-        self.disk.sync_dir().inspect_err(|e| self.broken = Some(e.raw_os_error().unwrap_or(libc::EIO)))
+        self.disk.sync_dir().inspect_err(|_| self.broken = true)
     }
 }
 
