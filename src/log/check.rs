@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use super::buffers::AlignedBuffer;
 use super::error::LogError;
 use super::layout::BLOCK_BYTES;
-use super::segments::UNFINISHED;
+use super::segments::{UNFINISHED, is_full, segment_number};
 use super::storage::{Disk, RealDisk};
 use super::writer;
 use crate::sys;
@@ -103,7 +103,14 @@ pub(super) fn direct_io_problem(dir: &Path) -> Result<Option<LogError>, LogError
     let path = dir.join("probe.tmp");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_DIRECT);
-    let opened = options.open(&path);
+    let opened = match options.open(&path) {
+        // A log that is there can be opened on a full disk: ask one of its own files.
+        Err(e) if is_full(&e) => match any_segment(dir) {
+            Some(segment) => OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(segment),
+            None => Err(e),
+        },
+        other => other,
+    };
     let problem = match opened {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Some(LogError::NoDirectIo(dir.into())),
         Err(e) => return Err(LogError::io(dir, "create a file", e)),
@@ -119,11 +126,17 @@ pub(super) fn direct_io_problem(dir: &Path) -> Result<Option<LogError>, LogError
     Ok(problem)
 }
 
-/// Tries io_uring on a file of its own. Errors: one line, why not.
+fn any_segment(dir: &Path) -> Option<PathBuf> {
+    let mut entries = std::fs::read_dir(dir).ok()?.flatten();
+    let segment = entries.find(|entry| segment_number(&entry.file_name().to_string_lossy()).is_some())?;
+    Some(segment.path())
+}
+
+/// Tries io_uring on a file of its own, on a full disk without. Errors: one line, why not.
 pub(super) fn probe_uring(disk: &dyn Disk) -> Result<(), String> {
-    let probe = || {
-        disk.create(UNFINISHED, BLOCK_BYTES as u64)?;
-        disk.open(UNFINISHED)
+    let probe = || match disk.create(UNFINISHED, BLOCK_BYTES as u64) {
+        Err(e) if is_full(&e) => Ok(None),
+        other => other.and_then(|_| disk.open(UNFINISHED).map(Some)),
     };
     let result = probe().map_err(|e| e.to_string()).and_then(writer::probe);
     let _ = disk.remove(UNFINISHED);

@@ -14,6 +14,7 @@ use super::layout::{
     record_bytes,
 };
 use super::options::Record;
+use super::segments::Spare;
 use crate::types::Lsn;
 
 /// A record that has its place in the order. The log's own carry the lsn before them.
@@ -63,13 +64,9 @@ impl End {
     }
 
     /// Goes on in a new segment, whose header is returned; `of` gives it the owner and the in-flight limit.
-    pub fn rotate(
-        &mut self,
-        salt: u64,
-        segment_bytes: usize,
-        of: &SegmentHeader,
-        durable: Lsn,
-    ) -> SegmentHeader {
+    pub fn rotate(&mut self, salt: u64, spare: &Spare, of: &SegmentHeader, durable: Lsn) -> SegmentHeader {
+        assert!(spare.number == self.segment + 1, "spares are numbered in order");
+        let segment_bytes = spare.file.bytes() as usize;
         self.start = self.log_bytes();
         self.segment += 1;
         self.salt = salt;
@@ -81,7 +78,7 @@ impl End {
             first_lsn: self.lsn.next(),
             start: self.start,
             durable_lsn: durable,
-            life: 0,
+            life: spare.life,
             chain: self.chain,
             segment_bytes: segment_bytes as u64,
             ..*of

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::crash_tests::{number_of, size, tiny, uring};
+use super::crash_tests::{number_of, recycling, size, tiny, uring};
 use super::log_tests::{real_dir, record};
 use super::test_disk::{FailingDisk, FailingWriter, Fault, MemoryDisk, image_of};
 use super::*;
@@ -12,10 +12,15 @@ use super::*;
 const RECORDS: u64 = 40;
 
 /// Runs a log that may fail at any point; returns what was reported durable, and whether a failure was.
-fn attempt(disk: Arc<dyn Disk>, new_writer: NewWriter) -> (u64, bool) {
+/// `keep`: all but so many records are given up on the way.
+fn attempt(disk: Arc<dyn Disk>, new_writer: NewWriter, keep: Option<u64>) -> (u64, bool) {
     let (to, events) = crossbeam::channel::unbounded();
     let report = Arc::new(move |event| drop(to.send(event)));
-    let Ok(open) = open_on(disk, tiny(Path::new("failing")), &mut |_| Ok(())) else { return (0, false) };
+    let opts = match keep {
+        Some(_) => recycling(0).opts,
+        None => tiny(Path::new("failing")),
+    };
+    let Ok(open) = open_on(disk, opts, &mut |_| Ok(())) else { return (0, false) };
     let last = open.report().last_lsn.0;
     let retry = Duration::from_millis(1);
     let Ok((mut log, _)) = open.start_on(report, "test".into(), new_writer, retry, Duration::from_millis(1))
@@ -29,6 +34,13 @@ fn attempt(disk: Arc<dyn Disk>, new_writer: NewWriter) -> (u64, bool) {
             Ok(lsn) => {
                 assert_eq!(lsn, Lsn(n));
                 n += 1;
+                if let Some(keep) = keep {
+                    log.recycle(Lsn(n.saturating_sub(keep)));
+                    // So that there is something to give up.
+                    while log.durable() < lsn && !log.has_failed() && log.has_room() {
+                        std::thread::yield_now();
+                    }
+                }
             }
             // The log thread did not get its turn yet.
             Err(e) if e.why == AppendRefusal::Full && Instant::now() < full_until => {
@@ -73,41 +85,48 @@ fn threads() -> NewWriter {
     Box::new(|wake| Ok(Box::new(ThreadsWriter::new(wake))))
 }
 
-fn assert_kept(disk: Arc<dyn Disk>, reported: u64, context: &str) {
-    let mut found = 0;
+fn assert_kept(disk: Arc<dyn Disk>, reported: u64, keep: Option<u64>, context: &str) {
+    let mut found = Vec::new();
     let open = open_on(disk.clone(), tiny(Path::new("again")), &mut |record| {
-        found += 1;
-        assert_eq!(number_of(&record), found);
+        found.push(number_of(&record));
         Ok(())
     });
-    drop(open.unwrap_or_else(|e| panic!("{context}: {e}")));
-    assert!(found >= reported, "{context}: {reported} were reported durable, {found} are there");
+    let open = open.unwrap_or_else(|e| panic!("{context}: {e}"));
+    let (first, last) = (open.report().first_lsn.0, open.report().last_lsn.0);
+    drop(open);
+    assert_eq!(found, (first..=last).collect::<Vec<_>>(), "{context}");
+    assert!(last >= reported, "{context}: {reported} were reported durable, {last} are there");
+    assert!(
+        first == 1 || keep.is_some_and(|keep| first + keep <= last + 1),
+        "{context}: {first} is the first"
+    );
     // And it goes on from there.
-    let (all, failed) = attempt(disk, threads());
+    let (all, failed) = attempt(disk, threads(), keep);
     assert!(all == RECORDS && !failed, "{context}");
 }
 
 #[test]
 fn an_error_at_any_call_index_loses_nothing_that_was_reported_durable() {
-    for (errno, times) in [(libc::EIO, 1), (libc::EIO, usize::MAX), (libc::ENOSPC, 1), (libc::ENOSPC, 7)] {
-        let (mut at, mut failures) = (0, 0);
-        loop {
-            let disk = Arc::new(MemoryDisk::default());
-            format_on(&*disk, &tiny(Path::new("memory"))).unwrap();
-            let fault = Fault::new(at, times, errno);
-            let (reported, failed) = attempt(FailingDisk::over(disk.clone(), fault.clone()), threads());
-            failures += u64::from(failed);
-            assert_kept(
-                Arc::new(MemoryDisk::new(image_of(&*disk))),
-                reported,
-                &format!("errno {errno} at {at}"),
-            );
-            if fault.calls() <= at {
-                break;
+    for keep in [None, Some(4)] {
+        for (errno, times) in [(libc::EIO, 1), (libc::EIO, usize::MAX), (libc::ENOSPC, 1), (libc::ENOSPC, 7)]
+        {
+            let (mut at, mut failures) = (0, 0);
+            loop {
+                let disk = Arc::new(MemoryDisk::default());
+                format_on(&*disk, &tiny(Path::new("memory"))).unwrap();
+                let fault = Fault::new(at, times, errno);
+                let failing = FailingDisk::over(disk.clone(), fault.clone());
+                let (reported, failed) = attempt(failing, threads(), keep);
+                failures += u64::from(failed);
+                let context = format!("errno {errno} at {at}, keeping {keep:?}");
+                assert_kept(Arc::new(MemoryDisk::new(image_of(&*disk))), reported, keep, &context);
+                if fault.calls() <= at {
+                    break;
+                }
+                at += 1;
             }
-            at += 1;
+            assert!(at > 50 && failures > 20, "{at} calls, {failures} failures");
         }
-        assert!(at > 50 && failures > 20, "{at} calls, {failures} failures");
     }
 }
 
@@ -121,9 +140,9 @@ fn an_error_at_any_completion_of_io_uring_ends_the_log_and_keeps_what_was_report
         let failing = fault.clone();
         let new_writer: NewWriter =
             Box::new(move |wake| Ok(Box::new(FailingWriter { inner: uring()(wake)?, fault: failing })));
-        let (reported, failed) = attempt(disk.clone(), new_writer);
+        let (reported, failed) = attempt(disk.clone(), new_writer, None);
         assert_eq!(failed, fault.calls() > at);
-        assert_kept(disk, reported, &format!("completion {at}"));
+        assert_kept(disk, reported, None, &format!("completion {at}"));
         if !failed {
             assert!(at > 10);
             return;

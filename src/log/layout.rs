@@ -16,8 +16,8 @@
 //!   8  format                4    FORMAT
 //!  12  replica               4
 //!  16  cluster              16
-//!  32  number                8    as in the file name, from 1
-//!  40  salt                  8    random per life of the file; every record in it repeats it
+//!  32  number                8    as in the file name, from 1; a lower one: recycled, not in use again
+//!  40  salt                  8    random per life of the file; every record in it repeats it: others are of an earlier life
 //!  48  first lsn             8    of the first caller's record in here
 //!  56  start                 8    log bytes written before this segment (unused segment ends do not count)
 //!  64  durable lsn           8    known durable when this header was written
@@ -169,6 +169,8 @@ pub(super) enum NotAHeader {
     Bad,
     /// Ours and intact, but of another format version.
     OtherFormat(u32),
+    /// A segment's, from when the file had another number: it was recycled and is not in use again.
+    OtherLife { number: u64, life: u64 },
 }
 
 /// `n` rounded up to a multiple of `to` (a power of two).
@@ -244,14 +246,20 @@ impl SegmentHeader {
         })
     }
 
-    /// The first readable of the two copies. Either alone is believed.
-    pub fn decode_either(bytes: &[u8]) -> Result<Self, NotAHeader> {
-        match (Self::decode(&bytes[..BLOCK_BYTES]), Self::decode(&bytes[BLOCK_BYTES..DATA_START])) {
-            (Ok(header), _) | (_, Ok(header)) => Ok(header),
-            (Err(other @ NotAHeader::OtherFormat(_)), _) | (_, Err(other @ NotAHeader::OtherFormat(_))) => {
+    /// What the two copies say in the file that bears `number`. Either alone is believed; a torn write of the first
+    /// header of a life leaves the one before it in the other copy.
+    pub fn decode_both(bytes: &[u8], number: u64) -> Result<Self, NotAHeader> {
+        let copies = [Self::decode(&bytes[..BLOCK_BYTES]), Self::decode(&bytes[BLOCK_BYTES..DATA_START])];
+        let of = |copy: &Result<Self, _>| copy.ok().filter(|header| header.number == number);
+        match copies {
+            [first, second] if let Some(header) = of(&first).or(of(&second)) => Ok(header),
+            [Ok(other), _] | [_, Ok(other)] => {
+                Err(NotAHeader::OtherLife { number: other.number, life: other.life })
+            }
+            [Err(other @ NotAHeader::OtherFormat(_)), _] | [_, Err(other @ NotAHeader::OtherFormat(_))] => {
                 Err(other)
             }
-            (Err(NotAHeader::Zero), Err(NotAHeader::Zero)) => Err(NotAHeader::Zero),
+            [Err(NotAHeader::Zero), Err(NotAHeader::Zero)] => Err(NotAHeader::Zero),
             _ => Err(NotAHeader::Bad),
         }
     }
@@ -312,6 +320,11 @@ impl RecordHeader {
             chain: raw.chain,
             digest: Digest(raw.digest),
         })
+    }
+
+    /// Whether the bytes of a header, of any format, name this salt: every format has it in the same place.
+    pub fn has_salt(bytes: &[u8], salt: u64) -> bool {
+        bytes[48..56] == salt.to_le_bytes()
     }
 
     /// Whether the log wrote it for itself; such a record repeats the lsn before it.

@@ -40,6 +40,8 @@ mod log_tests;
 #[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
+mod recycle_tests;
+#[cfg(test)]
 mod test_disk;
 
 use std::fs::File;
@@ -68,7 +70,7 @@ use group::{Packer, Prefix, Queued};
 use layout::{BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use reader::Index;
 use scan::{Place, Scan};
-use segments::{Maker, UNFINISHED, make_segment, segment_name, segment_number};
+use segments::{Maker, Spare, UNFINISHED, is_full, make_segment, segment_name, segment_number};
 use stage::{Bounds, Mail, Shared, Stage};
 use storage::{Disk, RealDisk};
 use writer::{ThreadsWriter, UringWriter, Writer};
@@ -176,7 +178,7 @@ pub struct RecoveryReport {
     pub durable_lsn: Lsn,
     /// Segments in use.
     pub segments: usize,
-    /// Zero-filled segments ready.
+    /// Segments ready.
     pub spare_segments: usize,
 }
 
@@ -241,21 +243,29 @@ impl OpenLog {
             move |e| LogError::io(&dir, what, e)
         };
         let mut spares: std::collections::VecDeque<_> = scan.spares.drain(..).collect();
+        let mut number = spares.back().map_or(packer.end.segment, |spare: &Spare| spare.number) + 1;
         while spares.len() < opts.prefill_segments {
-            let number = spares.back().map_or(packer.end.segment, |(n, _)| *n) + 1;
-            let file = make_segment(&*disk, number, opts.segment_bytes, None, &AtomicBool::new(false))
-                .map_err(io("fill a segment"))?;
-            spares.push_back((number, file));
+            match make_segment(&*disk, number, opts.segment_bytes, None, &AtomicBool::new(false)) {
+                Ok(file) => spares.push_back(Spare { number, file, life: 0 }),
+                // The boot record is written: there is a segment to go on in.
+                Err(e) if is_full(&e) => {
+                    let (ready, wanted) = (spares.len(), opts.prefill_segments);
+                    ::log::warn!("log: the disk is full, {ready} of {wanted} segments are ready: {e}");
+                    break;
+                }
+                Err(e) => return Err(LogError::io(&opts.dir, "fill a segment", e)),
+            }
+            number += 1;
         }
         let last = disk.open(&segment_name(packer.end.segment)).map_err(io("open"))?;
         let used: u64 = scan.segments.iter().map(|s| s.bytes()).sum();
-        let files_bytes = used + spares.iter().map(|(_, file)| file.bytes()).sum::<u64>();
+        let files_bytes = used + spares.iter().map(|spare| spare.file.bytes()).sum::<u64>();
         let index = Arc::new(Index {
             segments: RwLock::new(scan.segments),
             durable: AtomicU64::new(scan.findings.last.0),
         });
         let mut stats = LogStats::new();
-        stats.spare_segments = spares.len();
+        stats.note_segments(&index.segments.read(), spares.len(), files_bytes);
         let shared = Arc::new(Shared {
             mail: Mutex::new(Mail::default()),
             wake: Arc::new(EventFd::new().map_err(io("make an eventfd"))?),
@@ -268,7 +278,7 @@ impl OpenLog {
             index: index.clone(),
         });
         let made = shared.clone();
-        let maker = Maker::start(disk, retry, move |report| {
+        let maker = Maker::start(disk, number, retry, move |report| {
             let wake = made.clone();
             made.post(|mail| mail.made.push(report));
             wake.wake.signal();
@@ -278,6 +288,7 @@ impl OpenLog {
             segment_bytes: opts.segment_bytes,
             bytes_max: opts.bytes_max,
             spare_segments: opts.spare_segments,
+            recycled_segments: opts.recycled_segments,
             group_bytes_max: opts.group_bytes_max,
             writes_in_flight_max: opts.writes_in_flight_max,
             record_bytes_max: opts.record_bytes_max,
@@ -331,18 +342,28 @@ impl OpenLog {
         }
         self.disk.sync_dir().map_err(io("sync"))?;
         let file = self.disk.open(&segment_name(self.scan.end.segment)).map_err(io("open"))?;
-        let zeros = AlignedBuffer::new(1 << 20);
+        let mut filler = AlignedBuffer::new(1 << 20);
+        if let Some(at) = self.scan.lost_copy {
+            self.scan.header.encode(&mut filler[..BLOCK_BYTES]);
+            file.write(&filler[..BLOCK_BYTES], at as u64, true).map_err(io("repair a segment header"))?;
+            filler[..BLOCK_BYTES].fill(0);
+        }
+        if self.scan.header.life > 0 {
+            // Zeros could be the payload that a torn record here lacked, and make it whole.
+            let noise = random_salt().to_le_bytes();
+            filler.chunks_exact_mut(noise.len()).for_each(|bytes| bytes.copy_from_slice(&noise));
+        }
         let (first, end) = (self.scan.end.offset, self.scan.zero_to);
         let mut at = first + BLOCK_BYTES;
         while at < end {
-            let n = zeros.len().min(end - at);
-            file.write(&zeros[..n], at as u64, true).map_err(io("cut the torn tail"))?;
+            let n = filler.len().min(end - at);
+            file.write(&filler[..n], at as u64, true).map_err(io("cut the torn tail"))?;
             at += n;
         }
         // Last, because it may hold the header of a record begun long before the crash: without that header the rest
         // would look like more than was in flight.
         if first < end {
-            file.write(&zeros[..BLOCK_BYTES], first as u64, true).map_err(io("cut the torn tail"))?;
+            file.write(&filler[..BLOCK_BYTES], first as u64, true).map_err(io("cut the torn tail"))?;
         }
         Ok(())
     }
@@ -384,19 +405,19 @@ impl OpenLog {
     /// The last segment is full to its last block: the boot record goes into the next.
     fn next_segment(&mut self, packer: &mut Packer, buffer: &mut [u8], path: &Path) -> Result<(), LogError> {
         let io = |e| LogError::io(path, "make the next segment", e);
-        let file = if self.scan.spares.is_empty() {
+        let spare = if self.scan.spares.is_empty() {
             let number = packer.end.segment + 1;
-            make_segment(&*self.disk, number, self.opts.segment_bytes, None, &AtomicBool::new(false))
-                .map_err(io)?
+            let stop = AtomicBool::new(false);
+            let file = make_segment(&*self.disk, number, self.opts.segment_bytes, None, &stop).map_err(io)?;
+            Spare { number, file, life: 0 }
         } else {
-            self.scan.spares.remove(0).1
+            self.scan.spares.remove(0)
         };
-        let salt = random_salt();
         let of = SegmentHeader { in_flight_bytes: self.opts.in_flight_bytes() as u32, ..self.scan.header };
-        let header = packer.end.rotate(salt, file.bytes() as usize, &of, self.scan.findings.last);
+        let header = packer.end.rotate(random_salt(), &spare, &of, self.scan.findings.last);
         header.encode_both(buffer);
-        file.write(&buffer[..DATA_START], 0, true).map_err(io)?;
-        self.scan.segments.push(reader::SegmentIndex::new(header.number, salt, header.first_lsn, file));
+        spare.file.write(&buffer[..DATA_START], 0, true).map_err(io)?;
+        self.scan.segments.push(reader::SegmentIndex::new(&header, spare.file));
         Ok(())
     }
 }
@@ -546,6 +567,20 @@ impl Log {
         self.shared.queued_room.fetch_add(takes, Ordering::AcqRel);
         self.shared.post(|mail| mail.records.push(queued));
         Ok(Lsn(self.next.0 - 1))
+    }
+
+    /// Gives up the records below `below`: every segment that holds only such records, and whose successor holds a
+    /// durable one, leaves the log soon; their space is used again. Nothing is waited for, and a crash may bring them back until
+    /// the caller says so again. Segments never leave by themselves. A lower `below` than before changes nothing.
+    ///
+    /// [`LogReader::read`] of such a record ends in [`LogError::NotThere`], except one that has begun.
+    pub fn recycle(&self, below: Lsn) {
+        self.shared.post(|mail| mail.below = mail.below.max(Some(below)));
+    }
+
+    /// The oldest record that was not recycled, or the number that it will get.
+    pub fn first_lsn(&self) -> Lsn {
+        self.shared.index.first_lsn()
     }
 
     /// Bytes that may be appended and not yet in a write.

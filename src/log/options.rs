@@ -93,9 +93,11 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// All segments together, spares included.
     pub bytes_max: u64,
-    /// Zero-filled segments kept ready.
+    /// Segments kept ready: as many are filled with zeros ahead of need.
     pub spare_segments: usize,
-    /// Zero-filled segments that must be ready before `start` returns (benchmarks).
+    /// Recycled segments kept ready above that, because they need no filling; more of them are removed.
+    pub recycled_segments: usize,
+    /// Segments that must be ready before `start` returns (benchmarks); fewer on a full disk, with a warning.
     pub prefill_segments: usize,
     /// One write, a multiple of 4096, at most 1 MiB.
     pub group_bytes_max: usize,
@@ -123,6 +125,7 @@ impl LogOptions {
             segment_bytes: 64 << 20,
             bytes_max: 32 << 30,
             spare_segments: 2,
+            recycled_segments: 8,
             prefill_segments: 0,
             group_bytes_max: 1 << 20,
             writes_in_flight_max: 4,

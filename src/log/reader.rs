@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use super::error::LogError;
-use super::layout::{BLOCK_BYTES, HEADER_BYTES, RecordHeader, align_up};
+use super::layout::{BLOCK_BYTES, HEADER_BYTES, RecordHeader, SegmentHeader, align_up};
 use super::options::ScannedRecord;
 use super::scan::read_range;
-use super::segments::segment_name;
+use super::segments::{Leaving, segment_name};
 use super::storage::DiskFile;
 use crate::types::Lsn;
 
@@ -20,15 +20,25 @@ const ENTRY_BYTES: usize = 64 << 10;
 pub(super) struct SegmentIndex {
     number: u64,
     salt: u64,
-    first_lsn: Lsn,
+    pub first_lsn: Lsn,
+    life: u64,
     file: Arc<dyn DiskFile>,
+    /// Cloned by each reader while it reads.
+    readers: Arc<()>,
     /// (lsn, offset): walking from the offset, the next record of the caller is `lsn`.
     entries: Vec<(Lsn, u32)>,
 }
 
 impl SegmentIndex {
-    pub fn new(number: u64, salt: u64, first_lsn: Lsn, file: Arc<dyn DiskFile>) -> Self {
-        Self { number, salt, first_lsn, file, entries: Vec::new() }
+    pub fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>) -> Self {
+        let SegmentHeader { number, salt, first_lsn, life, .. } = *header;
+        Self { number, salt, first_lsn, life, file, readers: Arc::default(), entries: Vec::new() }
+    }
+
+    /// No longer in the index.
+    pub fn leave(self) -> Leaving {
+        let Self { number, life, file, readers, .. } = self;
+        Leaving { number, file, life, readers }
     }
 
     /// Size of the file.
@@ -56,6 +66,21 @@ pub(super) struct Index {
     pub durable: AtomicU64,
 }
 
+impl Index {
+    /// The oldest record, or the number that it will get.
+    pub fn first_lsn(&self) -> Lsn {
+        self.segments.read().first().expect("a segment is in use").first_lsn
+    }
+
+    /// Whether somebody is reading in the segment of a record.
+    #[cfg(test)]
+    pub fn is_read(&self, lsn: Lsn) -> bool {
+        let segments = self.segments.read();
+        let at = segments.partition_point(|s| s.first_lsn <= lsn) - 1;
+        Arc::strong_count(&segments[at].readers) > 1
+    }
+}
+
 /// Reads durable records; cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct LogReader {
@@ -70,13 +95,14 @@ impl LogReader {
         if lsn.0 == 0 || lsn.0 > self.index.durable.load(Ordering::Acquire) {
             return Err(LogError::NotThere(lsn));
         }
-        let (file, salt, number, from, first) = {
+        let (file, _reading, salt, number, from, first) = {
             let segments = self.index.segments.read();
             let at = segments.partition_point(|s| s.first_lsn <= lsn).checked_sub(1);
             let segment = at.map(|at| &segments[at]).ok_or(LogError::NotThere(lsn))?;
             let entry = segment.entries.partition_point(|(l, _)| *l <= lsn).checked_sub(1);
             let (first, from) = entry.map(|entry| segment.entries[entry]).ok_or(LogError::NotThere(lsn))?;
-            (segment.file.clone(), segment.salt, segment.number, from as usize, first)
+            let reading = segment.readers.clone();
+            (segment.file.clone(), reading, segment.salt, segment.number, from as usize, first)
         };
         let io = |e| LogError::io(&self.dir.join(segment_name(number)), "read", e);
         let damaged = |offset: usize| LogError::Damaged {
@@ -122,6 +148,11 @@ impl LogReader {
             at += record.bytes();
         }
         Err(damaged(at))
+    }
+
+    /// The oldest record that was not recycled. Another may be the oldest by the time it is read.
+    pub fn first_lsn(&self) -> Lsn {
+        self.index.first_lsn()
     }
 
     /// The last durable record.

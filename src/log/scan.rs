@@ -1,6 +1,7 @@
 //! Reads all segments at start: streams the records that survive and finds what lies behind the last of them.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::layout::{
 };
 use super::reader::SegmentIndex;
 use super::recovery::{Findings, Verdict, judge};
-use super::segments::{segment_name, segment_number};
+use super::segments::{Spare, segment_name, segment_number};
 use super::storage::{Disk, DiskFile};
 use crate::types::{ClusterId, Lsn, ReplicaId};
 
@@ -41,8 +42,10 @@ pub(super) struct Scan {
     pub header: SegmentHeader,
     /// Segments with records, the last one included.
     pub segments: Vec<SegmentIndex>,
-    /// Zero-filled and ready, numbered behind the last one.
-    pub spares: Vec<(u64, Arc<dyn DiskFile>)>,
+    /// A copy of the last segment's header that must be written again: its place in the file.
+    pub lost_copy: Option<usize>,
+    /// Ready, numbered behind the last one.
+    pub spares: Vec<Spare>,
     /// Files behind the tail that are no good as spares.
     pub discard: Vec<String>,
     /// Of the oldest segment.
@@ -56,6 +59,8 @@ struct Opened {
     name: String,
     file: Arc<dyn DiskFile>,
     header: Result<SegmentHeader, NotAHeader>,
+    /// Where a copy of the header lies that differs from it.
+    lost_copy: Option<usize>,
 }
 
 /// One good record: its header, payload and place.
@@ -81,6 +86,9 @@ pub(super) fn scan(
     };
     let Ok(header) = first.header else { return Err(damaged(first, 0, Lsn(0), Damage::SegmentHeader)) };
 
+    // Segments before it left only when it held a durable record.
+    let first_durable = if header.number > 1 { header.first_lsn } else { Lsn(0) };
+    let first_number = header.number;
     let mut walk = Walk {
         chunks: Chunks::new(opened.iter().map(|o| o.file.clone()).collect()),
         dir,
@@ -88,7 +96,7 @@ pub(super) fn scan(
         chain: header.chain,
         boot_epoch: 0,
         in_flight_bytes: u64::from(header.in_flight_bytes),
-        durable: header.durable_lsn,
+        durable: header.durable_lsn.max(first_durable),
         unfinished_bytes: 0,
         records: 0,
         segments: Vec::new(),
@@ -126,9 +134,8 @@ pub(super) fn scan(
     let before_writes = align_up(tail, BLOCK_BYTES) - tail + walk.unfinished_bytes;
     let limit = walk.in_flight_bytes + before_writes as u64;
     let tail_position = header.start + (tail - DATA_START) as u64;
-    suffix
-        .later(&opened[at + 1..], header.number, tail_position, walk.lsn, walk.in_flight_bytes)
-        .map_err(io)?;
+    let used = first_number..=header.number;
+    suffix.later(&opened[at + 1..], used, tail_position, walk.lsn, walk.in_flight_bytes).map_err(io)?;
 
     let findings = Findings {
         last: walk.lsn,
@@ -152,6 +159,7 @@ pub(super) fn scan(
         verdict: judge(&findings),
         findings,
         tail: tail as u64,
+        lost_copy: last.lost_copy,
         zero_to: align_up(found_to, BLOCK_BYTES).max(end.offset),
         log_bytes: end.log_bytes(),
         end,
@@ -176,7 +184,7 @@ impl Scan {
 fn open_all(disk: &Arc<dyn Disk>, dir: &Path, sync: bool) -> Result<Vec<Opened>, LogError> {
     let mut names = disk.list().map_err(|e| LogError::io(dir, "list", e))?;
     names.retain(|name| segment_number(name).is_some());
-    names.sort_unstable();
+    names.sort_unstable_by_key(|name| segment_number(name));
     if sync {
         disk.sync_dir().map_err(|e| LogError::io(dir, "sync", e))?;
     }
@@ -186,17 +194,20 @@ fn open_all(disk: &Arc<dyn Disk>, dir: &Path, sync: bool) -> Result<Vec<Opened>,
         if sync {
             file.sync().map_err(|e| LogError::io(&path, "sync", e))?;
         }
+        let number = segment_number(&name).expect("only segments are left");
         let mut bytes = AlignedBuffer::new(DATA_START);
         let header = if file.bytes() < (DATA_START + BLOCK_BYTES) as u64 {
             Err(NotAHeader::Bad)
         } else {
             file.read(&mut bytes, 0).map_err(|e| LogError::io(&path, "read", e))?;
-            SegmentHeader::decode_either(&bytes)
+            SegmentHeader::decode_both(&bytes, number)
         };
-        let number = segment_number(&name).expect("only segments are left");
-        // A file of an earlier life, renamed: not yet in use under this number.
-        let header = header.and_then(|h| if h.number == number { Ok(h) } else { Err(NotAHeader::Bad) });
-        Ok(Opened { number, name, file, header })
+        let lost_copy = header.ok().and_then(|header| {
+            [0, BLOCK_BYTES]
+                .into_iter()
+                .find(|at| SegmentHeader::decode(&bytes[*at..*at + BLOCK_BYTES]) != Ok(header))
+        });
+        Ok(Opened { number, name, file, header, lost_copy })
     };
     names.into_iter().map(open).collect()
 }
@@ -256,8 +267,7 @@ impl Walk<'_> {
         header: &SegmentHeader,
         sink: Sink<'_>,
     ) -> Result<usize, LogError> {
-        let mut entries =
-            SegmentIndex::new(segment.number, header.salt, header.first_lsn, segment.file.clone());
+        let mut entries = SegmentIndex::new(header, segment.file.clone());
         let mut at = DATA_START;
         loop {
             let next = match self.candidate(index, segment, header, at)? {
@@ -305,7 +315,8 @@ impl Walk<'_> {
         let bytes = self.chunks.get(index, at, HEADER_BYTES).map_err(io)?;
         let record = match RecordHeader::decode(&bytes) {
             Ok(record) => record,
-            Err(NotAHeader::OtherFormat(found)) => {
+            // One of an earlier life is nobody's concern.
+            Err(NotAHeader::OtherFormat(found)) if RecordHeader::has_salt(&bytes, header.salt) => {
                 let file = self.dir.join(&segment.name);
                 return Err(LogError::OtherFormat { file, found, known: u32::from(FORMAT) });
             }
@@ -337,7 +348,7 @@ struct Suffix {
     header_lost: bool,
     missing: Option<u64>,
     discard: Vec<String>,
-    spares: Vec<(u64, Arc<dyn DiskFile>)>,
+    spares: Vec<Spare>,
 }
 
 impl Suffix {
@@ -355,7 +366,8 @@ impl Suffix {
             let start = from.saturating_sub(at);
             let piece = &buffer[start..bytes];
             if !is_zero(piece) {
-                // In a file that was never recycled whatever is not zero was written in this life.
+                // In a file that was never recycled whatever is not zero was written in this life. In one that was, only
+                // a header tells: what is torn without one looks shorter than it was.
                 if header.life == 0 {
                     let last = piece.iter().rposition(|&b| b != 0).expect("it is not zero");
                     found_to = found_to.max(at + start + last + 1);
@@ -378,24 +390,33 @@ impl Suffix {
         Ok(found_to)
     }
 
-    /// Looks at the segments behind the last one with good records.
+    /// Looks at the segments behind those with good records, which have the numbers `used`.
     fn later(
         &mut self,
         segments: &[Opened],
-        last: u64,
+        used: RangeInclusive<u64>,
         tail_position: u64,
         lsn: Lsn,
         limit: u64,
     ) -> io::Result<()> {
-        let mut expected = last + 1;
+        let mut expected = used.end() + 1;
         for segment in segments {
             let mut block = AlignedBuffer::new(BLOCK_BYTES);
             if segment.file.bytes() >= (DATA_START + BLOCK_BYTES) as u64 {
                 segment.file.read(&mut block, DATA_START as u64)?;
             }
-            let spare = segment.header == Err(NotAHeader::Zero) && is_zero(&block);
-            if spare && segment.number == expected && self.discard.is_empty() {
-                self.spares.push((segment.number, segment.file.clone()));
+            let record = RecordHeader::decode(&block).ok();
+            // Records of a life that is over lie before the first segment in use.
+            let is_new = record.is_some_and(|record| record.lsn >= lsn);
+            let life = match segment.header {
+                Err(NotAHeader::Zero) if is_zero(&block) => Some(0),
+                Err(NotAHeader::OtherLife { number, life }) if number < *used.start() && !is_new => {
+                    Some(life + 1)
+                }
+                _ => None,
+            };
+            if let (Some(life), true, true) = (life, segment.number == expected, self.discard.is_empty()) {
+                self.spares.push(Spare { number: segment.number, file: segment.file.clone(), life });
                 expected += 1;
                 continue;
             }
@@ -406,7 +427,7 @@ impl Suffix {
                 self.missing.get_or_insert(expected);
             }
             expected = segment.number + 1;
-            if spare {
+            if life.is_some() {
                 continue;
             }
             if let Ok(header) = segment.header {
@@ -422,15 +443,32 @@ impl Suffix {
                 continue;
             }
             // Headers are durable before the first record behind them is written: a torn one has none.
-            let has_records = match segment.header {
-                Err(NotAHeader::Zero) => true,
-                _ => RecordHeader::decode(&block).is_ok_and(|record| record.lsn >= lsn),
-            };
-            self.header_lost |= has_records;
+            let unreadable = record.is_none() && segment.header == Err(NotAHeader::Zero);
+            self.header_lost |= is_new || unreadable || has_records_from(&*segment.file, lsn.next())?;
             self.bytes = self.bytes.max(1);
         }
         Ok(())
     }
+}
+
+/// Whether a file whose header is lost holds a record that is not of an earlier life.
+fn has_records_from(file: &dyn DiskFile, lsn: Lsn) -> io::Result<bool> {
+    const PIECE: usize = 1 << 20;
+    let end = file.bytes() as usize;
+    let mut buffer = AlignedBuffer::new(PIECE + BLOCK_BYTES);
+    for at in (DATA_START..end).step_by(PIECE) {
+        // One block more than the step: a header may lie across.
+        let bytes = (PIECE + BLOCK_BYTES).min(end - at) / BLOCK_BYTES * BLOCK_BYTES;
+        let piece = &mut buffer[..bytes];
+        file.read(piece, at as u64)?;
+        let starts =
+            (0..bytes).step_by(RECORD_ALIGN).filter(|start| piece[*start..].starts_with(&RECORD_MAGIC));
+        let mut records = starts.filter_map(|start| RecordHeader::decode(&piece[start..]).ok());
+        if records.any(|record| record.lsn >= lsn) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Files read ahead in large pieces on a second thread, served as slices.

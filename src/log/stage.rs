@@ -21,7 +21,7 @@ use super::group::{Filled, Packer, Prefix, Queued};
 use super::layout::{BLOCK_BYTES, DATA_START, KIND_TRAILER, SegmentHeader, align_up, record_bytes};
 use super::options::Record;
 use super::reader::{Index, SegmentIndex};
-use super::segments::Made;
+use super::segments::{Leaving, Made, Order, Spare, is_full};
 use super::storage::DiskFile;
 use super::writer::{Done, Write, Writer};
 use crate::sys::EventFd;
@@ -57,14 +57,43 @@ pub struct LogStats {
     pub in_flight_max: usize,
     /// From submission to completion of each write, nanoseconds.
     pub write_ns: Histogram<u64>,
-    /// Zero-filled segments ready.
+    /// Segments ready for use.
     pub spare_segments: usize,
+    /// Segments in use.
+    pub segments: usize,
+    /// Of all segment files: in use, ready, and those that left the log and are not yet gone.
+    pub files_bytes: u64,
+    /// The oldest record, or the number that it will get.
+    pub first_lsn: Lsn,
+    /// Segments that left the log and were made ready again.
+    pub segments_recycled: u64,
+    /// Segments that left the log and whose files were removed.
+    pub segments_removed: u64,
 }
 
 impl LogStats {
     pub(super) fn new() -> Self {
         let write_ns = Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("the bounds are valid");
-        Self { writes: 0, bytes: 0, records: 0, in_flight_max: 0, write_ns, spare_segments: 0 }
+        Self {
+            writes: 0,
+            bytes: 0,
+            records: 0,
+            in_flight_max: 0,
+            write_ns,
+            spare_segments: 0,
+            segments: 0,
+            files_bytes: 0,
+            first_lsn: Lsn(0),
+            segments_recycled: 0,
+            segments_removed: 0,
+        }
+    }
+
+    pub(super) fn note_segments(&mut self, in_use: &[SegmentIndex], spares: usize, files_bytes: u64) {
+        self.first_lsn = in_use[0].first_lsn;
+        self.segments = in_use.len();
+        self.spare_segments = spares;
+        self.files_bytes = files_bytes;
     }
 
     /// Records per write, on average.
@@ -93,6 +122,8 @@ pub(super) struct Shared {
 pub(super) struct Mail {
     pub records: Vec<Queued>,
     pub made: Vec<Made>,
+    /// Records below this one are no longer needed.
+    pub below: Option<Lsn>,
     pub stop: bool,
     /// The thread sleeps and could write: signal it.
     pub sleeping: bool,
@@ -117,6 +148,7 @@ pub(super) struct Bounds {
     pub segment_bytes: u64,
     pub bytes_max: u64,
     pub spare_segments: usize,
+    pub recycled_segments: usize,
     pub group_bytes_max: usize,
     pub writes_in_flight_max: usize,
     pub record_bytes_max: usize,
@@ -158,13 +190,21 @@ pub(super) struct Stage {
     pub file: Arc<dyn DiskFile>,
     /// Owner and limit for new segment headers.
     pub header: SegmentHeader,
-    pub spares: VecDeque<(u64, Arc<dyn DiskFile>)>,
-    pub orders: Sender<(u64, u64)>,
+    pub spares: VecDeque<Spare>,
+    pub orders: Sender<Order>,
     /// All segment files together.
     pub files_bytes: u64,
     /// Fresh random salts.
     pub salt: Box<dyn FnMut() -> u64 + Send>,
     pub trailer_after: Duration,
+}
+
+/// What the maker is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ordered {
+    Make,
+    /// Not to be replaced by another order: segments leave in their order.
+    Leave,
 }
 
 /// State that only lives while the thread runs.
@@ -178,9 +218,15 @@ struct Running {
     /// The write of the segment's header: records follow once it is durable.
     header_write: Option<u64>,
     /// The maker is at work.
-    ordered: bool,
+    ordered: Option<Ordered>,
     /// It cannot go on: tried again every second.
     blocked: Option<io::Error>,
+    /// Records below this one are no longer needed.
+    below: Lsn,
+    /// First record of the second segment: once that one is durable and the ones before it are no longer needed, the first leaves.
+    second: Option<Lsn>,
+    /// Out of the index, the oldest first; their files are still there.
+    leaving: VecDeque<Leaving>,
     /// The next record needs a segment and there is none.
     waits_for_segment: bool,
     /// The last record whose durability is on record.
@@ -204,8 +250,11 @@ impl Stage {
             buffers: Vec::new(),
             in_flight: Vec::new(),
             header_write: None,
-            ordered: false,
+            ordered: None,
             blocked: None,
+            below: Lsn(0),
+            second: None,
+            leaving: VecDeque::new(),
             waits_for_segment: false,
             noted,
             quiet_since: Instant::now(),
@@ -218,7 +267,7 @@ impl Stage {
     pub fn room_bytes(&self, blocked: bool) -> i64 {
         let bounds = &self.bounds;
         let usable = |file_bytes: u64| bounds.usable(file_bytes - DATA_START as u64);
-        let spare: i64 = self.spares.iter().map(|(_, file)| usable(file.bytes())).sum();
+        let spare: i64 = self.spares.iter().map(|spare| usable(spare.file.bytes())).sum();
         let more = if blocked { 0 } else { bounds.bytes_max.saturating_sub(self.files_bytes) };
         let more = (more / bounds.segment_bytes) as i64 * usable(bounds.segment_bytes);
         bounds.usable(self.packer.end.left() as u64) + spare + more
@@ -229,8 +278,10 @@ impl Running {
     fn run(&mut self) {
         let mut done = Vec::new();
         self.update_room();
+        self.note_segments();
         loop {
             let stop = self.take_mail();
+            self.let_go();
             self.order_segment();
             self.start_write();
             self.check_maker();
@@ -252,45 +303,111 @@ impl Running {
         mail.sleeping = false;
         std::mem::swap(&mut mail.records, &mut self.incoming);
         let made = std::mem::take(&mut mail.made);
+        let below = mail.below.take();
         let stop = mail.stop;
         drop(mail);
         self.queue.extend(self.incoming.drain(..));
+        self.below = below.map_or(self.below, |below| below.max(self.below));
         for made in made {
-            match made {
-                Made::Ready(number, file) => {
-                    self.ordered = false;
-                    self.blocked = None;
-                    self.waits_for_segment = false;
-                    self.stage.files_bytes += file.bytes();
-                    self.stage.spares.push_back((number, file));
-                    self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
-                }
-                Made::Blocked(e) => {
-                    if self.blocked.is_none() {
-                        ::log::warn!("log: no spare segment can be made, tried again every second: {e}");
-                    }
-                    self.blocked = Some(e);
-                }
-            }
-            self.update_room();
+            self.take_made(made);
         }
         stop
     }
 
-    /// Keeps the maker at work while spares are missing and the bound allows.
-    fn order_segment(&mut self) {
-        let bounds = &self.stage.bounds;
-        let fits = self.stage.files_bytes + bounds.segment_bytes <= bounds.bytes_max;
-        if !self.ordered && fits && self.stage.spares.len() < bounds.spare_segments.max(1) {
-            let number = self.stage.spares.back().map_or(self.stage.packer.end.segment, |(n, _)| *n) + 1;
-            self.ordered = self.stage.orders.send((number, bounds.segment_bytes)).is_ok();
+    fn take_made(&mut self, made: Made) {
+        let before = self.ordered;
+        match made {
+            Made::Fresh(spare) => {
+                // Not if a segment that leaves was ordered meanwhile, in place of this one.
+                self.ordered = before.filter(|ordered| *ordered != Ordered::Make);
+                self.blocked = None;
+                self.stage.files_bytes += spare.file.bytes();
+                self.take_spare(spare);
+            }
+            Made::Recycled(spare) => {
+                self.ordered = None;
+                self.take_spare(spare);
+                // If a fresh one is still wanted, its order says whether there is space now.
+                let wanted = self.stage.spares.len() < self.stage.bounds.spare_segments.max(1);
+                self.blocked = self.blocked.take().filter(|e| wanted && is_full(e));
+                self.stage.shared.stats.lock().segments_recycled += 1;
+            }
+            Made::Removed(bytes) => {
+                self.ordered = None;
+                self.blocked = None;
+                self.stage.files_bytes -= bytes;
+                self.stage.shared.stats.lock().segments_removed += 1;
+            }
+            Made::Blocked(e) => {
+                if self.blocked.is_none() {
+                    let what = match self.ordered {
+                        Some(Ordered::Leave) => "no old segment can be recycled",
+                        _ => "no spare segment can be made",
+                    };
+                    ::log::warn!("log: {what}, tried again every second: {e}");
+                }
+                self.blocked = Some(e);
+            }
         }
+        self.note_segments();
+        self.update_room();
+    }
+
+    fn take_spare(&mut self, spare: Spare) {
+        self.waits_for_segment = false;
+        self.stage.spares.push_back(spare);
+    }
+
+    /// Takes segments out of the index of which no record is needed any more. The last one to stay holds a durable record: a
+    /// later start can tell by it that the first record it finds is the first there was.
+    fn let_go(&mut self) {
+        let upto = self.below.min(self.stage.prefix.durable);
+        if self.second.is_none_or(|second| second > upto) {
+            return;
+        }
+        let mut segments = self.stage.shared.index.segments.write();
+        let leave = segments[1..].partition_point(|next| next.first_lsn <= upto);
+        self.leaving.extend(segments.drain(..leave).map(SegmentIndex::leave));
+        drop(segments);
+        self.note_segments();
+    }
+
+    /// What is to be seen of the segments, when that changed.
+    fn note_segments(&mut self) {
+        let segments = self.stage.shared.index.segments.read();
+        self.second = segments.get(1).map(|segment| segment.first_lsn);
+        let (spares, files_bytes) = (self.stage.spares.len(), self.stage.files_bytes);
+        self.stage.shared.stats.lock().note_segments(&segments, spares, files_bytes);
+    }
+
+    /// Keeps the maker at work: what left the log becomes a spare while there are few of them, and is removed
+    /// otherwise; fresh ones are made while spares are missing and the bound allows.
+    fn order_segment(&mut self) {
+        let replaces = self.ordered == Some(Ordered::Make) && self.blocked.is_some();
+        if self.ordered.is_some() && !(replaces && !self.leaving.is_empty()) {
+            return;
+        }
+        let bounds = &self.stage.bounds;
+        let spares = self.stage.spares.len();
+        let (wanted, kept) = (bounds.spare_segments.max(1), bounds.spare_segments + bounds.recycled_segments);
+        let files_bytes = self.stage.files_bytes;
+        let fits = files_bytes + bounds.segment_bytes <= bounds.bytes_max;
+        let keep = spares == 0 || spares < kept && files_bytes <= bounds.bytes_max;
+        let order = match self.leaving.pop_front() {
+            // One of another size, from a run with other options, might not take every record.
+            Some(old) if keep && old.file.bytes() == bounds.segment_bytes => Order::Recycle(old),
+            Some(old) => Order::Remove(old),
+            None if spares < wanted && fits => Order::Make(bounds.segment_bytes),
+            None => return,
+        };
+        let ordered = if matches!(order, Order::Make(_)) { Ordered::Make } else { Ordered::Leave };
+        self.ordered = self.stage.orders.send(order).is_ok().then_some(ordered);
     }
 
     /// A full disk may get space again; a broken one that stops the queue is the end.
     fn check_maker(&mut self) {
         if let (true, Some(e)) = (self.waits_for_segment, &self.blocked)
-            && !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+            && !is_full(e)
         {
             let failed = LogFailed::new(self.stage.packer.end.segment + 1, 0, "making the segment", e);
             self.fail(failed);
@@ -362,19 +479,18 @@ impl Running {
 
     /// Goes on in the next spare. Without one the queue waits: [`LogEvent::Room`] has long said so.
     fn rotate(&mut self) {
-        let Some((number, file)) = self.stage.spares.pop_front() else {
+        let Some(spare) = self.stage.spares.pop_front() else {
             self.waits_for_segment = true;
             return;
         };
         let salt = (self.stage.salt)();
         let durable = self.stage.prefix.durable;
-        let end = &mut self.stage.packer.end;
-        let header = end.rotate(salt, file.bytes() as usize, &self.stage.header, durable);
-        assert!(number == header.number, "spares are numbered in order");
-        let index = SegmentIndex::new(number, salt, header.first_lsn, file.clone());
+        let header = self.stage.packer.end.rotate(salt, &spare, &self.stage.header, durable);
+        let number = spare.number;
+        let index = SegmentIndex::new(&header, spare.file.clone());
         self.stage.shared.index.segments.write().push(index);
-        self.stage.shared.stats.lock().spare_segments = self.stage.spares.len();
-        self.stage.file = file;
+        self.note_segments();
+        self.stage.file = spare.file;
         let mut buffer = self.buffer();
         header.encode_both(&mut buffer);
         let id = self.stage.prefix.started(None);
@@ -409,7 +525,7 @@ impl Running {
         let timeout = idle.then_some(self.stage.trailer_after);
         let mut mail = self.stage.shared.mail.lock();
         let stops = mail.stop && self.in_flight.is_empty() && !self.waits_for_segment;
-        if !mail.made.is_empty() || stops || (may_write && !mail.records.is_empty()) {
+        if !mail.made.is_empty() || mail.below.is_some() || stops || (may_write && !mail.records.is_empty()) {
             return Some(Duration::ZERO);
         }
         mail.sleeping = may_write;
@@ -445,7 +561,7 @@ impl Running {
             self.trailer();
         }
         // Records that wait for a segment which cannot be made are given up: nobody was told that they are durable.
-        let stuck = self.waits_for_segment && (self.blocked.is_some() || !self.ordered);
+        let stuck = self.waits_for_segment && (self.blocked.is_some() || self.ordered.is_none());
         (!self.queue.is_empty() || self.stage.packer.is_spanning()) && !stuck
     }
 

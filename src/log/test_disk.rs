@@ -23,6 +23,8 @@ pub(super) type Image = BTreeMap<String, Vec<u8>>;
 #[derive(Default)]
 pub(super) struct MemoryDisk {
     files: Mutex<BTreeMap<String, Arc<MemoryFile>>>,
+    /// Bytes of all files; 0 = no bound.
+    capacity: AtomicUsize,
 }
 
 struct MemoryFile(Mutex<Vec<u8>>);
@@ -30,7 +32,22 @@ struct MemoryFile(Mutex<Vec<u8>>);
 impl MemoryDisk {
     pub fn new(image: Image) -> Self {
         let file = |(name, bytes)| (name, Arc::new(MemoryFile(Mutex::new(bytes))));
-        Self { files: Mutex::new(image.into_iter().map(file).collect()) }
+        Self { files: Mutex::new(image.into_iter().map(file).collect()), capacity: AtomicUsize::new(0) }
+    }
+
+    /// No byte is free from now on but those of files that are removed.
+    pub fn fill_up(&self) {
+        self.capacity.store(self.used(), Ordering::SeqCst);
+    }
+
+    /// All of it at one moment, also while a log runs on it.
+    pub fn image(&self) -> Image {
+        let files = self.files.lock();
+        files.iter().map(|(name, file)| (name.clone(), file.0.lock().clone())).collect()
+    }
+
+    fn used(&self) -> usize {
+        self.files.lock().values().map(|file| file.0.lock().len()).sum()
     }
 }
 
@@ -59,6 +76,10 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let capacity = self.capacity.load(Ordering::SeqCst);
+        if capacity > 0 && self.used() + bytes as usize > capacity {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         let file = Arc::new(MemoryFile(Mutex::new(vec![0; bytes as usize])));
         self.files.lock().insert(name.into(), file.clone());
         Ok(file)
@@ -266,9 +287,14 @@ pub(super) enum Event {
     Synced {
         file: String,
     },
-    Renamed {
-        to: String,
+    /// A new, zero-filled file.
+    Made {
+        name: String,
         bytes: usize,
+    },
+    Renamed {
+        from: String,
+        to: String,
     },
     Removed {
         file: String,
@@ -276,6 +302,8 @@ pub(super) enum Event {
     DirSynced,
     /// The log reported everything up to here durable.
     Persisted(u64),
+    /// What lies below is no longer needed, said the caller.
+    Promised(u64),
 }
 
 /// A shared list of events.
@@ -312,15 +340,21 @@ pub(super) struct RecordingDisk {
     trace: Trace,
     /// Of files that were created and not yet named.
     sizes: Mutex<BTreeMap<String, u64>>,
+    /// What all handles of a file know as its name, by its name now.
+    names: Mutex<BTreeMap<String, SharedName>>,
 }
+
+type SharedName = Arc<Mutex<String>>;
 
 impl RecordingDisk {
     pub fn over(inner: Arc<dyn Disk>, trace: Trace) -> Arc<dyn Disk> {
-        Arc::new(Self { inner, trace, sizes: Mutex::default() })
+        Arc::new(Self { inner, trace, sizes: Mutex::default(), names: Mutex::default() })
     }
 
     fn file(&self, name: &str, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(RecordingFile { name: name.into(), inner, trace: self.trace.clone() })
+        let shared = || Arc::new(Mutex::new(name.to_owned()));
+        let name = self.names.lock().entry(name.into()).or_insert_with(shared).clone();
+        Arc::new(RecordingFile { name, inner, trace: self.trace.clone() })
     }
 }
 
@@ -339,15 +373,21 @@ impl Disk for RecordingDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        assert_eq!(from, UNFINISHED, "only new segments are renamed");
-        let bytes = self.sizes.lock()[from] as usize;
         self.inner.rename(from, to)?;
-        self.trace.push(Event::Renamed { to: to.into(), bytes });
+        let mut names = self.names.lock();
+        let name = names.remove(from).expect("only open files are renamed");
+        *name.lock() = to.into();
+        assert!(names.insert(to.into(), name).is_none(), "nothing is replaced");
+        self.trace.push(match self.sizes.lock().remove(from) {
+            Some(bytes) if from == UNFINISHED => Event::Made { name: to.into(), bytes: bytes as usize },
+            _ => Event::Renamed { from: from.into(), to: to.into() },
+        });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.inner.remove(name)?;
+        self.names.lock().remove(name);
         self.trace.push(Event::Removed { file: name.into() });
         Ok(())
     }
@@ -360,7 +400,7 @@ impl Disk for RecordingDisk {
 }
 
 struct RecordingFile {
-    name: String,
+    name: SharedName,
     inner: Arc<dyn DiskFile>,
     trace: Trace,
 }
@@ -388,11 +428,11 @@ impl DiskFile for RecordingFile {
             ASKED.set(Some(dsync));
             return self.inner.write(bytes, offset, dsync);
         }
-        if self.name == UNFINISHED {
+        if self.name() == UNFINISHED {
             assert!(bytes.iter().all(|b| *b == 0), "a spare is all zeros");
             return self.inner.write(bytes, offset, dsync);
         }
-        let write = self.trace.submitted(&self.name, offset, bytes);
+        let write = self.trace.submitted(&self.name(), offset, bytes);
         self.inner.write(bytes, offset, dsync)?;
         self.trace.push(Event::Completed { write, durable: dsync || opened_dsync(self.fd()) });
         Ok(())
@@ -400,7 +440,7 @@ impl DiskFile for RecordingFile {
 
     fn sync(&self) -> io::Result<()> {
         self.inner.sync()?;
-        self.trace.push(Event::Synced { file: self.name.clone() });
+        self.trace.push(Event::Synced { file: self.name() });
         Ok(())
     }
 
@@ -409,7 +449,7 @@ impl DiskFile for RecordingFile {
     }
 
     fn name(&self) -> String {
-        self.name.clone()
+        self.name.lock().clone()
     }
 }
 

@@ -278,9 +278,9 @@ fn new_ring(in_flight_max: usize) -> io::Result<IoUring> {
     Ok(ring)
 }
 
-/// Tries io_uring with a real write and read on `file`, whose first block it overwrites.
+/// Tries io_uring with a real write and read on `file`, whose first block it overwrites; without a file only with the wake-up.
 /// Errors: one line, why not.
-pub(super) fn probe(file: Arc<dyn DiskFile>) -> Result<(), String> {
+pub(super) fn probe(file: Option<Arc<dyn DiskFile>>) -> Result<(), String> {
     let words = |e: io::Error| match e.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring, or a seccomp filter hides it (ENOSYS)".into(),
         Some(libc::EPERM) => {
@@ -291,7 +291,12 @@ pub(super) fn probe(file: Arc<dyn DiskFile>) -> Result<(), String> {
         _ => e.to_string(),
     };
     let wake = Arc::new(EventFd::new().map_err(words)?);
-    let mut writer = UringWriter::new(1, wake).map_err(words)?;
+    let mut writer = UringWriter::new(1, wake.clone()).map_err(words)?;
+    let Some(file) = file else {
+        wake.signal();
+        writer.wait(Some(Duration::from_secs(10)), &mut Vec::new()).map_err(words)?;
+        return if writer.wake_armed { Err("a probe did not end within 10 s".into()) } else { Ok(()) };
+    };
     let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
     buffer.fill(0x5a);
     writer.submit(Write { id: 1, file: file.clone(), offset: 0, buffer, bytes: BLOCK_BYTES });
