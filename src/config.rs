@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::checkpoint::schedule::Turns;
 use crate::hex;
 use crate::quorum::{FaultModel, Group};
 use crate::types::{ClientId, ClusterId, DigestAlgorithm, ReplicaId};
@@ -63,6 +64,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The log on each replica's disk.
     pub log: LogLimits,
+    /// Checkpoints on each replica's disk.
+    pub checkpoint: CheckpointLimits,
     /// The members, in the order of their ids 0, 1, … n−1.
     pub replicas: Vec<ReplicaEntry>,
     /// Who may send requests; may be empty.
@@ -169,6 +172,52 @@ impl LogLimits {
     /// Bytes at which a group write closes.
     pub fn group_bytes(&self) -> usize {
         (self.group_kib as usize) << 10
+    }
+}
+
+/// `[checkpoint]`: what bounds the log. Replicas may differ here, but only equal periods and schedules keep them from writing at the
+/// same time.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointLimits {
+    /// Slots from one checkpoint of a replica to its next, rounded down to what turns and marks divide. Default 20,000; 0: none are
+    /// taken, and the log grows until it is full.
+    pub period: u64,
+    /// Who writes when.
+    pub schedule: CheckpointSchedule,
+    /// Replicas that write at the same time in the sequential schedule. Default 1, minimum 1, maximum f.
+    pub group: u32,
+    /// What execution does meanwhile.
+    pub snapshot: SnapshotKind,
+    /// MiB per second that writing one takes of the disk; 0 (the default): as much as there is.
+    pub mib_per_second: u64,
+    /// MiB of the log that stay for others that are behind, though checkpoints cover them. Default 4096.
+    pub log_keep_mib: u64,
+    /// A folder on another disk, in which each replica's checkpoints get a folder of their own; empty (the default): beside the log.
+    pub dir: PathBuf,
+}
+
+impl Default for CheckpointLimits {
+    fn default() -> Self {
+        Self {
+            period: 20_000,
+            schedule: CheckpointSchedule::Sequential,
+            group: 1,
+            snapshot: SnapshotKind::CopyOnWrite,
+            mib_per_second: 0,
+            log_keep_mib: 4 << 10,
+            dir: PathBuf::new(),
+        }
+    }
+}
+
+impl CheckpointLimits {
+    /// As the schedule takes it.
+    pub fn turns(&self) -> Turns {
+        match self.schedule {
+            CheckpointSchedule::Sequential => Turns::Sequential { group: self.group },
+            CheckpointSchedule::Synchronized => Turns::Synchronized,
+        }
     }
 }
 
@@ -317,6 +366,28 @@ word!(
         PaperDisk = "paper-disk",
         /// As slow as its SSD.
         PaperSsd = "paper-ssd",
+    }
+);
+
+word!(
+    /// Which replicas write checkpoints at the same time.
+    CheckpointSchedule {
+        /// One after the other, a part of the period apart.
+        #[default]
+        Sequential = "sequential",
+        /// All at once: the durability paper's baseline.
+        Synchronized = "synchronized",
+    }
+);
+
+word!(
+    /// What execution does while a checkpoint is written.
+    SnapshotKind {
+        /// It goes on: what it writes is copied first.
+        #[default]
+        CopyOnWrite = "copy-on-write",
+        /// It waits: the papers' baseline.
+        StopTheWorld = "stop-the-world",
     }
 );
 
@@ -469,7 +540,26 @@ impl Config {
         changed(&mut log, "group_kib", now.group_kib, usual.group_kib);
         changed(&mut log, "spare_segments", now.spare_segments, usual.spare_segments);
         changed(&mut log, "prefill_segments", now.prefill_segments, usual.prefill_segments);
-        for (table, lines) in [("limits", limits), ("log", log)] {
+        let mut checkpoint = String::new();
+        let (now, usual) = (&self.checkpoint, CheckpointLimits::default());
+        changed(&mut checkpoint, "period", now.period, usual.period);
+        changed(
+            &mut checkpoint,
+            "schedule",
+            format!("\"{}\"", now.schedule),
+            format!("\"{}\"", usual.schedule),
+        );
+        changed(&mut checkpoint, "group", now.group, usual.group);
+        changed(
+            &mut checkpoint,
+            "snapshot",
+            format!("\"{}\"", now.snapshot),
+            format!("\"{}\"", usual.snapshot),
+        );
+        changed(&mut checkpoint, "mib_per_second", now.mib_per_second, usual.mib_per_second);
+        changed(&mut checkpoint, "log_keep_mib", now.log_keep_mib, usual.log_keep_mib);
+        changed(&mut checkpoint, "dir", format!("{:?}", now.dir), format!("{:?}", usual.dir));
+        for (table, lines) in [("limits", limits), ("log", log), ("checkpoint", checkpoint)] {
             if !lines.is_empty() {
                 let _ = write!(out, "\n[{table}]\n{lines}");
             }
@@ -623,6 +713,8 @@ struct File {
     limits: Limits,
     #[serde(default)]
     log: LogLimits,
+    #[serde(default)]
+    checkpoint: CheckpointLimits,
     #[serde(rename = "replica")]
     replicas: Vec<ReplicaEntry>,
     #[serde(rename = "client", default)]
@@ -674,6 +766,7 @@ impl File {
             view_timeout_ms: self.view_timeout_ms,
             limits: self.limits,
             log: self.log,
+            checkpoint: self.checkpoint,
             replicas: self.replicas,
             clients: self.clients,
         }
@@ -914,7 +1007,19 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
     }
     let ahead_max = log.bytes_max_mib / log.segment_mib - 1;
     range(in_log, "spare_segments", "segments", u64::from(log.spare_segments), 1, ahead_max)?;
-    range(in_log, "prefill_segments", "segments", u64::from(log.prefill_segments), 0, ahead_max)
+    range(in_log, "prefill_segments", "segments", u64::from(log.prefill_segments), 0, ahead_max)?;
+
+    let in_checkpoint: fn(_, _) -> _ = |key, message| Wrong::within("checkpoint", key, message);
+    let checkpoint = &settings.checkpoint;
+    range(in_checkpoint, "period", "slots", checkpoint.period, 0, 1 << 40)?;
+    let group_max = u64::from(settings.f.max(1));
+    range(in_checkpoint, "group", "replicas (f)", u64::from(checkpoint.group), 1, group_max)?;
+    range(in_checkpoint, "mib_per_second", "MiB", checkpoint.mib_per_second, 0, 1 << 20)?;
+    range(in_checkpoint, "log_keep_mib", "MiB", checkpoint.log_keep_mib, 0, 16 << 20)?;
+    if checkpoint.dir != PathBuf::new() && !checkpoint.dir.is_absolute() {
+        return Err(in_checkpoint("dir", format!("{} is not an absolute path", checkpoint.dir.display())));
+    }
+    Ok(())
 }
 
 /// Host and port of `host:port`, or what is wrong with it.

@@ -46,6 +46,14 @@ pub fn decisions_dir(dir: &Path, id: ReplicaId) -> PathBuf {
     replica_dir(dir, id).join("decisions")
 }
 
+/// The folder of a replica's checkpoints, beside its log or in a folder of its own on another disk.
+pub fn checkpoint_dir(dir: &Path, elsewhere: &Path, id: ReplicaId) -> PathBuf {
+    match elsewhere.as_os_str().is_empty() {
+        true => replica_dir(dir, id).join("checkpoints"),
+        false => elsewhere.join(format!("replica-{id}")),
+    }
+}
+
 /// A client's secrets.
 pub fn client_key_file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("client-{name}.key"))

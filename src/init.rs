@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    ClientAuth, ClientEntry, Config, ConfigError, Durability, Limits, LogLimits, ReplicaEntry, Settings,
-    Transport, VIEW_TIMEOUT_MS_DEFAULT, check_client_name, split_address,
+    CheckpointLimits, ClientAuth, ClientEntry, Config, ConfigError, Durability, Limits, LogLimits,
+    ReplicaEntry, Settings, Transport, VIEW_TIMEOUT_MS_DEFAULT, check_client_name, split_address,
 };
 use crate::data_dir;
 use crate::keys::{ClientKeys, KeyError, ReplicaKeys, random};
@@ -48,6 +48,8 @@ pub struct InitOptions {
     pub limits: Limits,
     /// Bounds of the log.
     pub log: LogLimits,
+    /// Checkpoints on each replica's disk.
+    pub checkpoint: CheckpointLimits,
 }
 
 impl Default for InitOptions {
@@ -68,6 +70,7 @@ impl Default for InitOptions {
             view_timeout_ms: VIEW_TIMEOUT_MS_DEFAULT,
             limits: Limits::default(),
             log: LogLimits::default(),
+            checkpoint: Default::default(),
         }
     }
 }
@@ -192,6 +195,7 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
         view_timeout_ms: options.view_timeout_ms,
         limits: options.limits.clone(),
         log: options.log.clone(),
+        checkpoint: options.checkpoint.clone(),
         replicas: (replicas.iter().zip(addresses))
             .map(|(keys, address)| ReplicaEntry { id: keys.id, address, key: keys.public_key() })
             .collect(),

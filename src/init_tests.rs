@@ -102,6 +102,7 @@ fn options_reach_the_configuration() {
             view_timeout_ms: 70,
             limits: Limits { window: 32, mark_interval: 8, ..Limits::default() },
             log: LogLimits { segment_mib: 8, ..LogLimits::default() },
+            checkpoint: Default::default(),
             ..InitOptions::default()
         },
         PASS,

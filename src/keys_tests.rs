@@ -34,6 +34,7 @@ fn made() -> Made {
         view_timeout_ms: 1000,
         limits: Limits::default(),
         log: LogLimits::default(),
+        checkpoint: Default::default(),
         replicas: replicas.iter().map(entry).collect(),
         clients: vec![ClientEntry { id: ClientId(3), name: "alice".into(), key: client.public_key() }],
     })

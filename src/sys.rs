@@ -51,6 +51,18 @@ pub(crate) fn direct_io_alignment(file: &File) -> Option<(u32, u32)> {
         .then_some((out.stx_dio_mem_align, out.stx_dio_offset_align))
 }
 
+/// This thread comes after all others, at the processor (nice 10) and at the disk (lowest best-effort I/O priority), where the system
+/// lets it.
+pub(crate) fn step_back() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;
+    // SAFETY: plain integers; 0 names the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LAST);
+    }
+}
+
 /// The soft limit on file sizes (RLIMIT_FSIZE): a write beyond it would kill the process by a signal.
 pub(crate) fn file_bytes_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };

@@ -47,6 +47,7 @@ impl Cluster {
             replicas: n,
             model,
             log: LogLimits { segment_mib: 8, ..LogLimits::default() },
+            checkpoint: Default::default(),
             ..InitOptions::default()
         };
         let config = init(&options, &|_, _, _| Ok(())).expect("a fresh cluster");

@@ -98,6 +98,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         clients: vec!["demo".into()],
         // Ready before the load, so that the first seconds show the same as the later ones.
         log: LogLimits { prefill_segments: 2, ..LogLimits::default() },
+        checkpoint: Default::default(),
         ..InitOptions::default()
     };
     let exe = std::env::current_exe()?;

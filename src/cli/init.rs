@@ -1,6 +1,6 @@
 //! `duramen init`: a new cluster in one folder.
 
-use duramen::config::{ClientAuth, Durability, Limits, LogLimits, Transport};
+use duramen::config::{CheckpointLimits, ClientAuth, Durability, Limits, LogLimits, Transport};
 use duramen::init::{InitOptions, init};
 use duramen::quorum::FaultModel;
 use duramen::types::DigestAlgorithm;
@@ -53,6 +53,9 @@ pub struct Args {
     /// MiB that a replica's log may take on its disk
     #[arg(long, value_name = "MIB", default_value_t = LogLimits::default().bytes_max_mib)]
     log_max_mib: u64,
+    /// Slots between two checkpoints of a replica; 0: none
+    #[arg(long, value_name = "SLOTS", default_value_t = CheckpointLimits::default().period)]
+    checkpoint_period: u64,
 }
 
 /// Makes the cluster and says what was written and what comes next.
@@ -80,6 +83,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             bytes_max_mib: args.log_max_mib,
             ..LogLimits::default()
         },
+        checkpoint: CheckpointLimits { period: args.checkpoint_period, ..CheckpointLimits::default() },
     };
     let allow_tmpfs = args.allow_tmpfs;
     let config =

@@ -44,6 +44,14 @@ pub fn run(args: Args) -> Result<(), CliError> {
             )));
         }
     }
+    // A checkpoint counts by the marks in its log only.
+    let checkpoints = data_dir::checkpoint_dir(&dir, &config.checkpoint.dir, id);
+    match std::fs::remove_dir_all(&checkpoints) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(CliError::Failed(format!("{}: {e}", checkpoints.display())));
+        }
+        _ => {}
+    }
     format_learner(&data_dir::log_dir(&dir, id), &config, id, args.allow_tmpfs)?;
     let f = config.f;
     emit(format_args!(

@@ -210,6 +210,7 @@ fn cluster_of(
         view_timeout_ms: 400,
         limits: Limits::default(),
         log: LogLimits::default(),
+        checkpoint: Default::default(),
         replicas: replicas.collect(),
         clients: vec![ClientEntry { id: ClientId(1), name: "test".into(), key: keys.public_key() }],
     };

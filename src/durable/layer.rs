@@ -312,6 +312,16 @@ impl DurableLayer {
         Ok(())
     }
 
+    /// Deliveries up to this place are not asked for any more: their segments are used again.
+    pub fn recycle(&self, upto: Seq) {
+        let mut index = self.reader.index.write();
+        let kept = index.split_off(&upto.next());
+        *index = kept;
+        // A place may have come twice; the records of the later ones decide.
+        let below = index.values().map(|(first, _)| *first).min().unwrap_or(self.durable.next());
+        self.log.recycle(below);
+    }
+
     /// Whether something released waits for its write.
     pub fn is_behind(&self) -> bool {
         !self.behind.is_empty()

@@ -12,6 +12,7 @@
 //! Execution time is the highest proposed so far, so it never goes back; each request has a seed of its own.
 
 use super::client_table::{ClientTable, PLACE_BITS, Verdict};
+use crate::checkpoint::frozen::Frozen;
 use crate::reply::routing::{WHOLE_BYTES_MAX, result_digest};
 use crate::service::{Context, QueryReply, Service};
 use crate::types::*;
@@ -70,6 +71,29 @@ impl Executor {
             reply_chain: Digest::ZERO,
             hasher,
             link: Vec::new(),
+        }
+    }
+
+    /// After batch `executed`, as a checkpoint has it.
+    pub fn resumed(
+        service: Box<dyn Service>,
+        table: ClientTable,
+        hasher: Hasher,
+        executed: Seq,
+        time: WallTime,
+        reply_chain: Digest,
+    ) -> Self {
+        Self { executed, time, reply_chain, ..Self::new(service, table, hasher) }
+    }
+
+    /// All that is replicated, frozen: pointers are copied, not bytes.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            seq: self.executed,
+            time: self.time,
+            replies: self.reply_chain,
+            table: self.table.clone(),
+            state: self.service.snapshot(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use super::layout::{BLOCK_BYTES, align_up};
 
 /// A heap allocation aligned to, and a multiple of, [`BLOCK_BYTES`]; zeroed at first.
-pub(super) struct AlignedBuffer {
+pub(crate) struct AlignedBuffer {
     start: NonNull<u8>,
     bytes: usize,
 }

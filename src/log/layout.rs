@@ -56,7 +56,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::types::{ClusterId, Digest, Lsn, ReplicaId, Seq, View};
 
 /// Unit of writing and of alignment.
-pub(super) const BLOCK_BYTES: usize = 4096;
+pub(crate) const BLOCK_BYTES: usize = 4096;
 /// Records start at multiples of this.
 pub(super) const RECORD_ALIGN: usize = 16;
 /// Where records start in a segment: behind both header copies.

@@ -25,7 +25,7 @@ mod recovery;
 mod scan;
 mod segments;
 mod stage;
-mod storage;
+pub(crate) mod storage;
 
 mod writer;
 
@@ -42,7 +42,7 @@ mod recovery_tests;
 #[cfg(test)]
 mod recycle_tests;
 #[cfg(test)]
-mod test_disk;
+pub(crate) mod test_disk;
 
 use std::fs::File;
 use std::path::Path;
@@ -64,10 +64,11 @@ pub use reader::LogReader;
 pub use stage::{LogEvent, LogStats};
 
 use crate::sys::{self, EventFd};
-use buffers::AlignedBuffer;
+pub(crate) use buffers::AlignedBuffer;
 use device::EmulatedWriter;
 use group::{Packer, Prefix, Queued};
-use layout::{BLOCK_BYTES, BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
+pub(crate) use layout::BLOCK_BYTES;
+use layout::{BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use reader::Index;
 use scan::{Place, Scan};
 use segments::{Maker, Spare, UNFINISHED, is_full, make_segment, segment_name, segment_number};
@@ -606,6 +607,22 @@ impl Log {
     /// The last durable record.
     pub fn durable(&self) -> Lsn {
         Lsn(self.shared.index.durable.load(Ordering::Acquire))
+    }
+
+    /// The first record of the oldest segment among the last ones that together take `bytes` of disk.
+    pub fn keep_from(&self, bytes: u64) -> Lsn {
+        let segments = self.shared.index.segments.read();
+        let mut kept = 0;
+        let enough = segments.iter().rev().find(|segment| {
+            kept += segment.bytes();
+            kept >= bytes
+        });
+        enough.map_or(Lsn(0), |segment| segment.first_lsn)
+    }
+
+    /// Disk bytes that all segments may take together.
+    pub fn bytes_max(&self) -> u64 {
+        self.bounds.bytes_max
     }
 
     /// Counters since the start.

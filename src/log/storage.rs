@@ -11,7 +11,7 @@ use super::layout::BLOCK_BYTES;
 use crate::sys;
 
 /// A directory of segment files. Blocking; used from any thread.
-pub(super) trait Disk: Send + Sync {
+pub(crate) trait Disk: Send + Sync {
     /// Names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens for reading and synchronous writing (O_DIRECT | O_DSYNC).
@@ -27,7 +27,7 @@ pub(super) trait Disk: Send + Sync {
 }
 
 /// An open file. Offsets, lengths and memory are multiples of the block.
-pub(super) trait DiskFile: Send + Sync {
+pub(crate) trait DiskFile: Send + Sync {
     /// Its size.
     fn bytes(&self) -> u64;
     /// Fills `buffer` from `offset`.
@@ -49,7 +49,7 @@ pub(super) trait DiskFile: Send + Sync {
 pub(super) const RETRIES_MAX: u32 = 100;
 
 /// A real directory.
-pub(super) struct RealDisk {
+pub(crate) struct RealDisk {
     dir: PathBuf,
     handle: File,
     /// Only a tmpfs on an old kernel goes without.

@@ -17,11 +17,11 @@ use super::sys::EventFd;
 use super::writer::{Done, Write, Writer};
 
 /// All files and their bytes.
-pub(super) type Image = BTreeMap<String, Vec<u8>>;
+pub(crate) type Image = BTreeMap<String, Vec<u8>>;
 
 /// A directory in memory.
 #[derive(Default)]
-pub(super) struct MemoryDisk {
+pub(crate) struct MemoryDisk {
     files: Mutex<BTreeMap<String, Arc<MemoryFile>>>,
     /// Bytes of all files; 0 = no bound.
     capacity: AtomicUsize,
@@ -114,7 +114,12 @@ impl DiskFile for MemoryFile {
     }
 
     fn write(&self, bytes: &[u8], offset: u64, _: bool) -> io::Result<()> {
-        self.0.lock()[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        let mut file = self.0.lock();
+        let end = offset as usize + bytes.len();
+        if file.len() < end {
+            file.resize(end, 0);
+        }
+        file[offset as usize..end].copy_from_slice(bytes);
         Ok(())
     }
 
@@ -128,13 +133,13 @@ impl DiskFile for MemoryFile {
 }
 
 /// Passes calls on until the n-th, which fails; a failing write leaves half of its bytes behind.
-pub(super) struct FailingDisk {
+pub(crate) struct FailingDisk {
     inner: Arc<dyn Disk>,
     fault: Arc<Fault>,
 }
 
 /// Which call fails, and how.
-pub(super) struct Fault {
+pub(crate) struct Fault {
     calls: AtomicUsize,
     /// Index of the first call that fails.
     pub at: usize,

@@ -1,5 +1,6 @@
 //! The execute thread: decided batches → service → replies; reads; what was executed back to `order`.
 
+use super::checkpoint_stage::Checkpoints;
 use super::decisions::{Decided, Recent};
 use super::metrics::Stage;
 use super::receive::frame;
@@ -58,6 +59,8 @@ pub struct ExecuteStage {
     /// Which request of a group is answered again first.
     pub(super) resend_turn: u64,
     pub(super) digest: StateDigest,
+    /// When states are frozen, if they are.
+    pub(super) checkpoints: Option<Checkpoints>,
     /// The paper's modes: logs what is executed.
     pub(super) layer: Option<DurableLayer>,
     /// Mode `none`: what peers that are behind may still ask for.
@@ -74,6 +77,10 @@ pub struct ExecuteStage {
 impl ExecuteStage {
     /// Runs until told to stop.
     pub fn run(mut self) {
+        if self.shared.checkpoint_wanted.load(Ordering::Relaxed) {
+            // What was executed at the start lies below the mark: this one can count even if the log takes nothing more.
+            self.take_checkpoint();
+        }
         let mut again = Instant::now();
         let mut filler = self.nonce;
         let mut next = None;
@@ -103,6 +110,11 @@ impl ExecuteStage {
                     self.waiting.insert(token, (connection, read));
                 }
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
+                Ok(ToExecute::Recycle(upto)) => {
+                    if let Some(layer) = &self.layer {
+                        layer.recycle(upto);
+                    }
+                }
                 Ok(ToExecute::ReadRefused(tokens)) => self.answer_waiting(&tokens, false),
                 Ok(ToExecute::Digest { connection, id }) => {
                     self.shared.digest_pending.store(false, Ordering::Release);
@@ -153,6 +165,12 @@ impl ExecuteStage {
                 Ok(other) => return Some(other),
                 Err(_) => return None,
             }
+        }
+    }
+
+    fn take_checkpoint(&self) {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.take(|| self.executor.freeze(), &self.shared, &self.to_order);
         }
     }
 
@@ -349,6 +367,9 @@ impl Host for ExecuteStage {
         self.shared.requests_executed.fetch_add(requests, Ordering::Relaxed);
         self.shared.batches_executed.fetch_add(1, Ordering::Relaxed);
         self.shared.executed.store(done.seq.0, Ordering::Relaxed);
+        if self.checkpoints.as_ref().is_some_and(|c| c.takes(done.seq, &self.shared)) {
+            self.take_checkpoint();
+        }
         done
     }
 

@@ -30,6 +30,9 @@ mod decisions;
 /// execute → reply.
 mod execute_stage;
 
+/// execute → checkpoint files.
+mod checkpoint_stage;
+
 /// Replies → frames.
 mod reply_packer;
 
@@ -47,6 +50,9 @@ mod open_metrics;
 
 /// `/metrics`, `/healthz`, `/readyz`.
 mod admin;
+
+/// Checkpoint and log → executed state.
+mod recovery;
 
 /// Config → recovery → running.
 mod startup;

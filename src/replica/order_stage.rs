@@ -1,5 +1,6 @@
 //! The order thread: channel → [`Orderer::step`] → outputs routed to log, net and execute.
 
+use super::checkpoint_stage::ToCheckpoint;
 use super::decisions::Decided;
 use super::metrics::Stage;
 use super::receive::frame;
@@ -61,6 +62,14 @@ pub struct OrderStage {
     /// What this replica's messages pass through.
     #[cfg(feature = "adversary")]
     pub(super) liar: Option<super::liar::Liar>,
+    /// Where frozen states are written, if they are.
+    pub(super) to_checkpoint: Option<Sender<ToCheckpoint>>,
+    /// Bytes of the log that stay for others.
+    pub(super) log_keep_bytes: u64,
+    /// Decided batches lie in a log of their own.
+    pub(super) own_decisions: bool,
+    /// Bytes of the log's files when a checkpoint was last asked for.
+    pub(super) wanted_at: u64,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
@@ -158,6 +167,10 @@ impl OrderStage {
                         steps += 1;
                         self.step(self.clock.now(), input);
                     }
+                    ToOrder::CheckpointStored(seq) => {
+                        steps += 1;
+                        self.checkpoint_stored(seq);
+                    }
                     ToOrder::Stop => {
                         self.apply();
                         self.publish();
@@ -204,6 +217,27 @@ impl OrderStage {
         }
     }
 
+    /// Two checkpoints are on disk: what leads up to the older one may go, beyond what is kept for others.
+    fn checkpoint_stored(&mut self, seq: Seq) {
+        // Where decisions have a log of their own, this one is small.
+        let keep = match self.own_decisions {
+            true => Lsn(u64::MAX),
+            false => self.log.keep_from(self.log_keep_bytes),
+        };
+        let pressed = self.log.stats().files_bytes > self.log.bytes_max() / 4 * 3;
+        self.step(self.clock.now(), Input::CheckpointStored { seq, keep, pressed });
+    }
+
+    /// A log that fills up faster than checkpoints come asks for one.
+    fn want_checkpoint(&mut self, files_bytes: u64) {
+        let most = self.log.bytes_max();
+        if files_bytes > most / 2 && files_bytes > self.wanted_at + most / 8 {
+            self.wanted_at = files_bytes;
+            self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
+        }
+        self.wanted_at = self.wanted_at.min(files_bytes);
+    }
+
     /// Outputs take effect in order; frames leave together at the end, behind every append of this round.
     fn apply(&mut self) {
         if self.outputs.is_empty() {
@@ -248,7 +282,15 @@ impl OrderStage {
                 Output::ServeBatch { to, seq, lsn } => {
                     let _ = self.to_fetch.try_send(Serve { to, seq, lsn });
                 }
-                Output::Covered { .. } | Output::Recycle { .. } => {}
+                Output::Covered { seq, batches } => {
+                    if let Some(to_checkpoint) = &self.to_checkpoint {
+                        let _ = to_checkpoint.send(ToCheckpoint::Covered { seq, batches });
+                    }
+                }
+                Output::Recycle { upto, below } => {
+                    self.log.recycle(below);
+                    let _ = self.to_execute.send(ToExecute::Recycle(upto));
+                }
                 Output::ReadReady(tokens) => {
                     // The read must see every batch handed out before it.
                     self.hand_out(&mut batches);
@@ -310,6 +352,7 @@ impl OrderStage {
 
     fn publish(&mut self) {
         let stats = self.log.stats();
+        self.want_checkpoint(stats.files_bytes);
         self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),

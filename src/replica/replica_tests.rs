@@ -47,6 +47,7 @@ impl Cluster {
             durability,
             listen: format!("127.0.0.1:{}", free_ports(n as u16)),
             log: LogLimits { segment_mib: 8, spare_segments: 1, ..LogLimits::default() },
+            checkpoint: Default::default(),
             ..InitOptions::default()
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();

@@ -1,5 +1,6 @@
 //! What the stages of one replica share: where clients are, who leads, counters for `status`.
 
+use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
@@ -99,6 +100,12 @@ pub struct LogView {
     pub queued_bytes: usize,
     /// The last durable record.
     pub durable: Lsn,
+    /// The oldest record.
+    pub first: Lsn,
+    /// Of all segment files.
+    pub files_bytes: u64,
+    /// Segments whose records were given up since the start, and used again or removed.
+    pub recycled: u64,
 }
 
 impl LogView {
@@ -112,6 +119,9 @@ impl LogView {
             write_us_p50: stats.write_ns.value_at_quantile(0.5) / 1000,
             write_us_p99: stats.write_ns.value_at_quantile(0.99) / 1000,
             segments_ready: stats.spare_segments,
+            first: stats.first_lsn,
+            files_bytes: stats.files_bytes,
+            recycled: stats.segments_recycled + stats.segments_removed,
             ..Self::default()
         }
     }
@@ -137,6 +147,12 @@ pub struct Shared {
     pub forgetful: AtomicBool,
     /// The log of decisions and the rounds over it, where there is one; published by `execute`.
     pub decisions: Mutex<Option<(LogView, RoundStats)>>,
+    /// A checkpoint is being written.
+    pub checkpointing: AtomicBool,
+    /// The log fills up: a checkpoint is due, turn or no turn.
+    pub checkpoint_wanted: AtomicBool,
+    /// Those on disk, and the last one's figures.
+    pub checkpoints: Mutex<CheckpointView>,
     /// The replica is to stop: nobody waits for a disk any more.
     pub stopping: AtomicBool,
     /// Published every heartbeat.

@@ -8,6 +8,7 @@
 //! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk (in the paper's modes `execute` for its own log, too); `log` waits for nobody |
 //! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
+//! | checkpoint | `duramen-ckpt` | `execute`: frozen states; `order`: which one a mark covers | one state | the turn is skipped and counted |
 //! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
 //!
 //! No cycle can block: `net` and `log` never wait for anybody; `execute` waits for nobody; `order` waits for `log` only.
@@ -63,6 +64,8 @@ pub enum ToOrder {
     Inputs(Vec<(Input, Option<Credit>)>),
     /// One, of our own stages.
     One(Input),
+    /// Two checkpoints are on disk, the older one of this place.
+    CheckpointStored(Seq),
     /// End the thread.
     Stop,
 }
@@ -86,6 +89,8 @@ pub enum ToExecute {
     ReadReady(Vec<u64>),
     /// Refuse these.
     ReadRefused(Vec<u64>),
+    /// The log of decisions is not asked for places up to here any more.
+    Recycle(Seq),
     /// The digest of state and client table, for `status`.
     Digest {
         /// Where from.

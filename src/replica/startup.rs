@@ -9,25 +9,29 @@
 //! started, and no vote before the core allows it.
 
 use super::admin::{Admin, Answer};
-use super::decisions::{Recent, Store, certificate_of, layer_mode};
+use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
+use super::decisions::{Recent, Store, layer_mode};
 use super::execute_stage::ExecuteStage;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
 use super::receive::{Receive, Verify, frame};
+use super::recovery::{Recovered, Recovery};
 use super::shared::Shared;
 use super::stages::*;
 use super::status::StatusWriter;
-use crate::config::{Config, Durability, LogDevice, LogIo, Transport};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::schedule::Schedule;
+use crate::checkpoint::store::Store as CheckpointStore;
+use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
 use crate::data_dir;
-use crate::durable;
-use crate::execute::client_table::{ClientTable, ClientTableLimits};
-use crate::execute::executor::Executor;
+use crate::execute::client_table::ClientTableLimits;
 use crate::identity::Identity;
 use crate::keys::{KeyError, ReplicaKeys};
 use crate::log::{self, Device, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
 use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
+use crate::order::control::Control;
 use crate::order::record::OrderRecord;
-use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
+use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::types::*;
@@ -49,8 +53,6 @@ use std::time::{Duration, Instant};
 
 /// A log record is a batch and its certificate; this is more than any certificate takes.
 const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
-/// Batches between reading and executing the log at the start.
-const REPLAY_BATCHES: usize = 64;
 /// Waiting groups of one client, and of all.
 const CLIENT_POOL_BYTES: usize = 64 << 20;
 const POOL_BYTES: usize = 512 << 20;
@@ -134,6 +136,14 @@ pub enum StartError {
         /// What is wrong.
         why: RestoreError,
     },
+    /// A checkpoint that leads to nothing else than the log it does not fit, or none that can be read where one is needed.
+    #[error("{}: {why}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: CheckpointError,
+    },
     /// The sockets.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -148,6 +158,7 @@ pub struct Replica {
     net: Option<net::Net>,
     to_order: Sender<ToOrder>,
     to_execute: Sender<ToExecute>,
+    to_checkpoint: Sender<ToCheckpoint>,
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     status: Arc<StatusWriter>,
@@ -166,7 +177,9 @@ fn log_options(
     let limits = &config.log;
     // A mark record carries the digests since the mark before: a replica that caught up may have many at once.
     let mark_bytes = 4 * config.limits.window as usize * size_of::<Digest>();
-    let record_bytes_max = config.limits.largest_batch_bytes().max(mark_bytes) + CERTIFICATE_BYTES_MAX;
+    let control_bytes = Control::bytes_max(config.group().n(), config.limits.window);
+    let largest = config.limits.largest_batch_bytes().max(mark_bytes).max(control_bytes);
+    let record_bytes_max = largest + CERTIFICATE_BYTES_MAX;
     LogOptions {
         segment_bytes: limits.segment_bytes(),
         bytes_max: limits.bytes_max(),
@@ -299,9 +312,6 @@ impl Replica {
             sessions_per_client_max: config.limits.sessions_per_client as usize,
             ..ClientTableLimits::default()
         };
-        let mut executor = Executor::new(service, ClientTable::new(table), hasher);
-        let mut replay = Replay::new(auth.clone(), Default::default(), Lsn(1));
-        let mut wrong = None;
         let log_dir = data_dir::log_dir(&dir, id);
         // Both logs of a replica share the arm.
         let device = match config.log.device {
@@ -315,56 +325,19 @@ impl Replica {
             // Views, reserves and marks alone: little.
             (options.prefill_segments, options.spare_segments) = (0, 1);
         }
-        // One thread reads, checks and hashes; another executes.
-        let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
-        let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
-            for batch in ready_out {
-                executor.execute(&batch);
-            }
-            executor
-        })?;
-        let opened = log::open(options, &mut |r| {
-            let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
-                .map_err(|e| format!("record {}: {e}", r.lsn))?;
-            let ready = replay.record(&record).map_err(|why| {
-                let text = why.to_string();
-                wrong = Some(why);
-                text
-            })?;
-            for batch in ready {
-                ready_in.send(batch).map_err(|_| "execution ended early".to_owned())?;
-            }
-            Ok(())
-        });
-        let mut wrong_dir = log_dir.clone();
-        let mut opened_layer = None;
-        if let (Ok(_), Some(mode)) = (&opened, layer_mode(durability)) {
+        let layer_options = layer_mode(durability).map(|mode| {
             let dir = data_dir::decisions_dir(&dir, id);
-            wrong_dir.clone_from(&dir);
-            let options = LogOptions { device, ..log_options(&config, dir, id, io, allow_tmpfs) };
-            opened_layer = Some(durable::open(options, mode, &mut |delivery| {
-                let certificate = certificate_of(&delivery)?;
-                let ready = replay.decision(certificate, delivery.body).map_err(|why| {
-                    let text = why.to_string();
-                    wrong = Some(why);
-                    text
-                })?;
-                for batch in ready {
-                    ready_in.send(batch).map_err(|_| "execution ended early".to_owned())?;
-                }
-                Ok(())
-            }));
-        }
-        drop(ready_in);
-        let executor = match execute.join() {
-            Ok(executor) => executor,
-            Err(panic) => std::panic::resume_unwind(panic),
+            (mode, LogOptions { device, ..log_options(&config, dir, id, io, allow_tmpfs) })
+        });
+        let (turns, interval) = (config.checkpoint.turns(), config.limits.mark_interval);
+        let schedule = match durability {
+            Durability::None => None,
+            _ => Schedule::new(turns, config.checkpoint.period, members.n(), id, interval),
         };
-        if let Some(why) = wrong {
-            return Err(StartError::Restore { dir: wrong_dir, why });
-        }
-        let open = opened?;
-        let open_layer = opened_layer.transpose()?;
+        let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config.checkpoint.dir, id);
+        let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
+        let recovery = Recovery { auth: &auth, options, layer_options, table };
+        let Recovered { executor, open, open_layer, mut replay } = recovery.run(service, &mut checkpoints)?;
         let report = open.report().clone();
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // `init` starts the log once, to put its first record there.
@@ -424,6 +397,27 @@ impl Replica {
         core.begin(clock.now());
 
         let shared = Arc::new(Shared::default());
+        {
+            let mut view = shared.checkpoints.lock();
+            view.kept = checkpoints.kept().to_vec();
+            view.period = schedule.map_or(0, |s| s.period());
+        }
+        let fills_up = report.log_bytes > log.bytes_max() / 2;
+        shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
+        let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
+        let checkpointer = schedule.map(|schedule| CheckpointStage {
+            store: checkpoints,
+            cluster: config.cluster,
+            me: id,
+            members,
+            schedule,
+            bytes_per_second: config.checkpoint.mib_per_second << 20,
+            inbox: checkpoint_inbox,
+            to_order: to_order.clone(),
+            shared: shared.clone(),
+            write_s: 0.0,
+            last: None,
+        });
         shared.view.store(core.view().0, Ordering::Relaxed);
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
         shared.executed.store(executor.executed().0, Ordering::Relaxed);
@@ -514,6 +508,10 @@ impl Replica {
             proposed: Default::default(),
             #[cfg(feature = "adversary")]
             liar,
+            to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
+            log_keep_bytes: config.checkpoint.log_keep_mib << 20,
+            own_decisions: layer_mode(durability).is_some(),
+            wanted_at: 0,
             resends: HashMap::new(),
         };
         let execute = ExecuteStage {
@@ -531,6 +529,12 @@ impl Replica {
             waiting: Default::default(),
             resend_turn: 0,
             digest: Default::default(),
+            checkpoints: schedule.map(|schedule| Checkpoints {
+                schedule,
+                mark_interval: config.limits.mark_interval,
+                stop_the_world: config.checkpoint.snapshot == SnapshotKind::StopTheWorld,
+                to_checkpoint: to_checkpoint.clone(),
+            }),
             layer,
             recent,
             all_answer: members.byzantine() || !votes_durable,
@@ -540,12 +544,15 @@ impl Replica {
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
-        let threads = vec![
+        let mut threads = vec![
             named("order").spawn(move || order.run())?,
             named("exec").spawn(move || execute.run())?,
             named("fetch")
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
+        if let Some(stage) = checkpointer {
+            threads.push(named("ckpt").spawn(move || stage.run())?);
+        }
         let address = handle.local_addr();
         let (state, stats) = (shared.clone(), handle.clone());
         let page = move |path: &str| {
@@ -570,7 +577,20 @@ impl Replica {
             }
         };
         let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
-        Ok(Self { admin, id, net: Some(net), to_order, to_execute, threads, shared, status, report, address })
+        let net = Some(net);
+        Ok(Self {
+            admin,
+            id,
+            net,
+            to_order,
+            to_execute,
+            to_checkpoint,
+            threads,
+            shared,
+            status,
+            report,
+            address,
+        })
     }
 
     /// Which replica this is.
@@ -642,6 +662,7 @@ impl Replica {
         }
         let _ = self.to_order.send(ToOrder::Stop);
         let _ = self.to_execute.send(ToExecute::Stop);
+        let _ = self.to_checkpoint.send(ToCheckpoint::Stop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -1,5 +1,6 @@
 //! The state of a replica as one JSON object, for `duramen status`.
 
+use super::checkpoint_stage::CheckpointView;
 use super::shared::Shared;
 use crate::config::Durability;
 use crate::durable::RoundStats;
@@ -56,6 +57,22 @@ fn rounds_json(rounds: &RoundStats) -> String {
         us(rounds.log_ns),
         us(rounds.larger_ns),
         us(rounds.round_ns),
+    )
+}
+
+fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
+    let kept: Vec<String> = view.kept.iter().map(Seq::to_string).collect();
+    format!(
+        r#""checkpoints":{{"kept":[{}],"writing":{writing},"written":{},"skipped":{},"bytes":{},"freeze_us":{},"write_ms":{},"period":{},"period_min":{},"failed":{}}},"#,
+        kept.join(","),
+        view.written,
+        view.skipped,
+        view.bytes,
+        view.freeze_us,
+        view.write_ms,
+        view.period,
+        view.period_min,
+        optional(view.failed.as_deref()),
     )
 }
 
@@ -133,9 +150,10 @@ impl StatusWriter {
                 r#""requests_executed":{requests},"batches_executed":{batches},"#,
                 r#""log":{{"writes":{writes},"records":{records},"bytes":{bytes},"records_per_write":{per_write:.2},"#,
                 r#""requests_per_write":{req_write:.2},"in_flight_max":{log_flight},"backend":{backend},"#,
+                r#""first_lsn":{first},"files_bytes":{files},"segments_recycled":{recycled},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
-                r#"{digest}{rounds}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#"{digest}{rounds}{checkpoints}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
                 r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
             ),
             me = self.me,
@@ -174,6 +192,11 @@ impl StatusWriter {
             discards = discards.join(","),
             digest = digest,
             rounds = rounds,
+            checkpoints =
+                checkpoints_json(&shared.checkpoints.lock(), shared.checkpointing.load(Ordering::Relaxed)),
+            first = log.first,
+            files = kept.files_bytes + decisions.as_ref().map_or(0, |(log, _)| log.files_bytes),
+            recycled = log.recycled,
             stages = shared.metrics.json(),
             durability = self.durability,
             forgetful = shared.forgetful.load(Ordering::Relaxed),

@@ -1,0 +1,137 @@
+//! A directory with the last two checkpoints of a replica.
+//!
+//! A file has its name only when all of it is durable, and only then the oldest one goes: whatever moment a crash chooses, two
+//! checkpoints are there that were there before, or the newer of them and the new one (FAULTS D8, S12).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file::{Body, BodyWriter, CheckpointError, Head, Opened};
+use crate::log::storage::{Disk, RealDisk};
+use crate::quorum::Group as Members;
+use crate::types::*;
+
+/// A checkpoint in the making; removed at open.
+const UNFINISHED: &str = "checkpoint.new";
+/// How many are kept.
+const KEPT: usize = 2;
+
+fn name(seq: Seq) -> String {
+    format!("checkpoint-{:020}", seq.0)
+}
+
+fn seq_of(name: &str) -> Option<Seq> {
+    let digits = name.strip_prefix("checkpoint-")?;
+    (digits.len() == 20).then(|| digits.parse().ok().map(Seq))?
+}
+
+/// The checkpoints in one directory.
+pub struct Store {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// On disk, ascending.
+    kept: Vec<Seq>,
+}
+
+impl Store {
+    /// Opens the directory, which is made if it is missing, and removes what a crash left unfinished.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent() {
+            crate::data_dir::sync_dir(parent)?;
+        }
+        // A file system without direct I/O is told of by the log.
+        let direct = !crate::sys::is_memory_fs(dir)?;
+        Self::on(Arc::new(RealDisk::new(dir.to_owned(), direct)?), dir.to_owned())
+    }
+
+    /// The same over any disk.
+    pub(super) fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+        let names = disk.list()?;
+        if names.iter().any(|name| name == UNFINISHED) {
+            disk.remove(UNFINISHED)?;
+        }
+        // Also what was renamed before the last crash is durable from here on.
+        disk.sync_dir()?;
+        let mut kept: Vec<Seq> = names.iter().filter_map(|name| seq_of(name)).collect();
+        kept.sort_unstable();
+        Ok(Self { disk, dir, kept })
+    }
+
+    /// What is there, ascending.
+    pub fn kept(&self) -> &[Seq] {
+        &self.kept
+    }
+
+    /// Where one lies.
+    pub fn path(&self, seq: Seq) -> PathBuf {
+        self.dir.join(name(seq))
+    }
+
+    /// Reads one's head. Errors: damage; one of something else.
+    pub fn read(&self, seq: Seq, cluster: ClusterId, members: Members) -> Result<Opened, CheckpointError> {
+        let opened = Opened::read(self.disk.open(&name(seq))?, cluster, members)?;
+        match opened.head.seq == seq {
+            true => Ok(opened),
+            false => Err(CheckpointError::Foreign(format!("it is of place {}", opened.head.seq))),
+        }
+    }
+
+    /// Leaves one out that cannot be used: the next checkpoint must not push out the good one before it.
+    pub fn discard(&mut self, seq: Seq) -> io::Result<()> {
+        self.kept.retain(|kept| *kept != seq);
+        self.disk.rename(&name(seq), &format!("damaged-{:020}", seq.0))?;
+        self.disk.sync_dir()
+    }
+
+    /// Writes a body aside: about `bytes` are to come. Errors: a full disk, before anything else is touched.
+    pub fn write<T>(
+        &self,
+        bytes: u64,
+        pace: &mut dyn FnMut(usize) -> io::Result<()>,
+        write: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<T>,
+    ) -> io::Result<(Body, T)> {
+        let written = self.disk.create(UNFINISHED, bytes.max(1)).and_then(|file| {
+            let mut out = BodyWriter::new(file, pace);
+            let layout = write(&mut out)?;
+            Ok((out.finish()?, layout))
+        });
+        if written.is_err() {
+            self.abandon();
+        }
+        written
+    }
+
+    /// Removes what was written aside.
+    pub fn abandon(&self) {
+        let _ = self.disk.remove(UNFINISHED);
+    }
+
+    /// Gives a body its name, and lets go of what is older than the one before. Gives the root.
+    pub fn seal(&mut self, body: Body, head: &Head) -> io::Result<Digest> {
+        let sealed = body.seal(head).and_then(|root| {
+            self.disk.rename(UNFINISHED, &name(head.seq))?;
+            self.disk.sync_dir()?;
+            Ok(root)
+        });
+        let root = match sealed {
+            Ok(root) => root,
+            Err(e) => {
+                self.abandon();
+                return Err(e);
+            }
+        };
+        self.kept.retain(|kept| *kept != head.seq);
+        self.kept.push(head.seq);
+        while self.kept.len() > KEPT {
+            let oldest = self.kept.remove(0);
+            self.disk.remove(&name(oldest))?;
+        }
+        for name in self.disk.list()?.iter().filter(|name| name.starts_with("damaged-")) {
+            self.disk.remove(name)?;
+        }
+        self.disk.sync_dir()?;
+        Ok(root)
+    }
+}

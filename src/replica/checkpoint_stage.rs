@@ -1,0 +1,239 @@
+//! The checkpoint thread: frozen states → files, off every other path and behind all of them at the disk and the processor.
+
+use super::shared::Shared;
+use super::stages::*;
+use crate::checkpoint::file::Head;
+use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::schedule::Schedule;
+use crate::checkpoint::store::Store;
+use crate::order::Input;
+use crate::quorum::Group as Members;
+use crate::types::*;
+use crossbeam::channel::{Receiver, Sender};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What the checkpoint stage is sent.
+pub enum ToCheckpoint {
+    /// Write this.
+    Taken(Taken),
+    /// The durable mark covers it.
+    Covered {
+        /// Of which place.
+        seq: Seq,
+        /// The batch history up to it.
+        batches: Digest,
+    },
+    /// End the thread.
+    Stop,
+}
+
+/// A state to be written.
+pub struct Taken {
+    /// All of it.
+    pub frozen: Frozen,
+    /// Execution waits for this: the stop-the-world baseline.
+    pub written: Option<Sender<()>>,
+}
+
+/// The checkpoints as `status` shows them.
+#[derive(Clone, Default)]
+pub struct CheckpointView {
+    /// Places of those on disk, ascending.
+    pub kept: Vec<Seq>,
+    /// Written since the start.
+    pub written: u64,
+    /// Turns that came while one was being written.
+    pub skipped: u64,
+    /// Bytes of the last one.
+    pub bytes: u64,
+    /// Microseconds it took to freeze the state for it.
+    pub freeze_us: u64,
+    /// Milliseconds that writing it took.
+    pub write_ms: u64,
+    /// Places between two of them.
+    pub period: u64,
+    /// The smallest period that equation (1) allows, by what was measured.
+    pub period_min: u64,
+    /// Why the last one did not come to be.
+    pub failed: Option<String>,
+}
+
+/// The thread's state.
+pub struct CheckpointStage {
+    pub(super) store: Store,
+    pub(super) cluster: ClusterId,
+    pub(super) me: ReplicaId,
+    pub(super) members: Members,
+    pub(super) schedule: Schedule,
+    /// 0: no bound.
+    pub(super) bytes_per_second: u64,
+    pub(super) inbox: Receiver<ToCheckpoint>,
+    pub(super) to_order: Sender<ToOrder>,
+    pub(super) shared: Arc<Shared>,
+    /// The longest that writing one took, in seconds.
+    pub(super) write_s: f64,
+    /// Where execution was when the last one was taken.
+    pub(super) last: Option<(Seq, Instant)>,
+}
+
+/// Told to stop.
+struct Stopped;
+
+impl CheckpointStage {
+    /// Runs until told to stop.
+    pub fn run(mut self) {
+        crate::sys::step_back();
+        for message in self.inbox.clone() {
+            match message {
+                ToCheckpoint::Taken(taken) => {
+                    let done = self.checkpoint(taken);
+                    self.shared.checkpointing.store(false, Ordering::Release);
+                    if done.is_err() {
+                        break;
+                    }
+                }
+                // Of one that failed.
+                ToCheckpoint::Covered { .. } => {}
+                ToCheckpoint::Stop => break,
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, taken: Taken) -> Result<(), Stopped> {
+        let seq = taken.frozen.seq;
+        let began = Instant::now();
+        match self.write(taken) {
+            Ok(Some((bytes, took))) => {
+                self.measure(seq, began, took);
+                let mut view = self.shared.checkpoints.lock();
+                view.kept = self.store.kept().to_vec();
+                view.written += 1;
+                (view.bytes, view.write_ms, view.failed) = (bytes, took.as_millis() as u64, None);
+                drop(view);
+                if let [older, _] = self.store.kept() {
+                    let _ = self.to_order.send(ToOrder::CheckpointStored(*older));
+                }
+                Ok(())
+            }
+            Ok(None) => Err(Stopped),
+            Err(e) => {
+                ::log::warn!("checkpoint of place {seq}: {e}; the next is tried in its turn");
+                self.shared.checkpoints.lock().failed = Some(e.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes and time; `None` when told to stop.
+    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
+        let Taken { frozen, written } = taken;
+        let began = Instant::now();
+        let (rate, shared) = (self.bytes_per_second, self.shared.clone());
+        let mut sent = 0u64;
+        let mut pace = |bytes: usize| {
+            if shared.stopping.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            sent += bytes as u64;
+            if rate > 0 {
+                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+            Ok(())
+        };
+        let body = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
+        let stopped = self.shared.stopping.load(Ordering::Relaxed);
+        let (body, layout) = match body {
+            Err(_) if stopped => return Ok(None),
+            other => other?,
+        };
+        let took = began.elapsed();
+        let Frozen { seq, time, replies, .. } = frozen;
+        drop(written);
+        let batches = loop {
+            match self.inbox.recv() {
+                Ok(ToCheckpoint::Covered { seq: covered, batches }) if covered == seq => break batches,
+                Ok(ToCheckpoint::Covered { .. } | ToCheckpoint::Taken(_)) => {}
+                Ok(ToCheckpoint::Stop) | Err(_) => {
+                    self.store.abandon();
+                    return Ok(None);
+                }
+            }
+        };
+        let head = Head {
+            cluster: self.cluster,
+            replica: self.me,
+            members: self.members,
+            seq,
+            batches,
+            replies,
+            time,
+            pages: layout.pages,
+            table_bytes: layout.table_bytes,
+            header_bytes: layout.header_bytes,
+            body_bytes: body.bytes(),
+        };
+        self.store.seal(body, &head)?;
+        Ok(Some((head.body_bytes, took)))
+    }
+
+    /// Checks equation (1) against what was measured: P > n · C_max · T_max.
+    fn measure(&mut self, seq: Seq, began: Instant, took: Duration) {
+        self.write_s = self.write_s.max(took.as_secs_f64());
+        if let Some((before, at)) = self.last.replace((seq, began)) {
+            let places_per_s = (seq.0 - before.0) as f64 / (began - at).as_secs_f64().max(1e-3);
+            let (period, min) =
+                (self.schedule.period(), self.schedule.smallest_period(self.write_s, places_per_s));
+            let mut view = self.shared.checkpoints.lock();
+            if period < min && view.period_min <= period {
+                ::log::warn!(
+                    "checkpoint.period = {period} is too small: a checkpoint takes {:.1} s and {places_per_s:.0} places are \
+                     decided in a second, so replicas write at the same time below {min}",
+                    self.write_s
+                );
+            }
+            view.period_min = view.period_min.max(min);
+        }
+    }
+}
+
+/// What the execute stage needs to take checkpoints.
+pub struct Checkpoints {
+    pub(super) schedule: Schedule,
+    pub(super) mark_interval: u64,
+    pub(super) stop_the_world: bool,
+    pub(super) to_checkpoint: Sender<ToCheckpoint>,
+}
+
+impl Checkpoints {
+    /// Whether one is to be taken after place `seq`: in its turn, or because the log fills up.
+    pub fn takes(&self, seq: Seq, shared: &Shared) -> bool {
+        let pressed =
+            || shared.checkpoint_wanted.load(Ordering::Relaxed) && seq.0.is_multiple_of(self.mark_interval);
+        self.schedule.takes(seq) || pressed()
+    }
+
+    /// Freezes and hands over what `freeze` gives, unless one is being written.
+    pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared, to_order: &Sender<ToOrder>) {
+        shared.checkpoint_wanted.store(false, Ordering::Relaxed);
+        if shared.checkpointing.swap(true, Ordering::AcqRel) {
+            shared.checkpoints.lock().skipped += 1;
+            return;
+        }
+        let began = Instant::now();
+        let frozen = freeze();
+        shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
+        let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(frozen.seq)));
+        let (written, wait) = crossbeam::channel::bounded(0);
+        let written = self.stop_the_world.then_some(written);
+        let stops = written.is_some();
+        let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
+        if stops {
+            // It ends when the writer lets go of its end.
+            let _ = wait.recv();
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! From what is on disk to an executed state: the newest checkpoint that can be read, and the log behind it.
+//!
+//! Three things go on at once: chunks of the checkpoint are read and hashed, the state is built from them, and the log is read,
+//! checked and hashed; what its marks cover is executed as soon as the state is there. A checkpoint that turns out to be damaged is
+//! left out, and the one before it is taken: the log still leads on from there (RULES 3).
+
+use super::decisions::certificate_of;
+use super::startup::StartError;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::file::Opened;
+use crate::checkpoint::frozen::{resume, thaw};
+use crate::checkpoint::store::Store;
+use crate::durable::{self, Mode, OpenLayer};
+use crate::execute::client_table::{ClientTable, ClientTableLimits};
+use crate::execute::executor::Executor;
+use crate::log::{self, LogError, LogOptions, OpenLog};
+use crate::order::durable::Base;
+use crate::order::record::OrderRecord;
+use crate::order::restore::{Replay, RestoreError};
+use crate::service::Service;
+use crate::types::*;
+use crate::wire::auth::Authenticator;
+use crate::wire::batch::Batch;
+use crossbeam::channel::{Sender, bounded};
+use std::path::PathBuf;
+
+/// Batches between reading and executing the log.
+const REPLAY_BATCHES: usize = 64;
+
+/// What a start reads from.
+pub struct Recovery<'a> {
+    pub(super) auth: &'a Authenticator,
+    pub(super) options: LogOptions,
+    /// The log of decisions, where there is one.
+    pub(super) layer_options: Option<(Mode, LogOptions)>,
+    pub(super) table: ClientTableLimits,
+}
+
+/// What it found.
+pub struct Recovered {
+    pub(super) executor: Executor,
+    pub(super) open: OpenLog,
+    pub(super) open_layer: Option<OpenLayer>,
+    pub(super) replay: Replay,
+}
+
+/// What an attempt with one checkpoint ends in, if not well.
+enum Failed {
+    /// The checkpoint: the service is as it was.
+    Checkpoint(Box<dyn Service>, CheckpointError),
+    Start(StartError),
+}
+
+impl Recovery<'_> {
+    /// Reads the newest checkpoint that can be read, and what follows it.
+    pub fn run(&self, mut service: Box<dyn Service>, store: &mut Store) -> Result<Recovered, StartError> {
+        let (cluster, members) = (self.auth.hasher.cluster, self.auth.members);
+        while let Some(seq) = store.kept().last().copied() {
+            let failed = match store.read(seq, cluster, members) {
+                Ok(opened) => match self.attempt(service, Some(opened)) {
+                    Ok(recovered) => return Ok(recovered),
+                    Err(Failed::Start(e)) => return Err(e),
+                    Err(Failed::Checkpoint(back, why)) => {
+                        service = back;
+                        why
+                    }
+                },
+                Err(why) => why,
+            };
+            let path = store.path(seq);
+            // One of something else is left alone, and so is all where the disk does not answer.
+            if !matches!(failed, CheckpointError::Damaged(_)) {
+                return Err(StartError::Checkpoint { path, why: failed });
+            }
+            ::log::warn!("{}: {failed}: going back to what is before it", path.display());
+            store.discard(seq)?;
+        }
+        self.attempt(service, None).map_err(|failed| match failed {
+            Failed::Start(e) => e,
+            Failed::Checkpoint(..) => unreachable!("there was none"),
+        })
+    }
+
+    fn attempt(&self, service: Box<dyn Service>, opened: Option<Opened>) -> Result<Recovered, Failed> {
+        let base =
+            opened.as_ref().map_or(Base::default(), |o| Base { seq: o.head.seq, batches: o.head.batches });
+        let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
+        let (table, hasher) = (self.table, self.auth.hasher);
+        let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
+            let mut service = service;
+            let mut executor = match opened {
+                None => Executor::new(service, ClientTable::new(table), hasher),
+                Some(opened) => match thaw(&opened, &mut service, table) {
+                    Ok(table) => {
+                        ::log::info!("checkpoint of place {}, root {}", opened.head.seq, opened.root);
+                        resume(&opened, service, table, hasher)
+                    }
+                    Err(why) => return Err((service, why)),
+                },
+            };
+            for batch in ready_out {
+                executor.execute(&batch);
+            }
+            Ok(executor)
+        });
+        let execute = execute.map_err(|e| Failed::Start(e.into()))?;
+        let read = self.read(base, ready_in);
+        match execute.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
+            Ok(Ok(executor)) => {
+                let (replay, open, open_layer) = read.map_err(Failed::Start)?;
+                Ok(Recovered { executor, open, open_layer, replay })
+            }
+        }
+    }
+
+    /// Reads both logs and hands out what their marks cover.
+    fn read(
+        &self,
+        base: Base,
+        ready_in: Sender<Batch>,
+    ) -> Result<(Replay, OpenLog, Option<OpenLayer>), StartError> {
+        let mut replay: Option<Replay> = None;
+        let mut wrong: Option<(PathBuf, RestoreError)> = None;
+        let hand = |batches: Vec<Batch>| {
+            let sent = batches.into_iter().try_for_each(|batch| ready_in.send(batch));
+            sent.map_err(|_| "execution ended early".to_owned())
+        };
+        let mut refuse = |dir: &PathBuf, why: RestoreError| {
+            let text = why.to_string();
+            wrong = Some((dir.clone(), why));
+            text
+        };
+        let dir = self.options.dir.clone();
+        let opened = log::open(self.options.clone(), &mut |r| {
+            let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
+                .map_err(|e| format!("record {}: {e}", r.lsn))?;
+            // Where the log begins, its first record tells.
+            let replay = replay.get_or_insert_with(|| Replay::new(self.auth.clone(), base, r.lsn));
+            hand(replay.record(&record).map_err(|why| refuse(&dir, why))?)
+        });
+        let mut replay = replay.unwrap_or_else(|| Replay::new(self.auth.clone(), base, Lsn(1)));
+        let mut opened_layer = None;
+        if let (Ok(_), Some((mode, options))) = (&opened, &self.layer_options) {
+            let dir = options.dir.clone();
+            opened_layer = Some(durable::open(options.clone(), *mode, &mut |delivery| {
+                let certificate = certificate_of(&delivery)?;
+                hand(replay.decision(certificate, delivery.body).map_err(|why| refuse(&dir, why))?)
+            }));
+        }
+        if let Some((dir, why)) = wrong {
+            return Err(StartError::Restore { dir, why });
+        }
+        let open = opened?;
+        let open_layer = opened_layer.transpose().map_err(|e: LogError| e)?;
+        Ok((replay, open, open_layer))
+    }
+}
