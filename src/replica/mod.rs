@@ -63,6 +63,8 @@ pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_lo
 #[cfg(test)]
 mod admin_tests;
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod fair_queue_tests;
 #[cfg(test)]
 mod order_stage_tests;

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A whole cluster in this process: real sockets, real disk.
-struct Cluster {
+pub(super) struct Cluster {
     dir: tempfile::TempDir,
-    config: Config,
-    replicas: Vec<Option<Replica>>,
+    pub config: Config,
+    pub replicas: Vec<Option<Replica>>,
     new_era: bool,
 }
 
@@ -39,16 +39,17 @@ impl Cluster {
     }
 
     fn of(model: FaultModel, n: u32, durability: Durability) -> Self {
+        let log = LogLimits { segment_mib: 8, spare_segments: 1, ..LogLimits::default() };
+        Self::with(InitOptions { replicas: n, model, durability, log, ..InitOptions::default() })
+    }
+
+    pub fn with(options: InitOptions) -> Self {
+        let n = options.replicas;
         let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
         let options = InitOptions {
             dir: dir.path().join("cluster"),
-            replicas: n,
-            model,
-            durability,
             listen: format!("127.0.0.1:{}", free_ports(n as u16)),
-            log: LogLimits { segment_mib: 8, spare_segments: 1, ..LogLimits::default() },
-            checkpoint: Default::default(),
-            ..InitOptions::default()
+            ..options
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
         let mut this = Self { dir, config, replicas: (0..n).map(|_| None).collect(), new_era: false };
@@ -56,15 +57,15 @@ impl Cluster {
         this
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("cluster")
     }
 
-    fn start(&mut self, i: u32) {
+    pub fn start(&mut self, i: u32) {
         self.replicas[i as usize] = Some(Replica::start(self.options(i)).unwrap());
     }
 
-    fn options(&self, i: u32) -> ReplicaOptions {
+    pub fn options(&self, i: u32) -> ReplicaOptions {
         ReplicaOptions {
             config: self.config.clone(),
             dir: self.path(),
@@ -80,11 +81,11 @@ impl Cluster {
         }
     }
 
-    fn stop(&mut self, i: u32) {
+    pub fn stop(&mut self, i: u32) {
         self.replicas[i as usize].take().unwrap().stop();
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         connect(&self.path(), &self.config)
     }
 }

@@ -1,0 +1,184 @@
+//! Whole replicas that take checkpoints: more is written than the log may hold.
+
+use super::replica_tests::Cluster;
+use super::{Replica, StartError};
+use crate::client::{Client, Outcome, Session};
+use crate::config::{CheckpointLimits, Durability, Limits, LogLimits, SnapshotKind};
+use crate::data_dir;
+use crate::init::InitOptions;
+use crate::quorum::FaultModel;
+use crate::service::{KvOperation, KvReply, KvWrite};
+use crate::types::*;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const KEYS: u32 = 40;
+const VALUE_BYTES: usize = 48 << 10;
+const LOG_MIB: u64 = 8;
+
+fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: SnapshotKind) -> Cluster {
+    Cluster::with(InitOptions {
+        replicas: n,
+        model,
+        durability,
+        limits: Limits {
+            window: 16,
+            mark_interval: 4,
+            batch_bytes: 64 << 10,
+            request_bytes: 64 << 10,
+            ..Limits::default()
+        },
+        log: LogLimits { segment_mib: 2, bytes_max_mib: LOG_MIB, spare_segments: 1, ..LogLimits::default() },
+        checkpoint: CheckpointLimits {
+            period: 8 * u64::from(n),
+            log_keep_mib: 0,
+            snapshot,
+            ..CheckpointLimits::default()
+        },
+        ..InitOptions::default()
+    })
+}
+
+fn put(session: &Session, i: u32) {
+    let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
+    let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
+    let outcome = session.invoke(operation, Some(Duration::from_secs(30)));
+    assert!(matches!(outcome, Outcome::Done(_)), "write {i}: {outcome:?}");
+}
+
+/// Every key has what was written to it last, of writes `0..end`.
+fn check(client: &Client, end: u32) {
+    for key in 0..KEYS {
+        let last = (0..end).rev().find(|i| i % KEYS == key).expect("each key was written") as u8;
+        let outcome = client.read(KvOperation::Get { key: &key.to_be_bytes() }.encode(), None);
+        let Outcome::Done(reply) = outcome else { panic!("key {key}: {outcome:?}") };
+        match KvReply::decode(&reply) {
+            Ok(KvReply::Value(v)) => {
+                assert!(v.len() == VALUE_BYTES && v.iter().all(|b| *b == last), "key {key}")
+            }
+            other => panic!("key {key}: {other:?}"),
+        }
+    }
+}
+
+fn number(replica: &Replica, name: &str) -> u64 {
+    let json = replica.status_json();
+    let from = json.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("no {name} in {json}"));
+    let digits = json[from + name.len() + 3..].chars().take_while(char::is_ascii_digit);
+    digits.collect::<String>().parse().unwrap_or_else(|_| panic!("{name} in {json}"))
+}
+
+fn checkpoints(cluster: &Cluster, i: u32) -> Vec<PathBuf> {
+    let dir = data_dir::checkpoint_dir(&cluster.path(), &cluster.config.checkpoint.dir, ReplicaId(i));
+    let mut files: Vec<PathBuf> = dir.read_dir().unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| f.file_name().unwrap().to_string_lossy().starts_with("checkpoint-0"));
+    files.sort();
+    files
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn bounded(model: FaultModel, n: u32, snapshot: SnapshotKind) {
+    let mut cluster = cluster(model, n, Durability::Vote, snapshot);
+    let client = cluster.client();
+    let session = client.session();
+    // Three times what the log may hold.
+    let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    (0..writes).for_each(|i| put(&session, i));
+    for (i, replica) in cluster.replicas.iter().enumerate() {
+        let replica = replica.as_ref().expect("it runs");
+        wait("the last recycling", || number(replica, "files_bytes") <= LOG_MIB << 20);
+        assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
+        assert!(number(replica, "written") >= 2);
+        assert_eq!(checkpoints(&cluster, i as u32).len(), 2);
+    }
+    // All go and come back: from a checkpoint and what is left of the log. The newest checkpoint of one of them is damaged.
+    (0..n).for_each(|i| cluster.stop(i));
+    let newest = checkpoints(&cluster, 0).pop().expect("two");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&newest, &bytes).unwrap();
+    (0..n).for_each(|i| cluster.start(i));
+    // It may have written one more at once.
+    let read = |file: &PathBuf| std::fs::read(file).unwrap_or_default();
+    assert!(checkpoints(&cluster, 0).iter().all(|file| read(file) != bytes), "the damaged one is left out");
+    // f of the others stay away, so that the one with the damaged checkpoint is needed.
+    cluster.stop(n - 1);
+    let client = cluster.client();
+    put(&client.session(), writes);
+    check(&client, writes + 1);
+    cluster.start(n - 1);
+    let session = client.session();
+    (writes + 1..writes + 60).for_each(|i| put(&session, i));
+    check(&client, writes + 60);
+}
+
+#[test]
+fn a_crash_group_writes_more_than_its_log_holds() {
+    bounded(FaultModel::Crash, 3, SnapshotKind::CopyOnWrite);
+}
+
+#[test]
+fn a_byzantine_group_writes_more_than_its_log_holds() {
+    bounded(FaultModel::Byzantine, 4, SnapshotKind::CopyOnWrite);
+}
+
+#[test]
+fn execution_that_waits_for_the_checkpoint_ends_the_same() {
+    bounded(FaultModel::Crash, 3, SnapshotKind::StopTheWorld);
+}
+
+#[test]
+fn a_log_without_its_beginning_is_refused_without_a_checkpoint() {
+    let mut cluster = cluster(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    (0..writes).for_each(|i| put(&session, i));
+    let replica = cluster.replicas[1].as_ref().expect("it runs");
+    wait("segments are recycled", || number(replica, "segments_recycled") > 0);
+    cluster.stop(1);
+    checkpoints(&cluster, 1).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let refused = Replica::start(cluster.options(1)).err().expect("nothing leads to where the log begins");
+    assert!(matches!(refused, StartError::Restore { .. }), "{refused}");
+    assert!(refused.to_string().contains("recover"), "{refused}");
+}
+
+#[test]
+fn a_log_of_decisions_is_bounded_too() {
+    let cluster = cluster(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    (0..writes).for_each(|i| put(&session, i));
+    for replica in cluster.replicas.iter().flatten() {
+        assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
+    }
+    check(&client, writes);
+}
+
+#[test]
+fn one_that_comes_back_without_durable_votes_goes_on_from_its_checkpoint() {
+    let mut cluster = cluster(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    (0..writes).for_each(|i| put(&session, i));
+    assert_eq!(checkpoints(&cluster, 2).len(), 2);
+    cluster.stop(2);
+    put(&session, writes);
+    cluster.start(2);
+    (writes + 1..writes + 40).for_each(|i| put(&session, i));
+    let replica = cluster.replicas[2].as_ref().expect("it runs");
+    wait("its mark covers what it forgot", || replica.status_json().contains("\"forgetful\":false"));
+    cluster.stop(1);
+    put(&session, writes + 40);
+    check(&client, writes + 41);
+}
