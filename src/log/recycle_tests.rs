@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::crash_tests::{Plan, number_of, recycling, reordering, run, size, threads, tiny};
+use super::crash_tests::{Plan, number_of, recycling, run, size, threads, tiny};
 use super::log_tests::{assert_is, collect, real_dir, record, small, start, wait_for};
 use super::storage::DiskFile;
 use super::test_disk::{FailingDisk, Fault, Image, MemoryDisk, Random, image_of};
