@@ -345,7 +345,7 @@ fn check_crashes(run: &Run, plan: &Plan, again: usize) -> Result<usize, String> 
     Ok(states)
 }
 
-pub(super) fn reordering(seed: u64) -> MakeWriter {
+fn reordering(seed: u64) -> MakeWriter {
     Box::new(move |wake| {
         Ok(Box::new(ReorderingWriter {
             wake,

@@ -7,7 +7,8 @@
 //! reach the disk, or of how a write is torn.
 //!
 //! What was appended and not reported may survive or not, but survivors are a prefix: nothing is skipped, and what a
-//! recovery did not return never comes back.
+//! recovery did not return never comes back. Only what the caller gave up by [`Log::recycle`] is missing, whole segments
+//! at the beginning.
 //!
 //! Flow: `append` queues → the log thread ([`stage`](self)) packs a group and submits it → the longest contiguous
 //! prefix of completed writes is reported → a [`DurableGate`] releases what waited for it.
@@ -674,7 +675,8 @@ pub struct Inspected {
 }
 
 /// Reads a log without locking or changing it, also the log's own records, and judges it as [`open`] would.
-/// `each` may stop it with words of refusal. A log that is being written looks torn.
+/// `each` may stop it with words of refusal. A log that is being written looks torn, and one whose segments are being recycled
+/// meanwhile may look damaged or lack a file.
 /// Errors: as [`open`].
 pub fn inspect(
     dir: &Path,

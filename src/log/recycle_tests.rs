@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::crash_tests::{Plan, number_of, recycling, reordering, run, size, threads, tiny};
+use super::crash_tests::{Plan, number_of, recycling, run, size, threads, tiny};
 use super::log_tests::{assert_is, collect, real_dir, record, small, start, wait_for};
 use super::storage::DiskFile;
 use super::test_disk::{FailingDisk, Fault, Image, MemoryDisk, Random, image_of};
@@ -278,8 +278,11 @@ fn the_probes_of_a_start_need_no_free_byte() {
     assert_eq!(check::probe_uring(&*full), check::probe_uring(&*real));
 }
 
-/// A stopped log of recycled segments, and where its records are: (segment, from, to, whether it is the caller's).
-fn recycled_log() -> (Image, Plan, Vec<(u64, usize, usize, bool)>, Vec<u64>) {
+/// Where a record lies: segment, from, to, and whether it is the caller's.
+type Placed = (u64, usize, usize, bool);
+
+/// A stopped log of recycled segments, where its records lie, and their numbers.
+fn recycled_log() -> (Image, Plan, Vec<Placed>, Vec<u64>) {
     let disk = Arc::new(MemoryDisk::default());
     let mut plan = recycling(20);
     plan.opts.recycled_segments = 20;

@@ -383,8 +383,12 @@ impl Running {
     /// Keeps the maker at work: what left the log becomes a spare while there are few of them, and is removed
     /// otherwise; fresh ones are made while spares are missing and the bound allows.
     fn order_segment(&mut self) {
-        let replaces = self.ordered == Some(Ordered::Make) && self.blocked.is_some();
-        if self.ordered.is_some() && !(replaces && !self.leaving.is_empty()) {
+        let is_free = match self.ordered {
+            None => true,
+            Some(Ordered::Make) => self.blocked.is_some() && !self.leaving.is_empty(),
+            Some(Ordered::Leave) => false,
+        };
+        if !is_free {
             return;
         }
         let bounds = &self.stage.bounds;
