@@ -75,6 +75,23 @@ fn failures_exit_1_with_one_line_that_says_what_to_do() {
     fails(&init(&[]), &["cannot be made"]);
 }
 
+#[test]
+fn test_service_compares_two_processes_and_finds_the_built_in_services_right() {
+    let temp = temp_dir();
+    for (service, root) in [("kv", "root "), ("counter", "root none"), ("null", "root none")] {
+        let args = ["test-service", "--service", service, "--operations", "400", "--seed", "7"];
+        let output = duramen(&args, temp.path());
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(said.lines().count(), 9, "{said}");
+        assert!(said.lines().nth(7).unwrap().starts_with("after 400 operations: replies "), "{said}");
+        assert!(said.lines().take(8).all(|line| line.contains(root)), "{said}");
+        assert!(said.lines().nth(8).unwrap().contains("keeps the contract"), "{said}");
+        let trace = duramen(&[&args[..], &["--trace"]].concat(), temp.path());
+        assert!(output.stdout.starts_with(&trace.stdout) && !trace.stdout.is_empty());
+    }
+}
+
 #[cfg(not(debug_assertions))]
 #[test]
 fn bench_refuses_what_does_not_go_together() {

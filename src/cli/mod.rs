@@ -19,6 +19,7 @@ mod signals;
 mod sim;
 mod start;
 mod status;
+mod test_service;
 
 #[cfg(test)]
 mod args_tests;
@@ -66,6 +67,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Try to break simulated groups: each seed draws its own faults, and replays to the bit.
     Sim(sim::Args),
+    /// Check that a service is deterministic, and that its states can be taken over.
+    TestService(test_service::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
     Demo(demo::Args),
 }
@@ -82,6 +85,7 @@ impl Command {
             Command::DiskCheck(args) => disk_check::run(args),
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),
+            Command::TestService(args) => test_service::run(args),
             Command::Demo(args) => demo::run(args),
         }
     }

@@ -14,6 +14,10 @@
 //! so, the same on every replica, and never panics: a panic would stop every replica at the same operation, again after each restart.
 //! [`Service::restore`] reads bytes of a peer or a disk and turns away what is not well-formed, leaving the state as it was.
 //!
+//! # Pages
+//! A large state is better kept in [`Pages`]: then its root costs what changed, a checkpoint writes and a peer sends what changed.
+//! ([`Snapshot::pages`], [`Service::restore_pages`]; the layout of the pages is part of the state then.) The key-value store does so.
+//!
 //! # Reads
 //! [`Service::query`] may run between two executions on one replica's state, unordered. Its version is what lets a client compare
 //! the answers of several replicas (RULES 9).
@@ -26,6 +30,9 @@
 //! [`conformance`]: crate::service::conformance
 //! [`Service::restore`]: crate::service::Service::restore
 //! [`Service::query`]: crate::service::Service::query
+//! [`Pages`]: crate::checkpoint::pages::Pages
+//! [`Snapshot::pages`]: crate::service::Snapshot::pages
+//! [`Service::restore_pages`]: crate::service::Service::restore_pages
 
 mod canonical;
 /// Checks of the contract, for the tests of services.

@@ -1,0 +1,218 @@
+//! `duramen test-service`: does a service keep the contract that replication rests on?
+
+use std::env;
+use std::process::{Command, Stdio};
+
+use duramen::hex;
+use duramen::service::conformance::{Point, find_fault, trace};
+use duramen::service::{Counter, KeyValueStore, KvOperation, KvWrite, NullService, Service};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::{CliError, emit};
+
+/// Points of a run at which two are compared.
+const POINTS: usize = 8;
+/// Threads that hash in the other process; in this one it is one.
+const OTHER_THREADS: usize = 4;
+
+/// What is tested, and with which operations.
+#[derive(clap::Args, Debug, PartialEq)]
+pub struct Args {
+    /// The service
+    #[arg(long, value_enum, default_value_t = Tested::Kv)]
+    service: Tested,
+    /// How many operations; some of them malformed
+    #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u64).range(8..))]
+    operations: u64,
+    /// Which operations: the same seed gives the same ones
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Only run, and print what the run shows: the other process
+    #[arg(long, hide = true)]
+    trace: bool,
+}
+
+/// The built-in services.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
+enum Tested {
+    /// The key-value store
+    Kv,
+    /// The counter
+    Counter,
+    /// The null service of the micro-benchmarks
+    Null,
+}
+
+impl Tested {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Kv => "kv",
+            Self::Counter => "counter",
+            Self::Null => "null",
+        }
+    }
+}
+
+/// Runs the service here and in another process, whose hash maps have other seeds, and compares; then looks for faults in all the rest.
+/// Errors: what is wrong, in one line.
+pub fn run(args: Args) -> Result<(), CliError> {
+    let mut random = Random(args.seed);
+    let mut operations =
+        |one: fn(&mut Random) -> Vec<u8>| (0..args.operations).map(|_| one(&mut random)).collect::<Vec<_>>();
+    match args.service {
+        Tested::Kv => test(&args, KeyValueStore::new, &operations(kv_operation)),
+        Tested::Counter => test(&args, Counter::default, &operations(counter_operation)),
+        Tested::Null => test(&args, || NullService::new(8), &operations(null_operation)),
+    }
+}
+
+fn test<S: Service>(args: &Args, make: impl Fn() -> S, operations: &[Vec<u8>]) -> Result<(), CliError> {
+    if args.trace {
+        let points = trace(make(), operations, POINTS, Some(&pool(OTHER_THREADS)?));
+        return points.iter().try_for_each(|point| emit(shown(point)));
+    }
+    // What panics is caught and told in one line.
+    std::panic::set_hook(Box::new(|_| {}));
+    let fault = find_fault(&make, operations);
+    let _ = std::panic::take_hook();
+    let name = args.service.as_str();
+    fault.map_err(|fault| CliError::Failed(format!("{name} breaks the contract of a service: {fault}")))?;
+
+    let here = trace(make(), operations, POINTS, Some(&pool(1)?));
+    let here: Vec<String> = here.iter().map(shown).collect();
+    here.iter().try_for_each(emit)?;
+    compare(name, &here, &other_process(args)?)?;
+    emit(format_args!(
+        "{name} keeps the contract, by {} operations of seed {}: equal replies, states and roots in two processes and on any number of threads; snapshots stay; states and pages taken over go on as the original; bad bytes do not pass",
+        args.operations, args.seed
+    ))
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, CliError> {
+    Ok(ThreadPoolBuilder::new().num_threads(threads).build()?)
+}
+
+fn shown(point: &Point) -> String {
+    let root = point.root.map_or("none: not paged".into(), |root| hex::encode(&root.0));
+    let (replies, state) = (hex::encode(&point.replies.0), hex::encode(&point.state.0));
+    format!("after {} operations: replies {} state {} root {root}", point.executed, &replies[..16], state)
+}
+
+/// What the same run shows in another process.
+fn other_process(args: &Args) -> Result<Vec<String>, CliError> {
+    let failed = |why: String| CliError::Failed(format!("the same run in another process failed: {why}"));
+    let (operations, seed) = (args.operations.to_string(), args.seed.to_string());
+    let output = Command::new(env::current_exe()?)
+        .args(["test-service", "--trace", "--service", args.service.as_str()])
+        .args(["--operations", &operations, "--seed", &seed])
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_string).collect())
+}
+
+fn compare(name: &str, here: &[String], there: &[String]) -> Result<(), CliError> {
+    if here.len() != there.len() {
+        return Err(CliError::Failed(format!("the other process showed {} points of {POINTS}", there.len())));
+    }
+    match here.iter().zip(there).find(|(here, there)| here != there) {
+        None => Ok(()),
+        Some((here, there)) => Err(CliError::Failed(format!(
+            "{name} is not deterministic: the same operations give in this process \"{here}\", in another \"{there}\"; look for the order of hash maps, addresses, times and threads"
+        ))),
+    }
+}
+
+/// A seeded generator, the same in every version.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn bytes(&mut self, length: u64) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// One in eight is cut, bent, or nothing sensible at all.
+    fn sometimes_malformed(&mut self, mut operation: Vec<u8>) -> Vec<u8> {
+        let at = self.below(operation.len() as u64 + 1) as usize;
+        match self.below(24) {
+            0 => operation.truncate(at),
+            1 if at < operation.len() => operation[at] ^= 1 << self.below(8),
+            2 => {
+                let length = self.below(40);
+                operation = self.bytes(length);
+            }
+            _ => {}
+        }
+        operation
+    }
+}
+
+fn kv_operation(random: &mut Random) -> Vec<u8> {
+    // Few enough keys to meet again, enough for a tree of some height.
+    let key = |random: &mut Random| {
+        let n = random.below(3000);
+        format!("{n:0width$}", width = 4 + n as usize % 20).into_bytes()
+    };
+    let value = |random: &mut Random| {
+        let length = [0, 20, 20, 100, 100, 100, 1000, 5000][random.below(8) as usize];
+        vec![random.next() as u8; length]
+    };
+    let (a, b) = (key(random), key(random));
+    let (v, w) = (value(random), value(random));
+    let operation = match random.below(16) {
+        0 => KvOperation::Get { key: &a },
+        1 => KvOperation::Scan { start: &a, end: &b, limit: 20 },
+        2 => KvOperation::Write(KvWrite::CompareAndSwap { key: &a, expected: None, value: &v }),
+        3 => KvOperation::Batch(vec![
+            KvWrite::Put { key: &a, value: &v },
+            KvWrite::Delete { key: &b },
+            KvWrite::Put { key: &b, value: &w },
+        ]),
+        4..=6 => KvOperation::Write(KvWrite::Delete { key: &a }),
+        _ => KvOperation::Write(KvWrite::Put { key: &a, value: &v }),
+    };
+    random.sometimes_malformed(operation.encode().to_vec())
+}
+
+fn counter_operation(random: &mut Random) -> Vec<u8> {
+    let number = match random.below(4) {
+        0 => Vec::new(),
+        _ => random.next().to_le_bytes().to_vec(),
+    };
+    random.sometimes_malformed(number)
+}
+
+fn null_operation(random: &mut Random) -> Vec<u8> {
+    let (request, reply) = (random.below(300) as usize, random.below(300) as u32);
+    random.sometimes_malformed(NullService::operation(request, reply).to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_run_that_shows_something_else_is_told() {
+        let lines = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        assert!(compare("x", &lines(&["a", "b"]), &lines(&["a", "b"])).is_ok());
+        let Err(CliError::Failed(why)) = compare("x", &lines(&["a", "b"]), &lines(&["a", "c"])) else {
+            panic!("they differ");
+        };
+        assert!(why.contains("not deterministic") && why.contains("\"b\"") && why.contains("\"c\""), "{why}");
+        assert!(compare("x", &lines(&["a", "b"]), &lines(&["a"])).is_err());
+    }
+}
