@@ -32,6 +32,8 @@ pub enum Mutant {
     RejoinsWhereItVoted,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
+    /// No leader is replaced for being slow.
+    BearsSlowLeaders,
 }
 
 /// All of them.
@@ -51,6 +53,7 @@ pub const ALL: &[Mutant] = &[
     Mutant::OmitsDecisions,
     Mutant::RejoinsWhereItVoted,
     Mutant::LeaderStretchesTimeout,
+    Mutant::BearsSlowLeaders,
 ];
 
 #[cfg(any(test, feature = "mutants"))]
