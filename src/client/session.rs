@@ -4,9 +4,9 @@
 //! It waits in its session until [`ClientCore::flush`] packs all that waits, of all sessions, into send-groups: one
 //! signature each. The runtime flushes when it has handed over everything at hand, so groups grow with load and no
 //! timer holds a request back. A group goes to the leader alone and is kept until all its requests are answered. In
-//! Byzantine mode one in [`SAMPLE_ONE_IN`], drawn so that no leader can tell which, goes to all at once: by these the others
-//! measure the leader ([`performance`](crate::order::performance)). A group is
-//! sent again, the same bytes, to every replica when it stays unanswered, when the leader's connection is lost, or to
+//! Byzantine mode one in [`SAMPLE_ONE_IN`], drawn so that no leader can tell which, goes to all at once: by these the
+//! others measure the leader ([`performance`](crate::order::performance)). A group is sent again, the same bytes, to
+//! every replica when it stays unanswered, when the leader's connection is lost, or to
 //! a new leader: always oldest first, because a session's requests execute in number order.
 //!
 //! # Deadlines
@@ -44,8 +44,9 @@ const RESEND_BYTES_MAX: usize = 16 << 20;
 const COPY_BYTES_MAX: usize = 1024;
 /// Deadlines are looked at this often at most.
 const DEADLINE_GRAIN_NS: u64 = 1_000_000;
-/// One new group in so many goes to all replicas, but none sooner after the last such one than this.
-pub const SAMPLE_ONE_IN: u64 = 16;
+/// [`CoreConfig::sample_one_in`] of Byzantine mode.
+pub const SAMPLE_ONE_IN: u64 = 8;
+/// But none goes to all sooner after the last one.
 const SAMPLE_PAUSE_NS: u64 = 50_000_000;
 /// Most status queries under way.
 const STATUS_QUERIES_MAX: usize = 64;
@@ -88,7 +89,9 @@ pub struct CoreConfig {
     pub retry_ns: u64,
     /// Longest such wait.
     pub retry_ns_max: u64,
-    /// Seeds the jitter of these waits.
+    /// One new group in so many goes to all replicas; 0: none does.
+    pub sample_one_in: u64,
+    /// Seeds the jitter of these waits, and which groups these are.
     pub seed: u64,
 }
 
@@ -603,8 +606,9 @@ impl<T> ClientCore<T> {
 
     /// Whether the next group goes to all, for the leader to be measured by.
     fn samples(&mut self, now: Tick) -> bool {
-        let due = self.config.members.byzantine() && now.since(self.sampled_at) >= SAMPLE_PAUSE_NS;
-        let drawn = due && self.draw().is_multiple_of(SAMPLE_ONE_IN);
+        let one_in = self.config.sample_one_in;
+        let due = one_in > 0 && now.since(self.sampled_at) >= SAMPLE_PAUSE_NS;
+        let drawn = due && self.draw().is_multiple_of(one_in);
         if drawn {
             self.sampled_at = now;
         }
