@@ -9,7 +9,9 @@
 //! The core's lock is held while it steps and while its frames are handed over (they keep their order), never while a
 //! callback runs. Submissions go through an inbox of their own, so submitting waits for no packing and no signature.
 
-use super::session::{ClientCore, ClientScheme, CoreConfig, Input, Link, Output, SessionHandle};
+use super::session::{
+    ClientCore, ClientScheme, CoreConfig, Input, Link, Output, SAMPLE_ONE_IN, SessionHandle,
+};
 use super::{Outcome, reason};
 use crate::config::{ClientAuth as ConfiguredAuth, Config, ConfigError, Durability, Transport};
 use crate::execute::client_table::ClientTableLimits;
@@ -449,6 +451,7 @@ impl Shared {
             session_sent_max: ClientTableLimits::default().replies_max,
             retry_ns: retry.as_nanos() as u64,
             retry_ns_max: retry.as_nanos() as u64 * 16,
+            sample_one_in: if config.group().byzantine() { SAMPLE_ONE_IN } else { 0 },
             seed,
         };
         let scheme = Box::new(Keys {

@@ -3,8 +3,10 @@
 //! # What happens to a request
 //! It waits in its session until [`ClientCore::flush`] packs all that waits, of all sessions, into send-groups: one
 //! signature each. The runtime flushes when it has handed over everything at hand, so groups grow with load and no
-//! timer holds a request back. A group goes to the leader alone and is kept until all its requests are answered. It is
-//! sent again, the same bytes, to every replica when it stays unanswered, when the leader's connection is lost, or to
+//! timer holds a request back. A group goes to the leader alone and is kept until all its requests are answered. In
+//! Byzantine mode one in [`SAMPLE_ONE_IN`], drawn so that no leader can tell which, goes to all at once: by these the
+//! others measure the leader ([`performance`](crate::order::performance)). A group is sent again, the same bytes, to
+//! every replica when it stays unanswered, when the leader's connection is lost, or to
 //! a new leader: always oldest first, because a session's requests execute in number order.
 //!
 //! # Deadlines
@@ -42,6 +44,10 @@ const RESEND_BYTES_MAX: usize = 16 << 20;
 const COPY_BYTES_MAX: usize = 1024;
 /// Deadlines are looked at this often at most.
 const DEADLINE_GRAIN_NS: u64 = 1_000_000;
+/// [`CoreConfig::sample_one_in`] of Byzantine mode.
+pub const SAMPLE_ONE_IN: u64 = 8;
+/// But none goes to all sooner after the last one.
+const SAMPLE_PAUSE_NS: u64 = 50_000_000;
 /// Most status queries under way.
 const STATUS_QUERIES_MAX: usize = 64;
 
@@ -83,7 +89,9 @@ pub struct CoreConfig {
     pub retry_ns: u64,
     /// Longest such wait.
     pub retry_ns_max: u64,
-    /// Seeds the jitter of these waits.
+    /// One new group in so many goes to all replicas; 0: none does.
+    pub sample_one_in: u64,
+    /// Seeds the jitter of these waits, and which groups these are.
     pub seed: u64,
 }
 
@@ -193,6 +201,8 @@ pub struct ClientCore<T> {
     kept_bytes: usize,
     retry_ns: u64,
     retry_at: Option<Tick>,
+    /// When a new group last went to all.
+    sampled_at: Tick,
     deadline_at: Option<Tick>,
     random: u64,
     reads: HashMap<u64, PendingRead<T>>,
@@ -299,6 +309,7 @@ impl<T> ClientCore<T> {
             kept_bytes: 0,
             retry_ns: config.retry_ns,
             retry_at: None,
+            sampled_at: Tick(0),
             deadline_at: None,
             random: config.seed,
             reads: HashMap::new(),
@@ -560,11 +571,12 @@ impl<T> ClientCore<T> {
     }
 
     fn pack(&mut self, now: Tick, out: &mut Vec<Output<T>>) {
-        let to = self.target();
-        if to == VoteSet::default() {
+        let target = self.target();
+        if target == VoteSet::default() {
             return;
         }
         while !(self.opens.is_empty() && self.ready.is_empty()) {
+            let to = if self.samples(now) { self.everyone() } else { target };
             let id = self.last_group + 1;
             let mut requests = std::mem::take(&mut self.scratch);
             self.collect(id, &mut requests);
@@ -590,6 +602,17 @@ impl<T> ClientCore<T> {
             requests.clear();
             self.scratch = requests;
         }
+    }
+
+    /// Whether the next group goes to all, for the leader to be measured by.
+    fn samples(&mut self, now: Tick) -> bool {
+        let one_in = self.config.sample_one_in;
+        let due = one_in > 0 && now.since(self.sampled_at) >= SAMPLE_PAUSE_NS;
+        let drawn = due && self.draw().is_multiple_of(one_in);
+        if drawn {
+            self.sampled_at = now;
+        }
+        drawn
     }
 
     /// Takes one group's worth of requests off the queues.
@@ -694,11 +717,16 @@ impl<T> ClientCore<T> {
 
     /// Up to a quarter more, so that clients that lost the same leader do not come back in step.
     fn jittered(&mut self, ns: u64) -> u64 {
+        ns + self.draw() * (ns / 4) / (1 << 32)
+    }
+
+    /// 32 bits.
+    fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ns + (z >> 32) * (ns / 4) / (1 << 32)
+        z >> 32
     }
 
     // Answers.

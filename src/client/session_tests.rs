@@ -116,12 +116,18 @@ fn config(members: Members, auth: ClientAuth) -> CoreConfig {
         session_sent_max: 256,
         retry_ns: RETRY_MS * MS,
         retry_ns_max: 8 * RETRY_MS * MS,
+        sample_one_in: 0,
         seed: 1,
     }
 }
 
 fn world_with(model: FaultModel, n: u32, f: u32, auth: ClientAuth, limits: ClientTableLimits) -> World {
-    let members = Members::new(model, n, f).unwrap();
+    world_of(config(Members::new(model, n, f).unwrap(), auth), limits)
+}
+
+fn world_of(config: CoreConfig, limits: ClientTableLimits) -> World {
+    let members = config.members;
+    let n = members.n();
     let sims = (0..n).map(|_| {
         let list = List::default();
         let executor = Executor::new(Box::new(list.clone()), ClientTable::new(limits), HASHER);
@@ -129,7 +135,7 @@ fn world_with(model: FaultModel, n: u32, f: u32, auth: ClientAuth, limits: Clien
     });
     let mut world = World {
         members,
-        core: ClientCore::new(config(members, auth), Box::new(Toy)),
+        core: ClientCore::new(config, Box::new(Toy)),
         now: Tick(1000 * MS),
         sims: sims.collect(),
         leader: 0,
@@ -369,6 +375,34 @@ fn waiting_requests_of_all_sessions_leave_in_one_group_to_the_leader() {
         let soon = w.core.next_wakeup().is_some_and(|at| at < w.now.plus_ms(9_000));
         assert!(!soon, "nothing to wait for");
     }
+}
+
+#[test]
+fn some_groups_go_to_all_so_that_the_leader_is_measured() {
+    let sampled = |sample_one_in| {
+        let members = Members::new(FaultModel::Byzantine, 4, 1).unwrap();
+        let config = CoreConfig { sample_one_in, ..config(members, ClientAuth::Signature) };
+        let mut w = world_of(config, ClientTableLimits::default());
+        let session = w.core.session();
+        let mut at = Vec::new();
+        for token in 0..400 {
+            w.submit(session, token, b"x");
+            w.core.flush(w.now, &mut w.out);
+            let to_all = |o: &Output<u32>| matches!(o, Output::Send(to, Message::Group(_)) if to.count() > 1);
+            if w.out.iter().any(to_all) {
+                at.push(w.now);
+            }
+            w.pass(10);
+        }
+        assert_eq!(w.outcomes.len(), 400);
+        at
+    };
+    let at = sampled(SAMPLE_ONE_IN);
+    assert!((10..=80).contains(&at.len()), "{} of 400", at.len());
+    assert!(at.windows(2).all(|two| two[1].since(two[0]) >= 50 * MS));
+    let gaps: std::collections::BTreeSet<u64> = at.windows(2).map(|two| two[1].since(two[0])).collect();
+    assert!(gaps.len() > 4, "predictable");
+    assert_eq!(sampled(0), []);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct Connection {
     pub read_closed: bool,
     /// In the event loop's lists.
     pub listed_read: bool,
+    /// It is not read for a while.
+    pub rests: bool,
     pub listed_write: bool,
     /// Bytes read before the peer was known.
     pub greeting_bytes: usize,
@@ -95,6 +97,7 @@ impl Connection {
             writable: false,
             read_closed: false,
             listed_read: false,
+            rests: false,
             listed_write: false,
             greeting_bytes: 0,
             socket,

@@ -54,6 +54,8 @@ enum Timer {
     Overdue(ConnectionId),
     Dial(ReplicaId),
     Accept,
+    /// It is read again.
+    Rest(ConnectionId),
 }
 
 pub(super) struct EventLoop {
@@ -301,7 +303,7 @@ impl EventLoop {
         }
         for (id, conn) in &mut self.connections {
             let client = matches!(conn.phase, Phase::Up(From { peer: Peer::Client(_), .. }));
-            if client && conn.readable && !conn.listed_read {
+            if client && conn.readable && !conn.rests && !conn.listed_read {
                 conn.listed_read = true;
                 self.to_read.push(*id);
             }
@@ -370,7 +372,8 @@ impl EventLoop {
     }
 
     fn holds_back(&self, conn: &Connection) -> bool {
-        self.clients_paused && matches!(conn.phase, Phase::Up(From { peer: Peer::Client(_), .. }))
+        conn.rests
+            || self.clients_paused && matches!(conn.phase, Phase::Up(From { peer: Peer::Client(_), .. }))
     }
 
     /// Reads until the socket would block or the quota is used up.
@@ -392,6 +395,12 @@ impl EventLoop {
             }
             while let Some((kind, payload)) = conn.next_frame(&mut input)? {
                 self.take(conn, kind, payload)?;
+            }
+            if let Phase::Up(from) = conn.phase
+                && let Some(until) = self.receiver.rests(&from)
+            {
+                conn.rests = true;
+                self.timers.push(Reverse((until, Timer::Rest(from.connection))));
             }
             let greeting = matches!(conn.phase, Phase::Greeting(_));
             if greeting && conn.greeting_bytes > self.config.greeting_bytes_max {
@@ -786,6 +795,15 @@ impl EventLoop {
             match timer {
                 Timer::Dial(replica) => self.dial(replica),
                 Timer::Accept => self.accept_paused = false,
+                Timer::Rest(id) => {
+                    if let Some(conn) = self.connections.get_mut(&id) {
+                        conn.rests = false;
+                        if conn.readable && !conn.listed_read {
+                            conn.listed_read = true;
+                            self.to_read.push(id);
+                        }
+                    }
+                }
                 Timer::Overdue(id) => {
                     // A refused connection has two of these; ending at the first of them is soon enough.
                     if self.connections.get(&id).is_some_and(|conn| !matches!(conn.phase, Phase::Up(_))) {

@@ -627,6 +627,57 @@ fn paused_clients_are_not_read_and_replicas_are() {
     }
 }
 
+/// Wants no more of whoever sent kind 1, for a while.
+struct Rests {
+    inbox: Inbox,
+    until: Option<Instant>,
+}
+
+const REST: Duration = Duration::from_millis(300);
+
+impl Receiver for Rests {
+    fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
+        if kind == 1 {
+            self.until = Some(Instant::now() + REST);
+        }
+        self.inbox.frame(from, kind, payload);
+    }
+    fn connected(&mut self, from: &From) {
+        self.inbox.connected(from);
+    }
+    fn disconnected(&mut self, from: &From, reason: &Closed) {
+        self.inbox.disconnected(from, reason);
+    }
+    fn rests(&mut self, _from: &From) -> Option<Instant> {
+        self.until.take()
+    }
+    fn end_of_poll(&mut self) {}
+}
+
+#[test]
+fn a_peer_that_rests_is_read_later_and_the_others_meanwhile() {
+    for transport in BOTH {
+        let (inbox, events) = unbounded();
+        let receiver = Rests { inbox: Inbox(inbox), until: None };
+        let net = start(config(replica(0), &[0, 1], transport), Box::new(receiver)).unwrap();
+        let r0 = Node { handle: net.handle(), net, events };
+        let ports = [r0.port()];
+        let resting = Node::start(config(client(0), &ports, transport));
+        let other = Node::start(config(client(1), &ports, transport));
+        resting.connected(replica(0));
+        other.connected(replica(0));
+        resting.handle.send(To::AllReplicas, Frame::new(1, Bytes::new()));
+        assert_eq!(r0.frame().1, 1);
+        let start = Instant::now();
+        resting.handle.send(To::AllReplicas, Frame::new(2, pattern(100_000, 0)));
+        std::thread::sleep(REST / 3);
+        other.handle.send(To::AllReplicas, Frame::new(3, Bytes::new()));
+        assert_eq!(r0.frame().1, 3);
+        assert_eq!(r0.frame().1, 2);
+        assert!(start.elapsed() > REST * 9 / 10, "{:?}", start.elapsed());
+    }
+}
+
 #[test]
 fn a_newer_connection_of_a_replica_replaces_the_old_one() {
     for transport in BOTH {

@@ -228,6 +228,11 @@ pub trait Receiver: Send {
     /// A replica that we dial turns us down, or we it; tried again every few seconds.
     fn refused(&mut self, _replica: ReplicaId, _refusal: Refusal, _text: &str) {}
 
+    /// Until when no more is to be read of this peer, asked after each read; others are read meanwhile.
+    fn rests(&mut self, _from: &From) -> Option<std::time::Instant> {
+        None
+    }
+
     /// Frames were delivered since the last call and no more are at hand: time to pass batches on.
     fn end_of_poll(&mut self);
 }

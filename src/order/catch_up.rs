@@ -77,6 +77,7 @@ impl Orderer {
         self.executed = seq;
         if let Some(d) = self.slots.get(&seq).and_then(|s| s.decision.as_ref()) {
             self.requests.executed_batch(&d.batch.group_digests, progress);
+            self.performance.executed(self.now.tick, &d.batch.group_digests);
             let of_replicas = d.batch.groups.iter().zip(&d.batch.group_digests);
             let noops = of_replicas.filter(|(g, _)| g.client.as_replica().is_some());
             self.requests.executed_noops(noops.map(|(_, digest)| *digest));

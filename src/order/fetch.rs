@@ -16,6 +16,8 @@ const FETCHES_MAX: u32 = 8;
 const SERVE_BYTES_MAX: usize = 64 << 20;
 /// What answering with two votes counts.
 const VOTES_BYTES: usize = 512;
+/// Heartbeats before the same batch is sent to the same peer again: what it asked for twice is under way.
+const SHOW_AGAIN_BEATS: u64 = 3;
 
 impl Orderer {
     /// Something is missing: ask again for batches, and for places others have.
@@ -112,20 +114,39 @@ impl Orderer {
         if fetch.from <= self.low {
             self.send_chain(from, Seq(fetch.from.0 - 1), out);
         }
-        let first = fetch.from.max(self.low.next());
+        // What it says it has is of no use to it.
+        let has = self.peers.get(&from).and_then(|p| p.status).map_or(Seq(0), |s| s.decided);
+        let first = fetch.from.max(self.low.next()).max(Seq(has.0.saturating_add(1)));
         for seq in (first.0..=fetch.to.0).map(Seq) {
             let Some(slot) = self.slots.get(&seq) else { continue };
-            if let Some(decision) = &slot.decision {
+            if let Some(decision) = &slot.decision
+                && !self.shown_lately(from, seq)
+            {
                 let (size, batch) = (decision.batch.bytes.len(), decision.batch.bytes.clone());
                 if !self.may_serve(from, size + VOTES_BYTES) {
                     return Err(Discard::TooMuch);
                 }
                 let certificate = self.shown_certificate(seq);
+                self.note_shown(from, seq);
                 out.push(Output::Send(from, Message::Decided(Decided { certificate, batch })));
             }
             self.resend_votes(from, seq, out);
         }
         Ok(())
+    }
+
+    /// Whether this peer was sent the batch of this place so lately that it need not be sent again.
+    fn shown_lately(&self, to: ReplicaId, seq: Seq) -> bool {
+        let pause = SHOW_AGAIN_BEATS * self.heartbeat_ms() * 1_000_000;
+        let at = self.slots.get(&seq).and_then(|s| s.shown.get(&to));
+        at.is_some_and(|at| self.now.tick.since(*at) < pause)
+    }
+
+    fn note_shown(&mut self, to: ReplicaId, seq: Seq) {
+        let now = self.now.tick;
+        if let Some(slot) = self.slots.get_mut(&seq) {
+            slot.shown.insert(to, now);
+        }
     }
 
     /// The certificate of a decided place without what does not verify; its signatures are looked at once.
@@ -160,7 +181,8 @@ impl Orderer {
 
     fn resend_votes(&mut self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
         let view = self.view();
-        let proposal = self.slots.get(&seq).filter(|_| self.leads()).and_then(|slot| {
+        let proposes = self.leads() && !self.shown_lately(to, seq);
+        let proposal = self.slots.get(&seq).filter(|_| proposes).and_then(|slot| {
             slot.proposal.as_ref().filter(|_| slot.decision.is_none()).and_then(|p| slot.batch(&p.digest))
         });
         let size = VOTES_BYTES + proposal.map_or(0, |b| b.bytes.len());
@@ -170,12 +192,14 @@ impl Orderer {
         }
         let slot = &self.slots[&seq];
         if slot.decision.is_none()
-            && self.leads()
+            && proposes
             && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
         {
             let batch = batch.bytes.clone();
             out.push(Output::Send(to, Message::Propose(Propose { view, seq, batch })));
+            self.note_shown(to, seq);
         }
+        let slot = &self.slots[&seq];
         if let Some((digest, signature)) = slot.writes.of(self.me) {
             out.push(Output::Send(to, Message::Write(Vote { view, seq, digest, signature })));
         }

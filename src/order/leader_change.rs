@@ -116,6 +116,7 @@ impl Orderer {
     /// From here on no Prepared and no ACCEPT of a lower view (RULES 2).
     fn enter(&mut self, view: View, out: &mut Vec<Output>) {
         self.refuse_reads(out);
+        self.performance.view_ends(self.now.tick, self.leader(), self.leader() == self.me);
         let reserve = Seq(self.highest.max(self.low).0 + RESERVE_STEP);
         let lsn = self.append(OrderRecord::ViewEntered { view, reserve }, out);
         #[cfg(any(test, feature = "mutants"))]
@@ -361,6 +362,7 @@ impl Orderer {
         self.highest = self.sync_high.max(self.decided).max(self.low);
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
         self.view_began = self.now.tick;
+        self.performance.view_begins(self.now.tick);
         self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;
         for (seq, digest) in choice.places {

@@ -58,6 +58,9 @@ pub mod orderer;
 /// Unordered reads.
 mod reads;
 
+/// Whether the leader is as fast as others.
+pub mod performance;
+
 /// Heartbeats, and whether the leader serves.
 mod watch;
 
@@ -92,6 +95,8 @@ pub use orderer::Orderer;
 mod durable_tests;
 #[cfg(test)]
 mod leader_change_tests;
+#[cfg(test)]
+mod performance_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]

@@ -32,9 +32,11 @@ pub enum Mutant {
     RejoinsWhereItVoted,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
+    /// No leader is replaced for being slow. Costs time alone: `sim::leader_tests` tells, no random seed does.
+    BearsSlowLeaders,
 }
 
-/// All of them.
+/// All that random seeds are to find.
 #[cfg(feature = "mutants")]
 pub const ALL: &[Mutant] = &[
     Mutant::RestoresNormal,

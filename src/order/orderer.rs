@@ -3,6 +3,7 @@
 use super::durable::{DurableState, ELSEWHERE};
 use super::interface::*;
 use super::mutants::{Mutant, broken};
+use super::performance::Performance;
 use super::reads::ReadRound;
 use super::record::OrderRecord;
 use super::rejoin::Learner;
@@ -153,6 +154,7 @@ pub struct Orderer {
     pub(super) changing_since: Tick,
     pub(super) failed_views: u32,
     pub(super) decide_ns: u64,
+    pub(super) performance: Performance,
     /// Mean size of the batches decided lately.
     pub(super) decided_bytes: usize,
     pub(super) next_heartbeat: Tick,
@@ -204,7 +206,7 @@ impl Orderer {
         let fresh = restored_view_is_first && durable.reserve == Seq(0);
         let peers = members.members().filter(|r| *r != me).map(|r| (r, Peer::default())).collect();
         let requests = Requests::new(config.client_bytes_max, config.pool_bytes_max);
-        let random = config.seed;
+        let (random, view_timeout_ms) = (config.seed, config.view_timeout_ms);
         let highest = durable.prepared().map(|(s, _)| *s).max().unwrap_or(low).max(low);
         let mut this = Self {
             restart_bar: (members.byzantine() && !fresh && !broken(Mutant::RestoresNormal))
@@ -250,6 +252,7 @@ impl Orderer {
             changing_since: now.tick,
             failed_views: 0,
             decide_ns: 0,
+            performance: Performance::new(members, view_timeout_ms),
             decided_bytes: 0,
             next_heartbeat: now.tick,
             last_fetch: Tick(0),
@@ -291,6 +294,7 @@ impl Orderer {
         self.now = now;
         (self.last_leader_sign, self.last_progress, self.next_heartbeat) = (now.tick, now.tick, now.tick);
         (self.view_began, self.changing_since, self.begun) = (now.tick, now.tick, now.tick);
+        self.performance.view_begins(now.tick);
     }
 
     /// Sessions that are open at the start: their old requests are turned away as before the restart.
@@ -539,7 +543,11 @@ impl Orderer {
             return;
         }
         let again = group.clone();
-        match self.requests.offer(self.now.tick, group) {
+        let offered = self.requests.offer(self.now.tick, group);
+        if offered == Offered::Queued && origin != u64::MAX && self.watches_performance() {
+            self.performance.arrived(self.now.tick, again.group().client, digest);
+        }
+        match offered {
             Offered::Executed => out.push(Output::Resend(again)),
             Offered::Busy => out.push(notice(NoticeCode::Busy)),
             Offered::Known | Offered::Queued => {

@@ -92,6 +92,8 @@ pub struct Slot {
     pub wanted: BTreeMap<Digest, Tick>,
     /// Decided.
     pub decision: Option<Decision>,
+    /// When its batch was last sent to whom on demand.
+    pub shown: BTreeMap<ReplicaId, Tick>,
     /// Who claims, without proof, that something was decided here.
     pub claims: BTreeMap<ReplicaId, Digest>,
 }

@@ -1,6 +1,7 @@
 //! [core] Time passes: heartbeats, and whether the leader is alive and serves everybody.
 
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::rejoin::MAKE_WAY_TIMEOUTS;
 use crate::types::*;
@@ -95,7 +96,8 @@ impl Orderer {
                 heard && p.outside_since.is_some_and(|t| self.now.tick.since(t) > 2 * timeout)
             });
         let makes_way = leads && self.makes_way(timeout);
-        if silent || stuck && idle && self.log_room || unserved || left_alone || makes_way {
+        let dawdles = self.dawdles(timeout);
+        if silent || stuck && idle && self.log_room || unserved || left_alone || makes_way || dawdles {
             self.suspect(out);
         } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {
             // The cause is gone: a wish that nobody shares is taken back. A lie is a cause until the service advances.
@@ -103,6 +105,29 @@ impl Orderer {
                 self.wish = self.view();
             }
         }
+    }
+
+    /// Byzantine followers time what clients hand to all.
+    pub(super) fn watches_performance(&self) -> bool {
+        self.members.byzantine()
+            && self.leader() != self.me
+            && matches!(self.phase, Phase::Normal)
+            && !broken(Mutant::BearsSlowLeaders)
+    }
+
+    /// The leader serves, but others serve better or have yet to be tried.
+    fn dawdles(&mut self, timeout: u64) -> bool {
+        if !self.watches_performance() {
+            return false;
+        }
+        let (now, leader) = (self.now.tick, self.leader());
+        let next = self.view().next().leader(self.members.n());
+        let next_lives =
+            next == self.me || self.peers.get(&next).is_some_and(|p| now.since(p.seen) < timeout);
+        self.performance.keep(|digest| self.requests.has(digest));
+        self.performance.look(now, leader, self.performance.floor_ns(self.decide_ns), next_lives);
+        // A full log is no leader's doing.
+        self.log_room && self.performance.slow()
     }
 
     /// A replica that was a learner waits outside this view: only a new one lets it vote again (RULES 7).

@@ -11,6 +11,9 @@ mod shared;
 /// What waits for the pool.
 mod fair_queue;
 
+/// What replicas say again.
+mod repeats;
+
 /// How a client connection behaves.
 mod standing;
 
@@ -68,6 +71,8 @@ mod checkpoint_tests;
 mod fair_queue_tests;
 #[cfg(test)]
 mod order_stage_tests;
+#[cfg(test)]
+mod repeats_tests;
 #[cfg(test)]
 mod replica_tests;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::fair_queue::FairQueue;
 use super::metrics::Stage;
+use super::repeats::Repeats;
 use super::shared::Shared;
 use super::stages::*;
 use super::standing::{Bucket, Standing};
@@ -71,6 +72,7 @@ pub struct Receive {
     pub(super) net: Arc<OnceLock<NetHandle>>,
     pub(super) status: Arc<StatusWriter>,
     pub(super) peer_bytes: HashMap<ReplicaId, Arc<AtomicUsize>>,
+    pub(super) repeats: HashMap<ReplicaId, Repeats>,
     pub(super) standings: HashMap<ConnectionId, (Arc<Standing>, Bucket)>,
     pub(super) client_bytes: Arc<AtomicUsize>,
     pub(super) paused: Arc<AtomicBool>,
@@ -102,6 +104,12 @@ impl Receive {
         let Some(credit) = Credit::take(used, size, PEER_BYTES_MAX) else {
             return self.rejected(Peer::Replica(from), "queue full");
         };
+        let repeats = self.repeats.entry(from).or_insert_with(|| Repeats::new(Instant::now()));
+        let now = self.polled.map_or_else(Instant::now, |(began, _)| began);
+        if repeats.again(now, &message) {
+            repeats.in_vain(now, size);
+            return self.rejected(Peer::Replica(from), "said something of this place before");
+        }
         let costly = matches!(
             message,
             Message::Propose(_)
@@ -218,7 +226,11 @@ impl Receiver for Receive {
                     net.send(To::Connection(from.connection), frame(&Message::Notice(notice)));
                 }
             }
-            Peer::Replica(r) => ::log::info!("connected to replica {r}"),
+            Peer::Replica(r) => {
+                // What was under way when the last connection broke may have been lost.
+                self.repeats.remove(&r);
+                ::log::info!("connected to replica {r}");
+            }
         }
     }
 
@@ -234,6 +246,13 @@ impl Receiver for Receive {
 
     fn refused(&mut self, replica: ReplicaId, refusal: Refusal, text: &str) {
         self.shared.error(format!("replica {replica} and this one refuse each other: {refusal:?}: {text}"));
+    }
+
+    fn rests(&mut self, from: &From) -> Option<Instant> {
+        let Peer::Replica(r) = from.peer else { return None };
+        let until = self.repeats.get_mut(&r)?.rests()?;
+        self.rejected(from.peer, "read more slowly: it repeats itself");
+        Some(until)
     }
 
     fn end_of_poll(&mut self) {

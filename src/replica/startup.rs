@@ -463,6 +463,7 @@ impl Replica {
             net: net_cell.clone(),
             status: status.clone(),
             peer_bytes: HashMap::new(),
+            repeats: HashMap::new(),
             standings: HashMap::new(),
             client_bytes: client_bytes.clone(),
             paused: paused.clone(),

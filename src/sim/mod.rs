@@ -32,6 +32,8 @@ mod scenario;
 mod twins;
 
 #[cfg(test)]
+mod leader_tests;
+#[cfg(test)]
 mod rules_tests;
 #[cfg(test)]
 mod scenario_tests;
