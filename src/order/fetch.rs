@@ -111,6 +111,9 @@ impl Orderer {
         }
         // Certificates are checked before they are shown: a peer must not keep us at that.
         self.may_ask(from)?;
+        if fetch.from <= self.durable.base().seq {
+            return Err(Discard::Gone);
+        }
         if fetch.from <= self.low {
             self.send_chain(from, Seq(fetch.from.0 - 1), out);
         }

@@ -176,6 +176,8 @@ pub enum Discard {
     BadSync,
     #[error("asks for too much")]
     TooMuch,
+    #[error("asks for what the log does not hold any more")]
+    Gone,
     #[error("not between replicas")]
     WrongPlace,
     #[error("this replica is halted")]

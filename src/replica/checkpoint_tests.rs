@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const KEYS: u32 = 40;
 const VALUE_BYTES: usize = 48 << 10;
-const LOG_MIB: u64 = 8;
+const LOG_MIB: u64 = 16;
 
 fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: SnapshotKind) -> Cluster {
     Cluster::with(InitOptions {
@@ -44,6 +44,23 @@ fn put(session: &Session, i: u32) {
     let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
     let outcome = session.invoke(operation, Some(Duration::from_secs(30)));
     assert!(matches!(outcome, Outcome::Done(_)), "write {i}: {outcome:?}");
+}
+
+/// Writes `writes`. A replica that lacks more than the others' small logs keep could not catch up, so all are waited for now and then.
+fn put_all(cluster: &Cluster, session: &Session, writes: std::ops::Range<u32>) {
+    for i in writes {
+        put(session, i);
+        if i % 8 == 0 {
+            let executed = || cluster.replicas.iter().flatten().map(|r| number(r, "executed"));
+            let until = Instant::now() + Duration::from_secs(30);
+            while executed().max() != executed().min() {
+                let states: Vec<String> =
+                    cluster.replicas.iter().flatten().map(Replica::status_json).collect();
+                assert!(Instant::now() < until, "they do not get to one place:\n{}", states.join("\n"));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
 }
 
 /// Every key has what was written to it last, of writes `0..end`.
@@ -90,13 +107,14 @@ fn bounded(model: FaultModel, n: u32, snapshot: SnapshotKind) {
     let session = client.session();
     // Three times what the log may hold.
     let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
-    (0..writes).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, 0..writes);
     for (i, replica) in cluster.replicas.iter().enumerate() {
         let replica = replica.as_ref().expect("it runs");
         wait("the last recycling", || number(replica, "files_bytes") <= LOG_MIB << 20);
         assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
         assert!(number(replica, "written") >= 2);
-        assert_eq!(checkpoints(&cluster, i as u32).len(), 2);
+        // One more is there for a moment.
+        wait("the oldest is removed", || checkpoints(&cluster, i as u32).len() == 2);
     }
     // All go and come back: from a checkpoint and what is left of the log. The newest checkpoint of one of them is damaged.
     (0..n).for_each(|i| cluster.stop(i));
@@ -116,7 +134,7 @@ fn bounded(model: FaultModel, n: u32, snapshot: SnapshotKind) {
     check(&client, writes + 1);
     cluster.start(n - 1);
     let session = client.session();
-    (writes + 1..writes + 60).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, writes + 1..writes + 60);
     check(&client, writes + 60);
 }
 
@@ -141,7 +159,7 @@ fn a_log_without_its_beginning_is_refused_without_a_checkpoint() {
     let client = cluster.client();
     let session = client.session();
     let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
-    (0..writes).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, 0..writes);
     let replica = cluster.replicas[1].as_ref().expect("it runs");
     wait("segments are recycled", || number(replica, "segments_recycled") > 0);
     cluster.stop(1);
@@ -157,7 +175,7 @@ fn a_log_of_decisions_is_bounded_too() {
     let client = cluster.client();
     let session = client.session();
     let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
-    (0..writes).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, 0..writes);
     for replica in cluster.replicas.iter().flatten() {
         assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
     }
@@ -170,12 +188,12 @@ fn one_that_comes_back_without_durable_votes_goes_on_from_its_checkpoint() {
     let client = cluster.client();
     let session = client.session();
     let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
-    (0..writes).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, 0..writes);
     assert_eq!(checkpoints(&cluster, 2).len(), 2);
     cluster.stop(2);
     put(&session, writes);
     cluster.start(2);
-    (writes + 1..writes + 40).for_each(|i| put(&session, i));
+    put_all(&cluster, &session, writes + 1..writes + 40);
     let replica = cluster.replicas[2].as_ref().expect("it runs");
     wait("its mark covers what it forgot", || replica.status_json().contains("\"forgetful\":false"));
     cluster.stop(1);

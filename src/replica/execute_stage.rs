@@ -32,6 +32,9 @@ const NOOP_AGAIN: Duration = Duration::from_millis(500);
 /// A replica that forgot votes orders no-ops at this pace while nothing else is ordered, so that a mark covers them soon.
 const FORGETFUL_PAUSE: Duration = Duration::from_millis(5);
 
+/// Places by which such a replica may be behind the others.
+const FILLER_LAG: u64 = 64;
+
 /// How often the log is looked at for what became durable after its replies left.
 const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 
@@ -124,7 +127,7 @@ impl ExecuteStage {
                     let answer = Message::StatusAnswer(StatusAnswer { id, json });
                     self.net.send(To::Connection(connection), frame(&answer));
                 }
-                Err(RecvTimeoutError::Timeout) if self.shared.forgetful.load(Ordering::Relaxed) => {
+                Err(RecvTimeoutError::Timeout) if self.is_filler_due() => {
                     filler = filler.wrapping_add(1);
                     let _ = self.to_order.send(ToOrder::One(Input::OrderNoop(filler)));
                 }
@@ -166,6 +169,16 @@ impl ExecuteStage {
                 Err(_) => return None,
             }
         }
+    }
+
+    /// Whether no-ops bring the mark that this replica waits for. While it is behind they would keep the group ahead of it.
+    fn is_filler_due(&self) -> bool {
+        let executed = self.executor.executed().0;
+        let ahead = |peers: &[(ReplicaId, Option<Status>)]| {
+            peers.iter().filter(|(_, s)| s.is_some_and(|s| s.decided.0 > executed + FILLER_LAG)).count()
+        };
+        self.shared.forgetful.load(Ordering::Relaxed)
+            && ahead(&self.shared.order.lock().peers) <= self.members.f() as usize
     }
 
     fn take_checkpoint(&self) {

@@ -222,10 +222,15 @@ impl OrderStage {
         // Where decisions have a log of their own, this one is small.
         let keep = match self.own_decisions {
             true => Lsn(u64::MAX),
-            false => self.log.keep_from(self.log_keep_bytes),
+            false => self.log.keep_from(self.log_keep_bytes.min(self.log.bytes_max() / 4 * 3)),
         };
-        let pressed = self.log.stats().files_bytes > self.log.bytes_max() / 4 * 3;
+        let pressed = self.files_bytes(self.log.stats().files_bytes) > self.log.bytes_max() / 4 * 3;
         self.step(self.clock.now(), Input::CheckpointStored { seq, keep, pressed });
+    }
+
+    /// Of the log that holds the batches: both have the same bound.
+    fn files_bytes(&self, of_votes: u64) -> u64 {
+        self.shared.decisions.lock().as_ref().map_or(of_votes, |(log, _)| log.files_bytes.max(of_votes))
     }
 
     /// A log that fills up faster than checkpoints come asks for one.
@@ -352,7 +357,7 @@ impl OrderStage {
 
     fn publish(&mut self) {
         let stats = self.log.stats();
-        self.want_checkpoint(stats.files_bytes);
+        self.want_checkpoint(self.files_bytes(stats.files_bytes));
         self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),
