@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use checked_load::{CheckedLoad, Plan};
 use duramen::client::{Client, ClientOptions, Outcome};
-use duramen::config::{LogLimits, Settings, Transport};
+use duramen::config::{CheckpointLimits, Limits, LogLimits, Settings, Transport};
 use duramen::init::InitOptions;
 use duramen::keys::ClientKeys;
 use duramen::quorum::FaultModel;
@@ -60,11 +60,26 @@ struct Running {
     _one: MutexGuard<'static, ()>,
 }
 
+/// Checkpoints every second or so, and logs that go with them.
+fn with_checkpoints(options: InitOptions) -> InitOptions {
+    let period = 64 * u64::from(options.replicas);
+    InitOptions {
+        limits: Limits { batch_bytes: 64 << 10, request_bytes: 64 << 10, ..options.limits },
+        log: LogLimits { segment_mib: 2, ..options.log },
+        checkpoint: CheckpointLimits { period, log_keep_mib: 0, ..options.checkpoint },
+        ..options
+    }
+}
+
 impl Running {
     fn start(model: FaultModel) -> Running {
+        Self::with(model, |options| options)
+    }
+
+    fn with(model: FaultModel, change: impl FnOnce(InitOptions) -> InitOptions) -> Running {
         let (one, temp) = (CLUSTERS.lock(), temp_dir());
-        let mut cluster =
-            LocalCluster::create(Path::new(EXE), options(temp.path(), model), &[], false).unwrap();
+        let options = change(options(temp.path(), model));
+        let mut cluster = LocalCluster::create(Path::new(EXE), options, &[], false).unwrap();
         cluster.start_all(START_TIME, &|| true).unwrap();
         let keys = data_dir::client_key_file(cluster.dir(), "default");
         let keys = ClientKeys::load(&keys, &cluster.config).unwrap();
@@ -132,7 +147,7 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// Rounds on one cluster, before it is checked and another begins: its log is never shortened.
+/// Rounds on one cluster, before it is checked and another begins.
 const ROUNDS_PER_CLUSTER: u64 = 5;
 
 fn kill_rounds(model: FaultModel) {
@@ -153,7 +168,7 @@ fn kill_rounds(model: FaultModel) {
 }
 
 fn kill_some(model: FaultModel, rounds: u64, random: &mut Random) {
-    let mut running = Running::start(model);
+    let mut running = Running::with(model, with_checkpoints);
     let plan = Plan {
         writers: 4,
         outstanding: 16,
@@ -192,6 +207,14 @@ fn kill_some(model: FaultModel, rounds: u64, random: &mut Random) {
     assert!(findings.good(), "{findings:?}");
     running.wait_for_equal_digests();
     drop(load);
+    let (mut kept, mut recycled) = (0, 0);
+    for i in 0..running.cluster.n() {
+        let status = running.status(i);
+        kept += status["checkpoints"]["kept"].as_array().map_or(0, Vec::len);
+        recycled += u64::from(status["log"]["first_lsn"].as_u64().unwrap() > 1);
+    }
+    println!("{kept} checkpoints on disk, {recycled} logs without their beginning");
+    assert!(kept > 0);
     running.cluster.stop_all().unwrap();
     for i in 0..running.cluster.n() {
         let log = duramen(&["log", "verify", &format!("replica-{i}")], running.cluster.dir());
