@@ -191,8 +191,8 @@ pub struct CheckpointLimits {
     pub snapshot: SnapshotKind,
     /// MiB per second that writing one takes of the disk; 0 (the default): as much as there is.
     pub mib_per_second: u64,
-    /// MiB of the log that stay for others that are behind, though checkpoints cover them; at most three quarters of what the log may
-    /// take. A replica that lacks more than all others keep cannot catch up. Default 24,576 (24 GiB).
+    /// MiB of the log that stay for others that are behind, though checkpoints cover them; at most half of what the log may
+    /// take. A replica that lacks more than all others keep cannot catch up. Default 16,384 (16 GiB).
     pub log_keep_mib: u64,
     /// A folder on another disk, in which each replica's checkpoints get a folder of their own; empty (the default): beside the log.
     pub dir: PathBuf,
@@ -206,7 +206,7 @@ impl Default for CheckpointLimits {
             group: 1,
             snapshot: SnapshotKind::CopyOnWrite,
             mib_per_second: 0,
-            log_keep_mib: 24 << 10,
+            log_keep_mib: 16 << 10,
             dir: PathBuf::new(),
         }
     }

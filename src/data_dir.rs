@@ -47,10 +47,12 @@ pub fn decisions_dir(dir: &Path, id: ReplicaId) -> PathBuf {
 }
 
 /// The folder of a replica's checkpoints, beside its log or in a folder of its own on another disk.
-pub fn checkpoint_dir(dir: &Path, elsewhere: &Path, id: ReplicaId) -> PathBuf {
+pub fn checkpoint_dir(dir: &Path, config: &Config, id: ReplicaId) -> PathBuf {
+    let elsewhere = &config.checkpoint.dir;
     match elsewhere.as_os_str().is_empty() {
         true => replica_dir(dir, id).join("checkpoints"),
-        false => elsewhere.join(format!("replica-{id}")),
+        // Several clusters may share the disk.
+        false => elsewhere.join(format!("{}-replica-{id}", config.cluster)),
     }
 }
 

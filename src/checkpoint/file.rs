@@ -284,6 +284,9 @@ impl Opened {
             return Err(CheckpointError::Foreign("it is another cluster's".into()));
         }
         let chunks = head.body_bytes.div_ceil(CHUNK_BYTES as u64);
+        if head.body_bytes > file.bytes() {
+            return Err(CheckpointError::Damaged("length"));
+        }
         let start = BLOCK_BYTES as u64 + head.body_bytes.next_multiple_of(BLOCK_BYTES as u64);
         let list_bytes = (chunks * 32).next_multiple_of(BLOCK_BYTES as u64);
         // The file is as long as it says, so nothing is allocated that is not there.

@@ -3,11 +3,13 @@
 //! A file has its name only when all of it is durable, and only then the oldest one goes: whatever moment a crash chooses, two
 //! checkpoints are there that were there before, or the newer of them and the new one (FAULTS D8, S12).
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::{Body, BodyWriter, CheckpointError, Head, Opened};
+use crate::log::LogError;
 use crate::log::storage::{Disk, RealDisk};
 use crate::quorum::Group as Members;
 use crate::types::*;
@@ -32,12 +34,23 @@ pub struct Store {
     dir: PathBuf,
     /// On disk, ascending.
     kept: Vec<Seq>,
+    /// Nobody else writes here.
+    lock: Option<File>,
 }
 
 impl Store {
     /// Opens the directory, which is made if it is missing, and removes what a crash left unfinished.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+    /// Errors: the disk's; another process holds the directory.
+    pub fn open(dir: &Path) -> Result<Self, LogError> {
+        let io = |e| LogError::io(dir, "open", e);
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let lock = crate::log::lock(dir)?;
+        let mut store = Self::unlocked(dir).map_err(io)?;
+        store.lock = Some(lock);
+        Ok(store)
+    }
+
+    fn unlocked(dir: &Path) -> io::Result<Self> {
         if let Some(parent) = dir.parent() {
             crate::data_dir::sync_dir(parent)?;
         }
@@ -56,7 +69,7 @@ impl Store {
         disk.sync_dir()?;
         let mut kept: Vec<Seq> = names.iter().filter_map(|name| seq_of(name)).collect();
         kept.sort_unstable();
-        Ok(Self { disk, dir, kept })
+        Ok(Self { disk, dir, kept, lock: None })
     }
 
     /// What is there, ascending.
@@ -124,14 +137,21 @@ impl Store {
         };
         self.kept.retain(|kept| *kept != head.seq);
         self.kept.push(head.seq);
-        while self.kept.len() > KEPT {
-            let oldest = self.kept.remove(0);
-            self.disk.remove(&name(oldest))?;
+        // It has its name: what cannot be removed now is removed next time.
+        if let Err(e) = self.tidy() {
+            ::log::warn!("{}: {e}", self.dir.display());
         }
-        for name in self.disk.list()?.iter().filter(|name| name.starts_with("damaged-")) {
-            self.disk.remove(name)?;
-        }
-        self.disk.sync_dir()?;
         Ok(root)
+    }
+
+    fn tidy(&mut self) -> io::Result<()> {
+        let oldest = self.kept.iter().rev().nth(KEPT - 1).copied().unwrap_or_default();
+        self.kept.retain(|seq| *seq >= oldest);
+        for name in self.disk.list()? {
+            if name.starts_with("damaged-") || seq_of(&name).is_some_and(|seq| seq < oldest) {
+                self.disk.remove(&name)?;
+            }
+        }
+        self.disk.sync_dir()
     }
 }

@@ -197,8 +197,11 @@ fn two_checkpoints_are_there_whatever_operation_is_the_last() {
         assert_eq!(left.kept().last(), Some(&Seq(16)));
         assert_eq!(left.kept().len(), 2);
         if done.is_ok() {
-            assert_eq!(kept, [Seq(8), Seq(12)]);
-            break;
+            // What cannot be removed stays for the next time.
+            assert_eq!(kept.last(), Some(&Seq(12)));
+            if kept.len() == 2 {
+                break;
+            }
         }
         calls += 1;
     }

@@ -173,10 +173,10 @@ fn verify(dir: &Path) -> Result<(), CliError> {
         // What a log without its beginning leads to, its checkpoints tell.
         let begins = record.lsn == Lsn(1);
         let base = if begins { Base::default() } else { Base::ANYWHERE };
-        let state = state.get_or_insert_with(|| DurableState::new(hasher, base, begins));
+        let state = state.get_or_insert_with(|| DurableState::new(hasher, base, record.lsn));
         state.apply(record.lsn, &decoded).map_err(|e| place(e.to_string()))
     })?;
-    let state = state.unwrap_or_else(|| DurableState::new(hasher, Base::default(), true));
+    let state = state.unwrap_or_else(|| DurableState::new(hasher, Base::default(), Lsn(1)));
     let (view, mark, prepared) = (state.view, state.mark.statement.seq, state.prepared().count());
     found(&report)?;
     emit(format_args!(

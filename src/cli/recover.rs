@@ -44,13 +44,13 @@ pub fn run(args: Args) -> Result<(), CliError> {
             )));
         }
     }
-    // A checkpoint counts by the marks in its log only.
-    let checkpoints = data_dir::checkpoint_dir(&dir, &config.checkpoint.dir, id);
-    match std::fs::remove_dir_all(&checkpoints) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(CliError::Failed(format!("{}: {e}", checkpoints.display())));
-        }
-        _ => {}
+    // A checkpoint counts by the marks in its log only; it is set aside, where an operator finds it.
+    let checkpoints = data_dir::checkpoint_dir(&dir, &config, id);
+    if checkpoints.exists() {
+        let aside = checkpoints.with_extension("of-the-lost-log");
+        let _ = std::fs::remove_dir_all(&aside);
+        std::fs::rename(&checkpoints, &aside)
+            .map_err(|e| CliError::Failed(format!("{}: {e}", checkpoints.display())))?;
     }
     format_learner(&data_dir::log_dir(&dir, id), &config, id, args.allow_tmpfs)?;
     let f = config.f;

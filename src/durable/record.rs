@@ -69,6 +69,8 @@ pub(super) fn is_first(record: &Record) -> bool {
 pub(super) struct Assembler {
     /// A delivery begun: first record, pieces expected, pieces so far.
     begun: Option<(Lsn, u32, Vec<ScannedRecord>)>,
+    /// Some delivery began here: before that, a log whose beginning was recycled may hold the rest of one.
+    whole: bool,
 }
 
 /// A delivery with its first record and how many it has.
@@ -85,6 +87,10 @@ impl Assembler {
         if record.kind != KIND_DELIVERY || piece >= pieces || record.payload.len() < PREFIX_BYTES + head {
             return Err(format!("record {} is no delivery", record.lsn));
         }
+        if !self.whole && piece > 0 && record.lsn > Lsn(1) {
+            return Ok(None);
+        }
+        self.whole = true;
         if piece == 0 {
             // One begun before is dropped: its rest was never written.
             self.begun = Some((record.lsn, pieces, Vec::new()));

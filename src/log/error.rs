@@ -156,7 +156,7 @@ impl std::fmt::Display for Damage {
 
 impl LogError {
     /// Names the cause where the errno has a plain meaning.
-    pub(super) fn io(path: &Path, what: &'static str, source: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, what: &'static str, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::EROFS | libc::EACCES | libc::EPERM) => Self::ReadOnly(path.into()),
             Some(libc::ENOSPC | libc::EDQUOT) => Self::Full(path.into()),

@@ -719,7 +719,7 @@ pub fn own_kind_name(kind: u8) -> Option<&'static str> {
 /// holds it too, until it becomes another program; a replica that was killed may take a moment to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
-fn lock(dir: &Path) -> Result<File, LogError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join("LOCK");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|e| LogError::io(dir, "lock", e))?;

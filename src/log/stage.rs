@@ -89,6 +89,12 @@ impl LogStats {
         }
     }
 
+    /// Bytes of the segments in use: all have about the same size.
+    pub fn used_bytes(&self) -> u64 {
+        let files = (self.segments + self.spare_segments).max(1) as u64;
+        self.files_bytes / files * self.segments as u64
+    }
+
     pub(super) fn note_segments(&mut self, in_use: &[SegmentIndex], spares: usize, files_bytes: u64) {
         self.first_lsn = in_use[0].first_lsn;
         self.segments = in_use.len();

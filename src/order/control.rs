@@ -31,12 +31,14 @@ pub struct Control {
     pub prepared: (MarkCertificate, Vec<SlotReport>),
     /// Votes are on disk. Otherwise what is prepared, reported and forgotten is made out anew at each start.
     pub whole: bool,
+    /// Together with the records from this one on it says all: with what may go.
+    pub below: Lsn,
 }
 
 impl Control {
     /// Appends the encoding.
     pub fn write(&self, w: &mut Writer) {
-        w.u64(self.reserve.0).u64(self.forgotten.0).u64(self.era);
+        w.u64(self.below.0).u64(self.reserve.0).u64(self.forgotten.0).u64(self.era);
         w.u8(u8::from(self.learner)).u8(u8::from(self.rejoined.is_some())).u8(u8::from(self.whole));
         w.u64(self.rejoined.unwrap_or_default().0);
         let (mark, slots, unknown) = self.report.clone();
@@ -52,6 +54,7 @@ impl Control {
 
     /// Reads it back.
     pub fn read(r: &mut Reader) -> Result<Self, DecodeError> {
+        let below = Lsn(r.u64()?);
         let (reserve, forgotten, era) = (Seq(r.u64()?), Seq(r.u64()?), r.u64()?);
         let flag = |byte| match byte {
             0 => Ok(false),
@@ -74,6 +77,7 @@ impl Control {
             report: (report.mark, report.slots, report.unknown),
             prepared: (prepared.mark, prepared.slots),
             whole,
+            below,
         })
     }
 

@@ -49,6 +49,8 @@ pub struct DurableState {
     pub mark: MarkCertificate,
     /// What lies up to here is not asked of this log any more.
     base: Base,
+    /// The first record there was at the start.
+    first: Lsn,
     /// Certificates of the marks above the base with their records, ascending.
     marks: Vec<(MarkCertificate, Lsn)>,
     /// Digests of the places above the base up to the mark.
@@ -87,12 +89,13 @@ pub struct Impossible {
 }
 
 impl DurableState {
-    /// Before the first record of a log that `begins` with the first there ever was, or does not; executed up to `base`.
-    pub fn new(hasher: Hasher, base: Base, begins: bool) -> Self {
+    /// Before record `first`, which is the first there ever was, or the first that is left; executed up to `base`.
+    pub fn new(hasher: Hasher, base: Base, first: Lsn) -> Self {
         Self {
             hasher,
             base,
-            known: begins,
+            first,
+            known: first == Lsn(1),
             view: View(0),
             reserve: Seq(0),
             mark: MarkCertificate::default(),
@@ -290,7 +293,9 @@ impl DurableState {
             OrderRecord::Control(control) => {
                 if !self.known {
                     self.learn(control).map_err(|what| Impossible { lsn, what })?;
-                } else if self.control(control.whole).bytes() != control.bytes() {
+                } else if (Control { below: control.below, ..self.control(control.whole) }).bytes()
+                    != control.bytes()
+                {
                     return refuse("a control record says otherwise than the records before it");
                 }
             }
@@ -312,15 +317,15 @@ impl DurableState {
             report: if whole { self.report.clone() } else { Report::default() },
             prepared: (self.mark.clone(), slots),
             whole,
+            below: Lsn(u64::MAX),
         }
     }
 
     /// Takes over what a control record says, in a log whose beginning is gone.
     fn learn(&mut self, control: &Control) -> Result<(), &'static str> {
         let (mark, slots) = &control.prepared;
-        let held = |s: &SlotReport| self.batches.contains_key(&(s.certificate.seq, s.certificate.digest));
-        if !slots.iter().all(held) {
-            // A later one let them go.
+        if control.below < self.first {
+            // A later one let go of what it goes with.
             return Ok(());
         }
         if self.mark.statement.seq == Seq(0) {
@@ -335,7 +340,9 @@ impl DurableState {
         self.batches.retain(|(seq, _), _| *seq > marked);
         self.prepared.clear();
         for SlotReport { kind, certificate } in slots.iter().cloned() {
-            let batch = self.batches[&(certificate.seq, certificate.digest)];
+            let Some(&batch) = self.batches.get(&(certificate.seq, certificate.digest)) else {
+                return Err("a control record refers to a batch that is not in the log");
+            };
             self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
         }
         (self.view, self.reserve, self.era) = (control.view, control.reserve, control.era);

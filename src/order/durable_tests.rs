@@ -35,7 +35,7 @@ fn mark(batches: &[&Batch]) -> OrderRecord {
 }
 
 fn fold(records: &[OrderRecord]) -> DurableState {
-    let mut state = DurableState::new(hasher(), Base::default(), true);
+    let mut state = DurableState::new(hasher(), Base::default(), Lsn(1));
     for (lsn, record) in (1..).map(Lsn).zip(records) {
         state.apply(lsn, record).expect("a log we wrote");
     }
@@ -112,7 +112,7 @@ fn a_log_that_we_cannot_have_written_is_refused() {
         ("a mark with a gap", vec![entered(1), mark(&[&b])]),
     ];
     for (what, records) in bad {
-        let mut state = DurableState::new(hasher(), Base::default(), true);
+        let mut state = DurableState::new(hasher(), Base::default(), Lsn(1));
         let all = (1..).map(Lsn).zip(&records).try_for_each(|(lsn, record)| state.apply(lsn, record));
         assert!(all.is_err(), "{what}");
     }
@@ -221,7 +221,7 @@ fn a_log_without_its_beginning_says_the_same_from_its_control_record_on() {
     let (upto, below) = whole.recyclable(Seq(6), Lsn(u64::MAX));
     assert_eq!((upto, below), (Seq(6), Lsn(9)));
     let checkpoint = Base { seq: Seq(6), batches: whole.history(Seq(6)).expect("above the base") };
-    let mut rest = DurableState::new(hasher(), checkpoint, false);
+    let mut rest = DurableState::new(hasher(), checkpoint, below);
     for (lsn, record) in (1..).map(Lsn).zip(&records).skip(below.0 as usize - 1) {
         rest.apply(lsn, record).expect("what is left of a log we wrote");
     }

@@ -135,6 +135,8 @@ pub struct Orderer {
     pub(super) catch_up: Option<CatchUp>,
     /// A checkpoint of this place waits for the mark.
     pub(super) checkpoint_taken: Option<Seq>,
+    /// Records below this one were given up, or are about to be.
+    pub(super) recycled_below: Lsn,
     next_seq: Seq,
     pub(super) highest: Seq,
     pub(super) requests: Requests,
@@ -237,6 +239,7 @@ impl Orderer {
             mark_appended: low,
             catch_up: (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest }),
             checkpoint_taken: None,
+            recycled_below: Lsn(1),
             next_seq: low.next(),
             highest,
             requests,

@@ -7,6 +7,7 @@
 //! A checkpoint counts only below the own durable mark: what lies above it is decided, and yet an operator's new era may cut it. And
 //! what others that are behind still ask for is kept for them, as long as the disk has room.
 
+use super::control::Control;
 use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;
@@ -35,7 +36,10 @@ impl Orderer {
     pub(super) fn on_checkpoint_stored(&mut self, seq: Seq, keep: Lsn, pressed: bool, out: &mut Vec<Output>) {
         let (now, begun) = (self.now.tick, self.begun);
         // One that was not heard of yet may lack anything.
-        let near = |p: &&Peer| now.since(p.seen.max(begun)) < PIN_NS;
+        // Nor does one that lacks what is gone keep anything: the log cannot help it.
+        let base = self.durable.base().seq;
+        let lost = |p: &Peer| p.status.is_some_and(|s| s.decided < base);
+        let near = |p: &&Peer| now.since(p.seen.max(begun)) < PIN_NS && !lost(p);
         let pinned =
             self.peers.values().filter(near).map(|p| p.status.map(|s| s.mark).unwrap_or_default()).min();
         let covered = match pinned {
@@ -43,12 +47,14 @@ impl Orderer {
             _ => seq,
         };
         let (upto, below) = self.durable.recyclable(covered.min(self.executed), keep);
-        if below <= Lsn(1) && upto == self.durable.base().seq {
+        if below <= self.recycled_below {
             return;
         }
-        let control = Box::new(self.durable.control(self.config.votes_durable));
-        let lsn = self.append(OrderRecord::Control(control), out);
-        self.hold(lsn, Held::Control { upto, below: below.min(lsn) }, out);
+        self.recycled_below = below;
+        let below = below.min(self.next_lsn);
+        let control = Control { below, ..self.durable.control(self.config.votes_durable) };
+        let lsn = self.append(OrderRecord::Control(Box::new(control)), out);
+        self.hold(lsn, Held::Control { upto, below }, out);
     }
 
     /// A control record behind all that is to go is durable.

@@ -41,6 +41,9 @@ pub enum RestoreError {
     /// The first records are gone, and nothing tells what they said.
     #[error("the log begins at record {0}, and no record in it tells what stood before")]
     NoControl(Lsn),
+    /// What was restored and executed is not what a quorum had.
+    #[error("executed up to place {0}, the state gives other replies than a quorum's mark says")]
+    Replies(Seq),
     /// A checkpoint of another log.
     #[error("the checkpoint of place {0} comes from another history than the log")]
     Other(Seq),
@@ -59,7 +62,7 @@ impl Replay {
     pub fn new(auth: Authenticator, checkpoint: Base, first: Lsn) -> Self {
         let begins = first == Lsn(1);
         let base = if begins { Base::default() } else { checkpoint };
-        let durable = DurableState::new(auth.hasher, base, begins);
+        let durable = DurableState::new(auth.hasher, base, first);
         let (handed_out, batches) = (checkpoint.seq, BTreeMap::new());
         Self { auth, durable, checkpoint, first, next_lsn: first, handed_out, batches }
     }

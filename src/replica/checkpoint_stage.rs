@@ -151,8 +151,9 @@ impl CheckpointStage {
             other => other?,
         };
         let took = began.elapsed();
-        let Frozen { seq, time, replies, .. } = frozen;
-        drop(written);
+        let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);
+        // Pages that were written since need no second copy any more.
+        drop((frozen, written));
         let batches = loop {
             match self.inbox.recv() {
                 Ok(ToCheckpoint::Covered { seq: covered, batches }) if covered == seq => break batches,
@@ -226,11 +227,13 @@ impl Checkpoints {
         let began = Instant::now();
         let frozen = freeze();
         shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
-        let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(frozen.seq)));
+        let seq = frozen.seq;
         let (written, wait) = crossbeam::channel::bounded(0);
         let written = self.stop_the_world.then_some(written);
         let stops = written.is_some();
+        // First to the writer: order may know at once that a mark covers it.
         let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
+        let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
         if stops {
             // It ends when the writer lets go of its end.
             let _ = wait.recv();

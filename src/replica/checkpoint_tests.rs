@@ -86,7 +86,7 @@ fn number(replica: &Replica, name: &str) -> u64 {
 }
 
 fn checkpoints(cluster: &Cluster, i: u32) -> Vec<PathBuf> {
-    let dir = data_dir::checkpoint_dir(&cluster.path(), &cluster.config.checkpoint.dir, ReplicaId(i));
+    let dir = data_dir::checkpoint_dir(&cluster.path(), &cluster.config, ReplicaId(i));
     let mut files: Vec<PathBuf> = dir.read_dir().unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|f| f.file_name().unwrap().to_string_lossy().starts_with("checkpoint-0"));
     files.sort();
@@ -106,7 +106,7 @@ fn bounded(model: FaultModel, n: u32, snapshot: SnapshotKind) {
     let client = cluster.client();
     let session = client.session();
     // Three times what the log may hold.
-    let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    let writes = ((3 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
     put_all(&cluster, &session, 0..writes);
     for (i, replica) in cluster.replicas.iter().enumerate() {
         let replica = replica.as_ref().expect("it runs");
@@ -158,7 +158,7 @@ fn a_log_without_its_beginning_is_refused_without_a_checkpoint() {
     let mut cluster = cluster(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
     let client = cluster.client();
     let session = client.session();
-    let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    let writes = ((2 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
     put_all(&cluster, &session, 0..writes);
     let replica = cluster.replicas[1].as_ref().expect("it runs");
     wait("segments are recycled", || number(replica, "segments_recycled") > 0);
@@ -174,7 +174,7 @@ fn a_log_of_decisions_is_bounded_too() {
     let cluster = cluster(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
     let client = cluster.client();
     let session = client.session();
-    let writes = (3 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    let writes = ((3 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
     put_all(&cluster, &session, 0..writes);
     for replica in cluster.replicas.iter().flatten() {
         assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
@@ -187,7 +187,7 @@ fn one_that_comes_back_without_durable_votes_goes_on_from_its_checkpoint() {
     let mut cluster = cluster(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
     let client = cluster.client();
     let session = client.session();
-    let writes = (2 * LOG_MIB << 20) as u32 / VALUE_BYTES as u32;
+    let writes = ((2 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
     put_all(&cluster, &session, 0..writes);
     assert_eq!(checkpoints(&cluster, 2).len(), 2);
     cluster.stop(2);

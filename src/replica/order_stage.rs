@@ -21,6 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// Inputs stepped before outputs are handed over: bounds how long a vote waits for its fellows.
 const STEPS_MAX: usize = 256;
 
+/// How often a nearly full log looks for what may go.
+const RELIEVE_NS: u64 = 500_000_000;
+
 /// How long a full log is waited for when the replica is to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,8 @@ pub struct OrderStage {
     pub(super) log_keep_bytes: u64,
     /// Decided batches lie in a log of their own.
     pub(super) own_decisions: bool,
+    /// What the older of two checkpoints covers, and when the log was last told.
+    pub(super) stored: Option<(Seq, Tick)>,
     /// Bytes of the log's files when a checkpoint was last asked for.
     pub(super) wanted_at: u64,
     /// What each client's groups take up that wait to be answered again.
@@ -219,28 +224,37 @@ impl OrderStage {
 
     /// Two checkpoints are on disk: what leads up to the older one may go, beyond what is kept for others.
     fn checkpoint_stored(&mut self, seq: Seq) {
+        self.stored = Some((seq, self.clock.now().tick));
+        let used = self.used_bytes(self.log.stats().used_bytes());
+        self.wanted_at = self.wanted_at.min(used);
+        let pressed = used > self.log.bytes_max() / 4 * 3;
         // Where decisions have a log of their own, this one is small.
-        let keep = match self.own_decisions {
+        let keep = match pressed || self.own_decisions {
             true => Lsn(u64::MAX),
-            false => self.log.keep_from(self.log_keep_bytes.min(self.log.bytes_max() / 4 * 3)),
+            false => self.log.keep_from(self.log_keep_bytes.min(self.log.bytes_max() / 2)),
         };
-        let pressed = self.files_bytes(self.log.stats().files_bytes) > self.log.bytes_max() / 4 * 3;
         self.step(self.clock.now(), Input::CheckpointStored { seq, keep, pressed });
     }
 
     /// Of the log that holds the batches: both have the same bound.
-    fn files_bytes(&self, of_votes: u64) -> u64 {
-        self.shared.decisions.lock().as_ref().map_or(of_votes, |(log, _)| log.files_bytes.max(of_votes))
+    fn used_bytes(&self, of_votes: u64) -> u64 {
+        self.shared.decisions.lock().as_ref().map_or(of_votes, |(log, _)| log.used_bytes.max(of_votes))
     }
 
-    /// A log that fills up faster than checkpoints come asks for one.
-    fn want_checkpoint(&mut self, files_bytes: u64) {
+    /// A log that fills up faster than checkpoints come asks for one; one that is nearly full lets go of what it kept for others.
+    fn relieve(&mut self, used: u64) {
         let most = self.log.bytes_max();
-        if files_bytes > most / 2 && files_bytes > self.wanted_at + most / 8 {
-            self.wanted_at = files_bytes;
+        if used > most / 8 * 5 && used > self.wanted_at + most / 16 {
+            self.wanted_at = used;
             self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         }
-        self.wanted_at = self.wanted_at.min(files_bytes);
+        self.wanted_at = self.wanted_at.min(used);
+        if let Some((seq, at)) = self.stored
+            && used > most / 4 * 3
+            && self.clock.now().tick.since(at) > RELIEVE_NS
+        {
+            self.checkpoint_stored(seq);
+        }
     }
 
     /// Outputs take effect in order; frames leave together at the end, behind every append of this round.
@@ -357,7 +371,7 @@ impl OrderStage {
 
     fn publish(&mut self) {
         let stats = self.log.stats();
-        self.want_checkpoint(self.files_bytes(stats.files_bytes));
+        self.relieve(self.used_bytes(stats.used_bytes()));
         self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),

@@ -124,8 +124,8 @@ impl Recovery<'_> {
         let mut replay: Option<Replay> = None;
         let mut wrong: Option<(PathBuf, RestoreError)> = None;
         let hand = |batches: Vec<Batch>| {
-            let sent = batches.into_iter().try_for_each(|batch| ready_in.send(batch));
-            sent.map_err(|_| "execution ended early".to_owned())
+            let ended = |_| "execution ended early".to_owned();
+            batches.into_iter().try_for_each(|batch| ready_in.send(batch).map_err(ended))
         };
         let mut refuse = |dir: &PathBuf, why: RestoreError| {
             let text = why.to_string();

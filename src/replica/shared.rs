@@ -104,6 +104,8 @@ pub struct LogView {
     pub first: Lsn,
     /// Of all segment files.
     pub files_bytes: u64,
+    /// Of those that hold records.
+    pub used_bytes: u64,
     /// Segments whose records were given up since the start, and used again or removed.
     pub recycled: u64,
 }
@@ -121,6 +123,7 @@ impl LogView {
             segments_ready: stats.spare_segments,
             first: stats.first_lsn,
             files_bytes: stats.files_bytes,
+            used_bytes: stats.used_bytes(),
             recycled: stats.segments_recycled + stats.segments_removed,
             ..Self::default()
         }

@@ -334,11 +334,16 @@ impl Replica {
             Durability::None => None,
             _ => Schedule::new(turns, config.checkpoint.period, members.n(), id, interval),
         };
-        let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config.checkpoint.dir, id);
+        let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
         let recovery = Recovery { auth: &auth, options, layer_options, table };
         let Recovered { executor, open, open_layer, mut replay } = recovery.run(service, &mut checkpoints)?;
         let report = open.report().clone();
+        let mark = replay.durable().mark.statement;
+        if executor.executed() == mark.seq && executor.reply_chain() != mark.replies {
+            let why = RestoreError::Replies(mark.seq);
+            return Err(StartError::Restore { dir: log_dir, why });
+        }
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // `init` starts the log once, to put its first record there.
         let restarted = report.boot_epoch > 1;
@@ -387,6 +392,7 @@ impl Replica {
         if let Some(era) = &era {
             append_now(&mut log, era)?;
         }
+        let decisions_bytes = open_layer.as_ref().map_or(0, |open| open.report().log_bytes);
         let layer = open_layer.map(|open| open.start(move |now| room.is(1, now))).transpose()?;
         let recent: Option<Arc<Mutex<Recent>>> = (durability == Durability::None).then(Arc::default);
         let store = match (&layer, &recent) {
@@ -402,7 +408,12 @@ impl Replica {
             view.kept = checkpoints.kept().to_vec();
             view.period = schedule.map_or(0, |s| s.period());
         }
-        let fills_up = report.log_bytes > log.bytes_max() / 2;
+        let older = match checkpoints.kept() {
+            [older, _] => Some(*older),
+            _ => None,
+        };
+        let log_bytes = report.log_bytes.max(decisions_bytes);
+        let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
         let checkpointer = schedule.map(|schedule| CheckpointStage {
@@ -512,6 +523,7 @@ impl Replica {
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
             own_decisions: layer_mode(durability).is_some(),
+            stored: older.map(|seq| (seq, Tick(0))),
             wanted_at: 0,
             resends: HashMap::new(),
         };
