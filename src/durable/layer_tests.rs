@@ -289,3 +289,38 @@ fn records_that_are_no_deliveries_are_refused_with_their_number() {
     let Err(refused) = open(opts, Mode::Parallel, &mut |_| Ok(())) else { panic!("it is no delivery") };
     assert!(refused.to_string().contains("record 1"), "{refused}");
 }
+
+#[test]
+fn a_log_recycled_in_the_middle_of_a_delivery_opens_and_goes_on() {
+    for mode in MODES {
+        let dir = real_dir();
+        let opts = LogOptions { recycled_segments: 0, ..options(dir.path(), IoBackend::Auto) };
+        log::format(&opts).unwrap();
+        let (mut layer, mut host, _) = start(dir.path(), mode, IoBackend::Auto);
+        // Seven operations of 10 kB: no segment holds a whole number of deliveries.
+        let batches: Vec<Ordered> = (1..=60).map(|place| ordered(place, 7, 10_000)).collect();
+        layer.deliver(batches.clone(), &mut host).unwrap();
+        layer.recycle(Seq(45));
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while layer.log_stats().first_lsn <= crate::types::Lsn(1) {
+            assert!(std::time::Instant::now() < until, "{mode:?}: nothing is recycled");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let reader = layer.reader();
+        assert!(reader.read(Seq(45)).unwrap().is_none() && reader.read(Seq(46)).unwrap().is_some());
+        finish(layer, &mut host);
+        let (mut layer, mut host, found) = start(dir.path(), mode, IoBackend::Auto);
+        let first = found[0].seq.0;
+        assert!(first > 1 && first <= 46, "{mode:?}: begins with {first}");
+        assert_eq!(found.len() as u64, 61 - first, "{mode:?}");
+        assert!(
+            found.iter().zip(&batches[first as usize - 1..]).all(|(delivery, batch)| is_of(delivery, batch))
+        );
+        host.executed = 60;
+        layer.deliver(vec![ordered(61, 7, 10_000)], &mut host).unwrap();
+        finish(layer, &mut host);
+        let (layer, mut host, found) = start(dir.path(), mode, IoBackend::Auto);
+        assert_eq!(found.last().map(|d| d.seq), Some(Seq(61)), "{mode:?}");
+        finish(layer, &mut host);
+    }
+}
