@@ -10,6 +10,7 @@ use crate::service::{KeyValueStore, KvOperation, KvReply, KvWrite};
 use crate::types::*;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A whole cluster in this process: real sockets, real disk.
@@ -20,13 +21,14 @@ pub(super) struct Cluster {
     new_era: bool,
 }
 
-/// As many neighbouring free ports, from somewhere of their own.
+/// As many neighbouring free ports, below those that the system gives to outgoing connections: a replica that is stopped for a while
+/// must find its own again.
 fn free_ports(n: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..1000 {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if first.checked_add(n).is_some()
-            && (1..n).all(|i| TcpListener::bind(("127.0.0.1", first + i)).is_ok())
-        {
+        let step = NEXT.fetch_add(n, Ordering::Relaxed);
+        let first = 10_000 + (std::process::id() as u16 % 1000 * 16 + step) % 20_000;
+        if (0..n).all(|i| TcpListener::bind(("127.0.0.1", first + i)).is_ok()) {
             return first;
         }
     }
