@@ -61,6 +61,8 @@ pub struct LogStats {
     pub spare_segments: usize,
     /// Segments in use.
     pub segments: usize,
+    /// Of their files.
+    pub used_bytes: u64,
     /// Of all segment files: in use, ready, and those that left the log and are not yet gone.
     pub files_bytes: u64,
     /// The oldest record, or the number that it will get.
@@ -82,6 +84,7 @@ impl LogStats {
             write_ns,
             spare_segments: 0,
             segments: 0,
+            used_bytes: 0,
             files_bytes: 0,
             first_lsn: Lsn(0),
             segments_recycled: 0,
@@ -89,15 +92,10 @@ impl LogStats {
         }
     }
 
-    /// Bytes of the segments in use: all have about the same size.
-    pub fn used_bytes(&self) -> u64 {
-        let files = (self.segments + self.spare_segments).max(1) as u64;
-        self.files_bytes / files * self.segments as u64
-    }
-
     pub(super) fn note_segments(&mut self, in_use: &[SegmentIndex], spares: usize, files_bytes: u64) {
         self.first_lsn = in_use[0].first_lsn;
         self.segments = in_use.len();
+        self.used_bytes = in_use.iter().map(SegmentIndex::bytes).sum();
         self.spare_segments = spares;
         self.files_bytes = files_bytes;
     }

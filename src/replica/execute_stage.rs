@@ -106,7 +106,7 @@ impl ExecuteStage {
                 Ok(ToExecute::Resend(groups)) => self.resend(groups),
                 Ok(ToExecute::Read { connection, token: None, read }) => {
                     self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
-                    let ok = self.reads_ok;
+                    let ok = self.reads_ok && !self.ended;
                     self.answer(connection, read, ok);
                 }
                 Ok(ToExecute::Read { connection, token: Some(token), read }) => {
@@ -336,7 +336,8 @@ impl ExecuteStage {
         for token in tokens {
             if let Some((connection, read)) = self.waiting.remove(token) {
                 self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
-                self.answer(connection, read, ready);
+                // What was executed last may not be on disk, and never come to be.
+                self.answer(connection, read, ready && !self.ended);
             }
         }
     }

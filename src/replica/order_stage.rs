@@ -73,7 +73,7 @@ pub struct OrderStage {
     pub(super) own_decisions: bool,
     /// What the older of two checkpoints covers, and when the log was last told.
     pub(super) stored: Option<(Seq, Tick)>,
-    /// Bytes of the log's files when a checkpoint was last asked for.
+    /// Bytes of the segments in use when a checkpoint was last asked for.
     pub(super) wanted_at: u64,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
@@ -225,7 +225,7 @@ impl OrderStage {
     /// Two checkpoints are on disk: what leads up to the older one may go, beyond what is kept for others.
     fn checkpoint_stored(&mut self, seq: Seq) {
         self.stored = Some((seq, self.clock.now().tick));
-        let used = self.used_bytes(self.log.stats().used_bytes());
+        let used = self.used_bytes(self.log.stats().used_bytes);
         self.wanted_at = self.wanted_at.min(used);
         let pressed = used > self.log.bytes_max() / 4 * 3;
         // Where decisions have a log of their own, this one is small.
@@ -371,7 +371,7 @@ impl OrderStage {
 
     fn publish(&mut self) {
         let stats = self.log.stats();
-        self.relieve(self.used_bytes(stats.used_bytes()));
+        self.relieve(self.used_bytes(stats.used_bytes));
         self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),

@@ -123,7 +123,7 @@ impl LogView {
             segments_ready: stats.spare_segments,
             first: stats.first_lsn,
             files_bytes: stats.files_bytes,
-            used_bytes: stats.used_bytes(),
+            used_bytes: stats.used_bytes,
             recycled: stats.segments_recycled + stats.segments_removed,
             ..Self::default()
         }
