@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::random::Random;
 use bytes::Bytes;
 use duramen::client::{Client, Outcome, Session};
 use duramen::service::{KvOperation, KvReply, KvWrite};
@@ -243,13 +244,9 @@ fn value(plan: &Plan, writer: usize, number: u64) -> Vec<u8> {
     let mut out = vec![0; plan.value_bytes.max(32)];
     out[..8].copy_from_slice(&(writer as u64).to_be_bytes());
     out[8..16].copy_from_slice(&number.to_be_bytes());
-    let mut z = plan.seed ^ (writer as u64) << 40 ^ number;
+    let mut random = Random(plan.seed ^ (writer as u64) << 40 ^ number);
     for part in out[16..].chunks_mut(8) {
-        // splitmix64
-        z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        part.copy_from_slice(&(x ^ x >> 31).to_le_bytes()[..part.len()]);
+        part.copy_from_slice(&random.next().to_le_bytes()[..part.len()]);
     }
     out
 }

@@ -14,6 +14,7 @@ mod kv;
 mod local_cluster;
 mod log_files;
 mod machine;
+mod random;
 mod recover;
 mod signals;
 mod sim;

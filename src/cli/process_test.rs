@@ -9,6 +9,9 @@ mod checked_load;
 #[allow(dead_code)]
 #[path = "local_cluster.rs"]
 mod local_cluster;
+#[allow(dead_code)]
+#[path = "random.rs"]
+mod random;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -29,6 +32,7 @@ use duramen::types::ReplicaId;
 use duramen::{config::Config, data_dir, init, replica};
 use local_cluster::{LocalCluster, free_ports};
 use parking_lot::{Mutex, MutexGuard};
+use random::Random;
 
 const EXE: &str = env!("CARGO_BIN_EXE_duramen");
 const START_TIME: Duration = Duration::from_secs(60);
@@ -125,21 +129,8 @@ impl Running {
     }
 }
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % n
-    }
-
-    fn pause(&mut self, ms: u64) {
-        std::thread::sleep(Duration::from_millis(self.below(ms)));
-    }
+fn pause(random: &mut Random, ms: u64) {
+    std::thread::sleep(Duration::from_millis(random.below(ms)));
 }
 
 /// The number in a variable of the environment.
@@ -180,19 +171,19 @@ fn kill_some(model: FaultModel, rounds: u64, random: &mut Random) {
     };
     let mut load = CheckedLoad::start(&running.client, plan);
     for round in 0..rounds {
-        random.pause(700);
+        pause(random, 700);
         let n = running.cluster.n();
         if round % 2 == 0 {
             let victim = random.below(u64::from(n)) as u32;
             println!("round {round}: kill {victim} after {} acknowledged", load.acked());
             running.cluster.kill(victim);
-            random.pause(2500);
+            pause(random, 2500);
             running.cluster.start(victim).unwrap();
             running.cluster.wait_ready(victim, START_TIME, &|| true).unwrap();
         } else {
             println!("round {round}: kill all after {} acknowledged", load.acked());
             running.cluster.kill_all();
-            random.pause(300);
+            pause(random, 300);
             running.cluster.start_all(START_TIME, &|| true).unwrap();
         }
         let (goal, end) = (load.acked() + 200, Instant::now() + PATIENCE);

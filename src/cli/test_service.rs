@@ -8,6 +8,7 @@ use duramen::service::conformance::{Point, find_fault, trace};
 use duramen::service::{Counter, KeyValueStore, KvOperation, KvWrite, NullService, Service};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::random::Random;
 use super::{CliError, emit};
 
 /// Points of a run at which two are compared.
@@ -125,22 +126,7 @@ fn compare(name: &str, here: &[String], there: &[String]) -> Result<(), CliError
     }
 }
 
-/// A seeded generator, the same in every version.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
     fn bytes(&mut self, length: u64) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
     }

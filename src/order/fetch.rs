@@ -185,20 +185,16 @@ impl Orderer {
     fn resend_votes(&mut self, to: ReplicaId, seq: Seq, out: &mut Vec<Output>) {
         let view = self.view();
         let proposes = self.leads() && !self.shown_lately(to, seq);
-        let proposal = self.slots.get(&seq).filter(|_| proposes).and_then(|slot| {
-            slot.proposal.as_ref().filter(|_| slot.decision.is_none()).and_then(|p| slot.batch(&p.digest))
-        });
-        let size = VOTES_BYTES + proposal.map_or(0, |b| b.bytes.len());
+        let proposal = self.slots.get(&seq).filter(|slot| proposes && slot.decision.is_none());
+        let batch = proposal
+            .and_then(|slot| slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest)))
+            .map(|b| b.bytes.clone());
+        let size = VOTES_BYTES + batch.as_ref().map_or(0, |b| b.len());
         if !matches!(self.phase, Phase::Normal) || !self.slots.contains_key(&seq) || !self.may_serve(to, size)
         {
             return;
         }
-        let slot = &self.slots[&seq];
-        if slot.decision.is_none()
-            && proposes
-            && let Some(batch) = slot.proposal.as_ref().and_then(|p| slot.batch(&p.digest))
-        {
-            let batch = batch.bytes.clone();
+        if let Some(batch) = batch {
             out.push(Output::Send(to, Message::Propose(Propose { view, seq, batch })));
             self.note_shown(to, seq);
         }

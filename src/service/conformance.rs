@@ -131,16 +131,21 @@ pub fn a_snapshot_stays_as_it_was<S: Service>(make: impl Fn() -> S, operations: 
     }
 }
 
+/// One that executed the first half, and one with another state, which must not shine through what it takes over.
+pub(super) fn halfway<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) -> (S, S, usize) {
+    let (mut original, mut other) = (make(), make());
+    let half = operations.len() / 2;
+    run(&mut original, &operations[..half], 0);
+    run(&mut other, &operations[half..], 0);
+    (original, other, half)
+}
+
 /// A service restored in the middle has the same state and gives the same replies from there on.
 pub fn a_restored_replica_goes_on_as_the_original<S: Service>(
     make: impl Fn() -> S,
     operations: &[impl AsRef<[u8]>],
 ) {
-    let (mut original, mut restored) = (make(), make());
-    let half = operations.len() / 2;
-    run(&mut original, &operations[..half], 0);
-    // What stood there before does not shine through.
-    run(&mut restored, &operations[half..], 0);
+    let (mut original, mut restored, half) = halfway(make, operations);
     let bytes = bytes_of(&*original.snapshot());
     restored.restore(&mut bytes.as_slice()).expect("its own bytes");
     assert_same(&original, &restored, "after a restore");

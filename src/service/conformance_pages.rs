@@ -1,6 +1,6 @@
 //! The part of [`conformance`](super::conformance) about pages. A service that has none passes.
 
-use super::conformance::{bytes_of, run};
+use super::conformance::{bytes_of, halfway, run};
 use super::{PagedSnapshot, RestoreError, Service, Snapshot};
 use crate::checkpoint::pages::{page_digest, root_of};
 use crate::types::{Digest, DigestAlgorithm};
@@ -88,10 +88,7 @@ pub fn pages_taken_over_go_on_as_the_original<S: Service>(
     make: impl Fn() -> S,
     operations: &[impl AsRef<[u8]>],
 ) {
-    let (mut original, mut restored) = (make(), make());
-    let half = operations.len() / 2;
-    run(&mut original, &operations[..half], 0);
-    run(&mut restored, &operations[half..], 0);
+    let (mut original, mut restored, half) = halfway(make, operations);
     let snapshot = original.snapshot();
     let Some(pages) = snapshot.pages() else {
         let error = restored.restore_pages(&[], 0, &mut |_| Ok(None));

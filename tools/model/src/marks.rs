@@ -539,19 +539,6 @@ impl<const S: usize, const V: usize, const W: usize> Story for Marks<S, V, W> {
     }
 
     fn verdict(&self, state: &Self::State) -> String {
-        let mut all = Vec::new();
-        for place in 0..S {
-            for view in 0..V {
-                for value in ALL.into_iter().filter(|v| self.decided(state, view, place) & v != 0) {
-                    all.push(format!(
-                        "place {} is decided as {} in view {}",
-                        place + 1,
-                        Name(value),
-                        view + 1
-                    ));
-                }
-            }
-        }
-        all.join("; ")
+        verdict::<S, V>(|view, place| self.decided(state, view, place))
     }
 }

@@ -52,6 +52,17 @@ impl fmt::Display for Cert {
     }
 }
 
+/// All that is decided, in `S` places and `V` views.
+pub fn verdict<const S: usize, const V: usize>(decided: impl Fn(usize, usize) -> Values) -> String {
+    let mut all = Vec::new();
+    for (place, view) in (0..S).flat_map(|place| (0..V).map(move |view| (place, view))) {
+        for value in ALL.into_iter().filter(|v| decided(view, place) & v != 0) {
+            all.push(format!("place {} is decided as {} in view {}", place + 1, Name(value), view + 1));
+        }
+    }
+    all.join("; ")
+}
+
 /// A replica, by name.
 pub fn letter(replica: usize) -> char {
     char::from(b'A' + replica as u8)
