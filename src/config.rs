@@ -19,6 +19,12 @@
 //! | `[[replica]]` | required | `id` (0, 1, … n−1), `address` ("host:port"), `key` (Ed25519 public key, 64 digits) |
 //! | `[[client]]` | none | `id` (below 2³¹), `name`, `key` |
 
+mod limits;
+mod words;
+
+pub use limits::{CheckpointLimits, Limits, LogLimits};
+pub use words::{CheckpointSchedule, ClientAuth, Durability, LogDevice, LogIo, SnapshotKind, Transport};
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
@@ -27,7 +33,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::checkpoint::schedule::Turns;
 use crate::hex;
 use crate::quorum::{FaultModel, Group};
 use crate::types::{ClientId, ClusterId, DigestAlgorithm, ReplicaId};
@@ -72,156 +77,6 @@ pub struct Settings {
     pub clients: Vec<ClientEntry>,
 }
 
-/// `[limits]`: bounds of the protocol. All members and clients must use the same values ([`Config::fingerprint`]).
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Bytes at which a batch closes, counted as encoded: operations, headers and authenticators. A larger single
-    /// request makes a batch alone. Default 1,048,576 (1 MiB), minimum 4096, maximum 33,554,432 (32 MiB).
-    pub batch_bytes: usize,
-    /// Requests at which a batch closes. Default 4096, minimum 1, maximum 65,536.
-    pub batch_requests: usize,
-    /// Instances that may be in flight (proposed and undecided) at a time. Default 8, minimum 1, maximum `window / 2`.
-    pub instances_open: u64,
-    /// Slots above the stable mark that may be used. Default 256, minimum 2, maximum 65,536.
-    pub window: u64,
-    /// Slots from one mark to the next. Default 64, minimum 1, maximum `window / 2`.
-    pub mark_interval: u64,
-    /// Bytes of the operation in one request. Default 4,194,304 (4 MiB), minimum 1024, maximum 33,554,432 (32 MiB).
-    pub request_bytes: usize,
-    /// Milliseconds by which a proposed time may differ from a follower's clock. Default 10,000, minimum 100, maximum
-    /// 86,400,000 (one day).
-    pub clock_skew_ms: u64,
-    /// Sessions one client key may hold; opening another evicts its oldest. Default 1024, minimum 1, maximum 65,536.
-    pub sessions_per_client: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            batch_bytes: 1 << 20,
-            batch_requests: 4096,
-            instances_open: 8,
-            window: 256,
-            mark_interval: 64,
-            request_bytes: 4 << 20,
-            clock_skew_ms: 10_000,
-            sessions_per_client: 1024,
-        }
-    }
-}
-
-impl Limits {
-    /// Bytes of the largest valid batch as encoded: one request may be larger than `batch_bytes`.
-    pub fn largest_batch_bytes(&self) -> usize {
-        self.batch_bytes.max(self.request_bytes + REQUEST_OVERHEAD_BYTES)
-    }
-}
-
-/// `[log]`: the log on each replica's disk. Replicas may differ here; a segment's size is fixed by `init`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogLimits {
-    /// MiB of one segment file. Default 64, minimum 1, maximum 2048; it must hold the largest batch and 1 MiB more.
-    pub segment_mib: u64,
-    /// MiB all segments may take together; when they are full, the log takes no new work and says so. Default 32,768
-    /// (32 GiB), minimum 4 segments, maximum 16,777,216 (16 TiB).
-    pub bytes_max_mib: u64,
-    /// How writes reach the disk.
-    pub io: LogIo,
-    /// What the disk is made out to be: for comparisons with the durability paper.
-    pub device: LogDevice,
-    /// Group writes submitted and not completed at a time. Default 4, minimum 1, maximum 64.
-    pub writes_in_flight: u32,
-    /// KiB at which a group write closes. Default 1024, minimum 4, maximum 1024, a multiple of 4.
-    pub group_kib: u64,
-    /// Segments kept ready, filled with zeros, ahead of the one being written. Default 2, minimum 1; with the one
-    /// being written they must fit into `bytes_max_mib`.
-    pub spare_segments: u32,
-    /// Segments that must be ready before a replica says that it has started: for benchmarks. Default 0; with the one
-    /// being written they must fit into `bytes_max_mib`.
-    pub prefill_segments: u32,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self {
-            segment_mib: 64,
-            bytes_max_mib: 32 << 10,
-            io: LogIo::Auto,
-            device: LogDevice::Real,
-            writes_in_flight: 4,
-            group_kib: 1024,
-            spare_segments: 2,
-            prefill_segments: 0,
-        }
-    }
-}
-
-impl LogLimits {
-    /// Bytes of one segment file.
-    pub fn segment_bytes(&self) -> u64 {
-        self.segment_mib << 20
-    }
-
-    /// Bytes all segments may take together.
-    pub fn bytes_max(&self) -> u64 {
-        self.bytes_max_mib << 20
-    }
-
-    /// Bytes at which a group write closes.
-    pub fn group_bytes(&self) -> usize {
-        (self.group_kib as usize) << 10
-    }
-}
-
-/// `[checkpoint]`: what bounds the log. Replicas may differ here, but only equal periods and schedules keep them from writing at the
-/// same time.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointLimits {
-    /// Slots from one checkpoint of a replica to its next, rounded down to what turns and marks divide. Default 20,000; 0: none are
-    /// taken, and the log grows until it is full.
-    pub period: u64,
-    /// Who writes when.
-    pub schedule: CheckpointSchedule,
-    /// Replicas that write at the same time in the sequential schedule. Default 1, minimum 1, maximum f.
-    pub group: u32,
-    /// What execution does meanwhile.
-    pub snapshot: SnapshotKind,
-    /// MiB per second that writing one takes of the disk; 0 (the default): as much as there is.
-    pub mib_per_second: u64,
-    /// MiB of the log that stay for others that are behind, though checkpoints cover them; at most half of what the log may
-    /// take. A replica that lacks more than all others keep cannot catch up. Default 16,384 (16 GiB).
-    pub log_keep_mib: u64,
-    /// A folder on another disk, in which each replica's checkpoints get a folder of their own; empty (the default): beside the log.
-    pub dir: PathBuf,
-}
-
-impl Default for CheckpointLimits {
-    fn default() -> Self {
-        Self {
-            period: 20_000,
-            schedule: CheckpointSchedule::Sequential,
-            group: 1,
-            snapshot: SnapshotKind::CopyOnWrite,
-            mib_per_second: 0,
-            log_keep_mib: 16 << 10,
-            dir: PathBuf::new(),
-        }
-    }
-}
-
-impl CheckpointLimits {
-    /// As the schedule takes it.
-    pub fn turns(&self) -> Turns {
-        match self.schedule {
-            CheckpointSchedule::Sequential => Turns::Sequential { group: self.group },
-            CheckpointSchedule::Synchronized => Turns::Synchronized,
-        }
-    }
-}
-
 /// One member: its place in the file is its id.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,148 +104,6 @@ pub struct ClientEntry {
     #[serde(deserialize_with = "hex::deserialize")]
     pub key: [u8; 32],
 }
-
-macro_rules! word {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-
-        impl $name {
-            /// The words of the file and the command line, the default one first.
-            pub const WORDS: &[&str] = &[$($word),+];
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $word),+ })
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = String;
-            fn from_str(word: &str) -> Result<Self, String> {
-                match word {
-                    $($word => Ok(Self::$variant),)+
-                    _ => {
-                        let known = [$(concat!("`", $word, "`")),+].join(", ");
-                        Err(format!("`{}` is unknown, expected {known}", word.escape_debug()))
-                    }
-                }
-            }
-        }
-    };
-}
-
-word!(
-    /// What protects the links.
-    Transport {
-        /// TLS 1.3, mutual, keys pinned by this file.
-        #[default]
-        Tls = "tls",
-        /// Neither encryption nor channel authentication: for a network the operator trusts.
-        Plain = "plain",
-    }
-);
-word!(
-    /// What proves that a request is its client's (RULES 12).
-    ClientAuth {
-        /// One signature for all that a client process sends together.
-        #[default]
-        Signature = "signature",
-        /// One MAC per replica: for many separate small clients.
-        Mac = "mac",
-        /// The connection it came over; crash mode only, because it proves nothing to a third replica.
-        Channel = "channel",
-    }
-);
-word!(
-    /// What is on disk before a reply leaves.
-    Durability {
-        /// Every vote that a decision rests on: any number of simultaneous crashes loses nothing acknowledged.
-        #[default]
-        Vote = "vote",
-        /// Decided batches are logged and executed at the same time; replies after both (Dura-SMaRt).
-        Parallel = "parallel",
-        /// All that is decided is logged in one write, then executed.
-        Batched = "batched",
-        /// One synchronous write per operation, then execution.
-        Naive = "naive",
-        /// Logged some time after the reply: a crash may lose acknowledged operations.
-        Async = "async",
-        /// Never logged: a crash loses everything the replica held.
-        None = "none",
-    }
-);
-
-impl Durability {
-    /// What an acknowledged operation survives, for every output.
-    pub fn promise(self) -> &'static str {
-        match self {
-            Self::Vote => "nothing acknowledged is lost, however many replicas crash",
-            Self::Parallel | Self::Batched | Self::Naive => {
-                "nothing acknowledged is lost while at most f replicas crash at a time; after more, only with --new-era"
-            }
-            Self::Async => "ACKNOWLEDGED OPERATIONS MAY BE LOST when more than f replicas crash",
-            Self::None => {
-                "NOTHING IS KEPT ON DISK: acknowledged operations are lost when more than f replicas crash"
-            }
-        }
-    }
-}
-word!(
-    /// How log writes reach the disk.
-    LogIo {
-        /// io_uring where the kernel grants it, else `threads`.
-        #[default]
-        Auto = "auto",
-        /// io_uring or no start.
-        Uring = "uring",
-        /// `pwritev2(RWF_DSYNC)`.
-        Threads = "threads",
-    }
-);
-
-word!(
-    /// The device that log writes seem to go to.
-    LogDevice {
-        /// The one there is.
-        #[default]
-        Real = "real",
-        /// As slow as the durability paper's 15,000 rpm disk.
-        PaperDisk = "paper-disk",
-        /// As slow as its SSD.
-        PaperSsd = "paper-ssd",
-    }
-);
-
-word!(
-    /// Which replicas write checkpoints at the same time.
-    CheckpointSchedule {
-        /// One after the other, a part of the period apart.
-        #[default]
-        Sequential = "sequential",
-        /// All at once: the durability paper's baseline.
-        Synchronized = "synchronized",
-    }
-);
-
-word!(
-    /// What execution does while a checkpoint is written.
-    SnapshotKind {
-        /// It goes on: what it writes is copied first.
-        #[default]
-        CopyOnWrite = "copy-on-write",
-        /// It waits: the papers' baseline.
-        StopTheWorld = "stop-the-world",
-    }
-);
 
 /// Why a configuration is refused. Displays as one line: file, place, reason, remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! [core] Marks move the window; a replica behind a mark learns digests from it, and batches by digest from anybody.
 
 use super::durable::ELSEWHERE;
+use super::held::Held;
 use super::interface::*;
 #[cfg(any(test, feature = "mutants"))]
 use super::mutants::{Mutant, broken};

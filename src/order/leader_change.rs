@@ -4,6 +4,7 @@
 //! correct member with it, which reports a certificate for d of view v or later; and no certificate for another digest
 //! exists in views ≥ v. So "the highest view's certificate wins" keeps every decision.
 
+use super::held::Held;
 use super::interface::*;
 use super::mutants::{Mutant, broken};
 use super::orderer::*;

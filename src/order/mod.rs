@@ -55,6 +55,9 @@ pub mod slot;
 /// The core: state, dispatch, the normal case.
 pub mod orderer;
 
+/// What waits for the disk.
+mod held;
+
 /// Unordered reads.
 mod reads;
 

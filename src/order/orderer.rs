@@ -1,6 +1,7 @@
 //! [core] One replica's ordering: state, dispatch, the normal case.
 
-use super::durable::{DurableState, ELSEWHERE};
+use super::durable::DurableState;
+use super::held::{Ballot, Held};
 use super::interface::*;
 use super::mutants::{Mutant, broken};
 use super::performance::Performance;
@@ -9,7 +10,7 @@ use super::record::OrderRecord;
 use super::rejoin::Learner;
 use super::requests::{Offered, Requests};
 use super::slot::{Decision, Proposal, Slot};
-use crate::log::{Durable, DurableGate, Persisted};
+use crate::log::DurableGate;
 use crate::quorum::Group as Members;
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticator, Checked, Verdict};
@@ -45,24 +46,6 @@ pub(super) enum Phase {
     Learning(Learner),
     /// Mute.
     Halted(String),
-}
-
-/// What may happen once a record is durable.
-#[derive(Clone, Debug)]
-pub(super) enum Held {
-    Accept(Ballot),
-    ViewEntered(View),
-    Reserve(View, Seq),
-    Mark(Seq),
-    Control { upto: Seq, below: Lsn },
-}
-
-/// What an ACCEPT is for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ballot {
-    view: View,
-    pub(super) seq: Seq,
-    digest: Digest,
 }
 
 /// What we know of another replica.
@@ -850,7 +833,7 @@ impl Orderer {
         self.hold(lsn, Held::Accept(ballot), out);
         #[cfg(any(test, feature = "mutants"))]
         if broken(Mutant::VotesBeforeDurable) {
-            self.release_accept(Durable::forged(ballot), out);
+            self.release_accept(crate::log::Durable::forged(ballot), out);
         }
     }
 
@@ -869,7 +852,7 @@ impl Orderer {
         Ok(())
     }
 
-    fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
+    pub(super) fn try_decide(&mut self, seq: Seq, out: &mut Vec<Output>) {
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
         let quorum = self.members.quorum();
         // A leader must not stretch the timeout that watches it: what it takes counts up to the configured one.
@@ -992,84 +975,6 @@ impl Orderer {
         self.advance(out);
         self.try_sync(out);
         Ok(())
-    }
-
-    // ---- the log -------------------------------------------------------------------------------------------------
-
-    /// Appends a record and gives its number; for what is not logged, a number that is always durable.
-    pub(super) fn append(&mut self, record: OrderRecord, out: &mut Vec<Output>) -> Lsn {
-        if record.is_vote() && !self.config.votes_durable {
-            if let Err(e) = self.durable.apply(ELSEWHERE, &record) {
-                panic!("own vote: {e}");
-            }
-            return Lsn(0);
-        }
-        let lsn = self.next_lsn;
-        self.next_lsn = lsn.next();
-        if let Err(e) = self.durable.apply(lsn, &record) {
-            panic!("own record: {e}");
-        }
-        out.push(Output::Append(lsn, record));
-        lsn
-    }
-
-    /// Waits for record `lsn`, which was just appended.
-    pub(super) fn hold(&mut self, lsn: Lsn, held: Held, out: &mut Vec<Output>) {
-        if let Some(durable) = self.gate.hold(lsn, held) {
-            self.release(durable, out);
-        }
-    }
-
-    fn on_persisted(&mut self, persisted: &Persisted, out: &mut Vec<Output>) {
-        let released: Vec<Durable<Held>> = self.gate.release(persisted).collect();
-        for held in released {
-            self.release(held, out);
-        }
-        self.forget_filled();
-    }
-
-    fn release(&mut self, held: Durable<Held>, out: &mut Vec<Output>) {
-        match &*held {
-            Held::Accept(ballot) => {
-                let ballot = *ballot;
-                self.release_accept(held.map(|_| ballot), out);
-            }
-            Held::ViewEntered(view) => {
-                let view = *view;
-                self.view_is_durable(held.map(|_| view), out);
-            }
-            Held::Reserve(view, reserve) if *view == self.view() => {
-                let from = self.reserve_durable;
-                self.reserve_durable = self.reserve_durable.max(*reserve);
-                let waiting: Vec<Seq> = self.slots.range(from.next()..).map(|(s, _)| *s).collect();
-                waiting.into_iter().for_each(|s| self.go_on(s, out));
-            }
-            Held::Reserve(..) => {}
-            Held::Mark(seq) => {
-                let seq = *seq;
-                self.window_moves(held.map(|_| seq), out);
-            }
-            Held::Control { upto, below } => self.recycle(*upto, *below, out),
-        }
-    }
-
-    fn release_accept(&mut self, ballot: Durable<Ballot>, out: &mut Vec<Output>) {
-        let Ballot { view, seq, digest } = *ballot;
-        // An ACCEPT of a lower view never leaves once a later view is entered (RULES 2).
-        let left = view != self.view() || !matches!(self.phase, Phase::Normal);
-        if left && !broken(Mutant::ReportsDurableOnly) {
-            return;
-        }
-        let signature = self.auth.sign_vote(VoteKind::Accept, view, seq, &digest);
-        let vote = Vote { view, seq, digest, signature };
-        out.push(Output::Broadcast(Message::Accept(vote)));
-        if left {
-            return;
-        }
-        if let Some(slot) = self.slots.get_mut(&seq) {
-            let _ = slot.accepts.add(self.me, &vote);
-            self.try_decide(seq, out);
-        }
     }
 
     /// Where the work stands, for a failing simulation.

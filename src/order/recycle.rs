@@ -8,6 +8,7 @@
 //! what others that are behind still ask for is kept for them, as long as the disk has room.
 
 use super::control::Control;
+use super::held::Held;
 use super::interface::*;
 use super::orderer::*;
 use super::record::OrderRecord;

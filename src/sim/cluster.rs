@@ -1,5 +1,9 @@
 //! n replicas from the real ordering core over simulated network, disk, execution and time.
 
+mod checkpoints;
+
+pub use checkpoints::Checkpoints;
+
 use super::adversary::{Adversary, Power};
 use super::checkers::history::History;
 use super::client::Client;
@@ -18,6 +22,7 @@ use crate::wire::auth::{Authenticator, BatchLimits, ClientAuth};
 use crate::wire::batch::{Batch, Hasher};
 use crate::wire::messages::*;
 use bytes::Bytes;
+use checkpoints::Checkpoint;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -164,24 +169,6 @@ impl Ord for Due {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (other.at, other.order).cmp(&(self.at, self.order))
     }
-}
-
-/// When replicas take checkpoints, and what becomes of their logs then.
-#[derive(Clone, Copy, Debug)]
-pub struct Checkpoints {
-    /// Each takes one every so many places, one replica after the other.
-    pub period: u64,
-    /// All take them at the same place.
-    pub together: bool,
-    /// What checkpoints cover leaves the log.
-    pub recycles: bool,
-}
-
-/// An executed state on disk.
-#[derive(Clone)]
-struct Checkpoint {
-    base: Base,
-    executor: Executor,
 }
 
 /// One replica.
@@ -734,14 +721,15 @@ impl Cluster {
         if let Some(adversary) = &mut node.adversary {
             adversary.hears(from, &message);
         }
-        match node.auth.replica(from, message.clone()) {
+        let kind = message.kind();
+        match node.auth.replica(from, message) {
             Ok(checked) => self.step(to, Input::Message(checked)),
             Err(e) => {
                 *self.discards.entry(format!("rejected {e:?}")).or_default() += 1;
                 *self.turned_away.entry((from, format!("rejected {e:?}"))).or_default() += 1;
                 // In the MAC scheme a group forwarded for a client that lies to us is one of those.
                 let excused = self.byzantine.contains(from) || self.setup.client_auth == ClientAuth::Mac;
-                assert!(excused, "{to} rejects of correct {from}: {e:?}: {message:?}");
+                assert!(excused, "{to} rejects a message of kind {kind} of correct {from}: {e:?}");
             }
         }
     }
@@ -934,46 +922,6 @@ impl Cluster {
         self.take_checkpoint(r, seq);
         self.nodes[r.index()].executing = false;
         self.start_executing(r);
-    }
-
-    /// Freezes the state if it is this replica's turn.
-    fn take_checkpoint(&mut self, r: ReplicaId, seq: Seq) {
-        let Some(plan) = self.setup.checkpoints else { return };
-        let n = u64::from(self.setup.members.n());
-        let turn = if plan.together { 0 } else { u64::from(r.0) * (plan.period / n) };
-        let node = &mut self.nodes[r.index()];
-        if seq.0 % plan.period == turn && node.taken.is_none() && node.core.is_some() {
-            node.taken = Some(node.executor.clone());
-            self.step(r, Input::CheckpointTaken(seq));
-        }
-    }
-
-    /// The checkpoint being written may count: some time later it is on disk.
-    fn store_checkpoint(&mut self, r: ReplicaId, base: Base) {
-        let node = &mut self.nodes[r.index()];
-        let executor = node.taken.clone().expect("what is covered was taken");
-        assert_eq!(executor.executed, base.seq);
-        let boot = node.boot;
-        let us = self.random.between(10, 50_000);
-        self.later(us, move |c| {
-            let node = &mut c.nodes[r.index()];
-            if node.boot != boot {
-                return;
-            }
-            node.taken = None;
-            node.checkpoints.push_back(Checkpoint { base, executor });
-            while node.checkpoints.len() > 2 {
-                node.checkpoints.pop_front();
-            }
-            c.checkpoints += 1;
-            c.note(r, || format!("stores checkpoint {}", base.seq));
-            let recycles = c.setup.checkpoints.is_some_and(|plan| plan.recycles);
-            let node = &mut c.nodes[r.index()];
-            if let (true, [older, _]) = (recycles, node.checkpoints.make_contiguous()) {
-                let seq = older.base.seq;
-                c.step(r, Input::CheckpointStored { seq, keep: Lsn(u64::MAX), pressed: false });
-            }
-        });
     }
 
     fn answers(&mut self, r: ReplicaId, mut answers: Vec<Answer>) {
