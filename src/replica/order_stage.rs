@@ -306,6 +306,7 @@ impl OrderStage {
                         let _ = to_checkpoint.send(ToCheckpoint::Covered { seq, batches });
                     }
                 }
+                Output::Rooted(_) | Output::Behind | Output::Install(_) | Output::NotInstalled(_) => {}
                 Output::Recycle { upto, below } => {
                     self.log.recycle(below);
                     let _ = self.to_execute.send(ToExecute::Recycle(upto));

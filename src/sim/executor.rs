@@ -1,6 +1,7 @@
 //! A tiny deterministic service behind the real session table, with a chain over all replies.
 
 use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
+use crate::service::{DigestWriter, Snapshot};
 use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
 use crate::wire::messages::ReplyStatus;
@@ -121,6 +122,19 @@ impl Executor {
         }
         self.replies = self.hasher.chain(&self.replies, &digest);
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
+    }
+
+    /// The root of state and sessions.
+    pub fn root(&self) -> Digest {
+        let mut writer = DigestWriter::new(self.hasher.algorithm);
+        self.table.write_to(&mut writer).expect("hashing does no I/O");
+        let (seq, done) = (self.executed.0.to_le_bytes(), self.done.to_le_bytes());
+        self.hasher.hash(&[&writer.finish().0, &self.state.0, &seq, &done])
+    }
+
+    /// The highest number executed of each session.
+    pub fn progress(&self) -> Vec<(SessionId, RequestNumber)> {
+        self.table.progress().collect()
     }
 
     /// Answers a group again from the table.

@@ -71,7 +71,12 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
         }
         "mark" => {
             let seq = Seq(words.number("place")?);
-            let statement = MarkStatement { seq, batches: Digest([1; 32]), replies: Digest([1; 32]) };
+            let statement = MarkStatement {
+                seq,
+                batches: Digest([1; 32]),
+                replies: Digest([1; 32]),
+                state: Digest::ZERO,
+            };
             Message::Mark(Mark {
                 statement,
                 signature: stage.cluster.setup.authenticator(from).sign_mark(&statement),
@@ -163,8 +168,12 @@ fn stop_data(stage: &Stage, words: &mut Words, from: ReplicaId) -> Result<StopDa
     let (view, sender) = (View(words.number("view")?), from);
     let mut mark = MarkCertificate::default();
     if let Some(height) = words.maybe_number("mark")? {
-        mark.statement =
-            MarkStatement { seq: Seq(height), batches: Digest([1; 32]), replies: Digest([1; 32]) };
+        mark.statement = MarkStatement {
+            seq: Seq(height),
+            batches: Digest([1; 32]),
+            replies: Digest([1; 32]),
+            state: Digest::ZERO,
+        };
         let by = words.maybe("marked-by").map(|list| replicas(list, stage.members())).transpose()?;
         let sign = |r: ReplicaId| {
             (r, stage.cluster.setup.authenticator(signer(stage, from, r)).sign_mark(&mark.statement))
