@@ -97,6 +97,9 @@ pub mod execute;
 /// States at agreed places of the order, cheap to take and named by one root.
 pub mod checkpoint;
 
+/// The state of others, fetched from all of them at once.
+pub mod transfer;
+
 /// What a client may rely on when it is answered.
 pub mod reply;
 
