@@ -115,6 +115,11 @@ impl ClientTable {
         Self { limits, ..Self::default() }
     }
 
+    /// What it is bounded by.
+    pub fn limits(&self) -> ClientTableLimits {
+        self.limits
+    }
+
     /// Number of open sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.len()

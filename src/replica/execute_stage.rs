@@ -9,6 +9,8 @@ use super::shared::{LogView, Shared};
 use super::stages::*;
 use super::state_digest::StateDigest;
 use super::status::StatusWriter;
+use super::transfer_stage::ToTransfer;
+use crate::checkpoint::frozen::Frozen;
 use crate::durable::{Delivery, DurableLayer, Host, LayerError, Mode};
 use crate::execute::executor::{Executed, Executor, Outgoing};
 use crate::log::Durable;
@@ -64,6 +66,10 @@ pub struct ExecuteStage {
     pub(super) digest: StateDigest,
     /// When states are frozen, if they are.
     pub(super) checkpoints: Option<Checkpoints>,
+    /// Where states are hashed at the places where all are, if they are.
+    pub(super) to_roots: Option<Sender<Frozen>>,
+    /// Where states are transferred, if they are.
+    pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// The paper's modes: logs what is executed.
     pub(super) layer: Option<DurableLayer>,
     /// Mode `none`: what peers that are behind may still ask for.
@@ -113,6 +119,12 @@ impl ExecuteStage {
                     self.waiting.insert(token, (connection, read));
                 }
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
+                Ok(ToExecute::Freeze) => {
+                    if let Some(to_transfer) = &self.to_transfer {
+                        let _ = to_transfer.send(ToTransfer::Own(Box::new(self.executor.freeze())));
+                    }
+                }
+                Ok(ToExecute::Install(mark)) => self.install(mark),
                 Ok(ToExecute::Recycle(upto)) => {
                     if let Some(layer) = &self.layer {
                         layer.recycle(upto);
@@ -185,6 +197,43 @@ impl ExecuteStage {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.take(|| self.executor.freeze(), &self.shared, &self.to_order);
         }
+    }
+
+    /// Freezes the state whose root all replicas take here.
+    fn take_root(&self) {
+        if let Some(to_roots) = &self.to_roots {
+            // One that is still being hashed: this place is left out here.
+            if to_roots.try_send(self.executor.freeze()).is_err() {
+                self.shared.transfer.lock().skipped += 1;
+            }
+        }
+    }
+
+    /// Takes over the state that was received. A checkpoint of it is written at once: `order` goes on when that is durable.
+    fn install(&mut self, mark: MarkCertificate) {
+        let MarkStatement { seq, replies, .. } = mark.statement;
+        let received = self.shared.received.lock().clone();
+        let Some(received) = received.filter(|r| r.target.mark == mark) else {
+            let _ = self.to_order.send(ToOrder::One(Input::InstallFailed));
+            return;
+        };
+        let limits = self.executor.table_limits();
+        let position = (seq, received.target.manifest.time, replies);
+        let taken = self.executor.take_over(position, |service| received.restore(service, limits));
+        drop(received);
+        if let Err(why) = taken {
+            self.shared
+                .error(format!("the state of place {seq} that was received cannot be taken over: {why}"));
+            let _ = self.to_order.send(ToOrder::One(Input::InstallFailed));
+            return;
+        }
+        self.shared.executed.store(seq.0, Ordering::Relaxed);
+        self.unlogged.clear();
+        let progress = self.executor.progress().collect();
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.install(self.executor.freeze(), mark, progress);
+        }
+        self.take_root();
     }
 
     /// Byzantine, and wherever votes are not durable: every replica answers. Else the leader alone, or a read at it could
@@ -383,6 +432,9 @@ impl Host for ExecuteStage {
         self.shared.executed.store(done.seq.0, Ordering::Relaxed);
         if self.checkpoints.as_ref().is_some_and(|c| c.takes(done.seq, &self.shared)) {
             self.take_checkpoint();
+        }
+        if self.checkpoints.as_ref().is_some_and(|c| c.roots(done.seq)) {
+            self.take_root();
         }
         done
     }

@@ -33,6 +33,12 @@ mod decisions;
 /// execute → reply.
 mod execute_stage;
 
+/// execute → roots.
+mod roots_stage;
+
+/// States from and to other replicas.
+mod transfer_stage;
+
 /// execute → checkpoint files.
 mod checkpoint_stage;
 
@@ -81,3 +87,5 @@ mod reply_packer_tests;
 mod standing_tests;
 #[cfg(test)]
 mod state_digest_tests;
+#[cfg(test)]
+mod transfer_tests;

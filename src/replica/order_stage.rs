@@ -6,6 +6,7 @@ use super::metrics::Stage;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
+use super::transfer_stage::ToTransfer;
 use crate::log::{AppendError, AppendRefusal, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
@@ -67,6 +68,8 @@ pub struct OrderStage {
     pub(super) liar: Option<super::liar::Liar>,
     /// Where frozen states are written, if they are.
     pub(super) to_checkpoint: Option<Sender<ToCheckpoint>>,
+    /// Where states are transferred, if they are.
+    pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// Bytes of the log that stay for others.
     pub(super) log_keep_bytes: u64,
     /// Decided batches lie in a log of their own.
@@ -306,7 +309,14 @@ impl OrderStage {
                         let _ = to_checkpoint.send(ToCheckpoint::Covered { seq, batches });
                     }
                 }
-                Output::Rooted(_) | Output::Behind | Output::Install(_) | Output::NotInstalled(_) => {}
+                Output::Rooted(mark) => self.tell_transfer(ToTransfer::Certified(mark)),
+                Output::Behind => self.tell_transfer(ToTransfer::Behind),
+                Output::NotInstalled(seq) => self.tell_transfer(ToTransfer::NotInstalled(seq)),
+                Output::Install(mark) => {
+                    // Behind every batch handed out before it.
+                    self.hand_out(&mut batches);
+                    let _ = self.to_execute.send(ToExecute::Install(mark));
+                }
                 Output::Recycle { upto, below } => {
                     self.log.recycle(below);
                     let _ = self.to_execute.send(ToExecute::Recycle(upto));
@@ -334,6 +344,12 @@ impl OrderStage {
         }
         if !self.frames.is_empty() {
             self.net.send_batch(std::mem::take(&mut self.frames));
+        }
+    }
+
+    fn tell_transfer(&self, message: ToTransfer) {
+        if let Some(to_transfer) = &self.to_transfer {
+            let _ = to_transfer.send(message);
         }
     }
 

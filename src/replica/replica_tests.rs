@@ -50,7 +50,7 @@ impl Cluster {
         let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
         let options = InitOptions {
             dir: dir.path().join("cluster"),
-            listen: format!("127.0.0.1:{}", free_ports(n as u16)),
+            listen: format!("127.0.0.1:{}", free_ports(2 * n as u16)),
             ..options
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();

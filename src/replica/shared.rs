@@ -2,13 +2,16 @@
 
 use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
+use super::transfer_stage::TransferView;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;
+use crate::transfer::received::Received;
 use crate::types::*;
 use crate::wire::messages::{Mode, Status};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Distinct reasons kept per sender for `status`.
@@ -156,6 +159,10 @@ pub struct Shared {
     pub checkpoint_wanted: AtomicBool,
     /// Those on disk, and the last one's figures.
     pub checkpoints: Mutex<CheckpointView>,
+    /// State transfer.
+    pub transfer: Mutex<TransferView>,
+    /// A state that was received and may be taken over.
+    pub received: Mutex<Option<Arc<Received>>>,
     /// The replica is to stop: nobody waits for a disk any more.
     pub stopping: AtomicBool,
     /// Published every heartbeat.

@@ -15,11 +15,14 @@ use super::execute_stage::ExecuteStage;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
 use super::receive::{Receive, Verify, frame};
-use super::recovery::{Recovered, Recovery};
+use super::recovery::{PASSED_MAX, Recovered, Recovery};
+use super::roots_stage::RootsStage;
 use super::shared::Shared;
 use super::stages::*;
 use super::status::StatusWriter;
+use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store as CheckpointStore;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
@@ -34,6 +37,9 @@ use crate::order::record::OrderRecord;
 use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
+use crate::transfer::FetchConfig;
+use crate::transfer::seeder::Seeder;
+use crate::transfer::staging::{self, Staging};
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
 use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
@@ -159,6 +165,8 @@ pub struct Replica {
     to_order: Sender<ToOrder>,
     to_execute: Sender<ToExecute>,
     to_checkpoint: Sender<ToCheckpoint>,
+    to_transfer: Sender<ToTransfer>,
+    transfer_net: Option<net::Net>,
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     status: Arc<StatusWriter>,
@@ -266,6 +274,20 @@ fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
     net
 }
 
+/// The sockets of state transfer: replicas alone, at their own addresses.
+fn transfer_config(config: &Config, id: ReplicaId, identity: Identity, listen: String) -> NetConfig {
+    let mut net = net_config(config, Peer::Replica(id), identity);
+    net.listen = Some(listen);
+    net.thread = "duramen-tnet";
+    net.client_keys.clear();
+    let at = |remote: &Remote| config.replica(remote.id).and_then(|r| r.transfer.clone());
+    net.replicas = std::mem::take(&mut net.replicas)
+        .into_iter()
+        .filter_map(|remote| at(&remote).map(|address| Remote { address, ..remote }))
+        .collect();
+    net
+}
+
 impl Replica {
     /// Starts replica `id` of the cluster in `dir`.
     ///
@@ -291,6 +313,7 @@ impl Replica {
             return Err(StartError::NoSuchReplica { id, last });
         };
         let listen = entry.address.clone();
+        let transfer_at = entry.transfer.clone();
         let keys = ReplicaKeys::load(&data_dir::replica_key_file(&dir, id), &config, id)?;
         let members = config.group();
         let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
@@ -336,15 +359,24 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery = Recovery { auth: &auth, options, layer_options, table };
-        let Recovered { executor, open, open_layer, mut replay } = recovery.run(service, &mut checkpoints)?;
+        let recovery = Recovery { auth: &auth, options, layer_options, table, schedule };
+        let Recovered { executor, open, open_layer, mut replay, passed } =
+            recovery.run(service, &mut checkpoints)?;
         let report = open.report().clone();
+        let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
+        // A state from others whose checkpoint is there, and whose record is not.
+        let mut transferred = None;
+        for seq in staging::staged(&checkpoint_dir)? {
+            let mark = Staging::open(&checkpoint_dir, seq)?.map(|staging| staging.mark);
+            if let Some(record) = mark.map(|mark| replay.transferred(mark)).transpose().map_err(restored)? {
+                transferred = transferred.or(record);
+            }
+        }
         let mark = replay.durable().mark.statement;
         if executor.executed() == mark.seq && executor.reply_chain() != mark.replies {
             let why = RestoreError::Replies(mark.seq);
-            return Err(StartError::Restore { dir: log_dir, why });
+            return Err(restored(why));
         }
-        let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // `init` starts the log once, to put its first record there.
         let restarted = report.boot_epoch > 1;
         if restarted && !votes_durable {
@@ -389,8 +421,8 @@ impl Replica {
             let _ = log_events.send(ToOrder::One(input));
         });
         let (mut log, reader) = open.start(events)?;
-        if let Some(era) = &era {
-            append_now(&mut log, era)?;
+        for record in transferred.iter().chain(&era) {
+            append_now(&mut log, record)?;
         }
         let decisions_bytes = open_layer.as_ref().map_or(0, |open| open.report().log_bytes);
         let layer = open_layer.map(|open| open.start(move |now| room.is(1, now))).transpose()?;
@@ -416,6 +448,19 @@ impl Replica {
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
+        let (transfer_in, transfer_inbox) = unbounded::<ToTransfer>();
+        let to_transfer = (schedule.is_some() && transfer_at.is_some()).then(|| transfer_in.clone());
+        // One is hashed while another waits.
+        let (roots_in, roots_inbox) = bounded::<Frozen>(PASSED_MAX);
+        for frozen in passed {
+            let _ = roots_in.try_send(frozen);
+        }
+        let roots = RootsStage {
+            algorithm: config.digest,
+            inbox: roots_inbox,
+            to_order: to_order.clone(),
+            to_transfer: to_transfer.clone(),
+        };
         let checkpointer = schedule.map(|schedule| CheckpointStage {
             store: checkpoints,
             cluster: config.cluster,
@@ -425,6 +470,7 @@ impl Replica {
             bytes_per_second: config.checkpoint.mib_per_second << 20,
             inbox: checkpoint_inbox,
             to_order: to_order.clone(),
+            to_transfer: to_transfer.clone(),
             shared: shared.clone(),
             write_s: 0.0,
             last: None,
@@ -451,6 +497,7 @@ impl Replica {
             .thread_name(|i| format!("duramen-pool{i}"))
             .build()
             .map_err(std::io::Error::other)?;
+        let pool = Arc::new(pool);
         let net_cell: Arc<OnceLock<NetHandle>> = Arc::default();
         let client_bytes: Arc<AtomicUsize> = Arc::default();
         let paused: Arc<AtomicBool> = Arc::default();
@@ -460,13 +507,13 @@ impl Replica {
         let verify = Arc::new(Verify {
             auth: auth.clone(),
             shared: shared.clone(),
-            pool: Arc::new(pool),
+            pool: pool.clone(),
             to_order: to_order.clone(),
             net: net_cell.clone(),
             queue: Default::default(),
         });
         let receive = Receive {
-            auth,
+            auth: auth.clone(),
             shared: shared.clone(),
             verify,
             to_order: to_order.clone(),
@@ -485,6 +532,7 @@ impl Replica {
         };
         let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
         config_net.listen = Some(listen);
+        let transfer_seed = keys.seed;
         let net = net::start(config_net, Box::new(receive))?;
         let handle = net.handle();
         let _ = net_cell.set(handle.clone());
@@ -521,6 +569,7 @@ impl Replica {
             #[cfg(feature = "adversary")]
             liar,
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
+            to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
             own_decisions: layer_mode(durability).is_some(),
             stored: older.map(|seq| (seq, Tick(0))),
@@ -548,6 +597,8 @@ impl Replica {
                 stop_the_world: config.checkpoint.snapshot == SnapshotKind::StopTheWorld,
                 to_checkpoint: to_checkpoint.clone(),
             }),
+            to_roots: schedule.map(|_| roots_in.clone()),
+            to_transfer: to_transfer.clone(),
             layer,
             recent,
             all_answer: members.byzantine() || !votes_durable,
@@ -563,6 +614,39 @@ impl Replica {
             named("fetch")
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
+        drop(roots_in);
+        if schedule.is_some() {
+            threads.push(named("roots").spawn(move || roots.run())?);
+        }
+        let mut transfer_net = None;
+        if let (Some(at), true) = (transfer_at, to_transfer.is_some()) {
+            let sockets = Sockets { to_transfer: transfer_in.clone(), used: Default::default() };
+            let identity = Identity::from_seed(transfer_seed);
+            let net = net::start(transfer_config(&config, id, identity, at), Box::new(sockets))?;
+            let limits = &config.transfer;
+            let stage = TransferStage {
+                dir: checkpoint_dir,
+                auth,
+                config: FetchConfig {
+                    strategy: limits.strategy,
+                    interval_ns: limits.interval_ms * 1_000_000,
+                    leader_weight_percent: limits.leader_percent,
+                    ..FetchConfig::default()
+                },
+                seeder: Seeder::new(limits.mib_per_second << 20),
+                pool,
+                net: net.handle(),
+                inbox: transfer_inbox,
+                own: transfer_in.clone(),
+                to_order: to_order.clone(),
+                to_execute: to_execute.clone(),
+                shared: shared.clone(),
+                began: Instant::now(),
+                state: Default::default(),
+            };
+            threads.push(named("transfer").spawn(move || stage.run())?);
+            transfer_net = Some(net);
+        }
         if let Some(stage) = checkpointer {
             threads.push(named("ckpt").spawn(move || stage.run())?);
         }
@@ -598,6 +682,8 @@ impl Replica {
             to_order,
             to_execute,
             to_checkpoint,
+            to_transfer: transfer_in,
+            transfer_net,
             threads,
             shared,
             status,
@@ -676,6 +762,10 @@ impl Replica {
         let _ = self.to_order.send(ToOrder::Stop);
         let _ = self.to_execute.send(ToExecute::Stop);
         let _ = self.to_checkpoint.send(ToCheckpoint::Stop);
+        if let Some(mut net) = self.transfer_net.take() {
+            net.stop();
+        }
+        let _ = self.to_transfer.send(ToTransfer::Stop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

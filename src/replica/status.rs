@@ -2,6 +2,7 @@
 
 use super::checkpoint_stage::CheckpointView;
 use super::shared::Shared;
+use super::transfer_stage::TransferView;
 use crate::config::Durability;
 use crate::durable::RoundStats;
 use crate::net::{Peer, Stats};
@@ -73,6 +74,48 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
         view.period,
         view.period_min,
         optional(view.failed.as_deref()),
+    )
+}
+
+fn transfer_json(view: &TransferView) -> String {
+    let millis = |at: Option<u64>| at.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
+    let sources: Vec<String> = view
+        .sources
+        .iter()
+        .map(|s| {
+            format!(
+                r#"{{"replica":{},"bytes":{},"bytes_per_s":{},"outstanding":{},"state":{}}}"#,
+                s.id,
+                s.bytes,
+                s.bytes_per_s,
+                s.outstanding,
+                quoted(&format!("{:?}", s.state).to_lowercase())
+            )
+        })
+        .collect();
+    let banned: Vec<String> =
+        view.banned.iter().map(|(r, why)| format!(r#"{{"replica":{r},"why":{}}}"#, quoted(why))).collect();
+    let serving: Vec<String> = view
+        .serving
+        .iter()
+        .map(|s| format!(r#"{{"to":{},"place":{},"bytes":{}}}"#, s.to, s.seq, s.bytes))
+        .collect();
+    format!(
+        r#""transfer":{{"phase":{},"target":{},"chunks":[{},{}],"bytes":{},"eta_ms":{},"sources":[{}],"banned":[{}],"serving":[{}],"newest":{},"roots_skipped":{},"installed":{},"last_bytes":{},"last_ms":{}}},"#,
+        quoted(view.phase),
+        view.target,
+        view.chunks.0,
+        view.chunks.1,
+        view.received,
+        millis(view.eta_ms),
+        sources.join(","),
+        banned.join(","),
+        serving.join(","),
+        view.newest,
+        view.skipped,
+        view.installed,
+        view.last.0,
+        view.last.1,
     )
 }
 
@@ -153,7 +196,7 @@ impl StatusWriter {
                 r#""first_lsn":{first},"files_bytes":{files},"segments_recycled":{recycled},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
-                r#"{digest}{rounds}{checkpoints}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#"{digest}{rounds}{checkpoints}{transfer}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
                 r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
             ),
             me = self.me,
@@ -194,6 +237,7 @@ impl StatusWriter {
             rounds = rounds,
             checkpoints =
                 checkpoints_json(&shared.checkpoints.lock(), shared.checkpointing.load(Ordering::Relaxed)),
+            transfer = transfer_json(&shared.transfer.lock()),
             first = log.first,
             files = kept.files_bytes + decisions.as_ref().map_or(0, |(log, _)| log.files_bytes),
             recycled = log.recycled,

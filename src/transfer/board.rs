@@ -159,14 +159,21 @@ impl Board {
 
     /// A silent or weightless source is asked for one chunk that another one has, or that is nobody's turn yet.
     pub fn probe(&mut self, at: usize, now: Tick) {
-        if !self.sources[at].outstanding.is_empty() || self.sources[at].overlap.is_some() || self.may_ask() == 0 {
+        if !self.sources[at].outstanding.is_empty()
+            || self.sources[at].overlap.is_some()
+            || self.may_ask() == 0
+        {
             return;
         }
         let from_pool = self.pool.backwards().take(BACK_MAX).find(|c| self.copies(*c) == 0);
-        let slowest = (0..self.sources.len()).filter(|o| *o != at && self.sources[*o].active()).max_by_key(|o| {
-            let source = &self.sources[*o];
-            nanoseconds(source.load().saturating_mul(self.chunk_bytes), source.rate(now, self.chunk_bytes))
-        });
+        let slowest =
+            (0..self.sources.len()).filter(|o| *o != at && self.sources[*o].active()).max_by_key(|o| {
+                let source = &self.sources[*o];
+                nanoseconds(
+                    source.load().saturating_mul(self.chunk_bytes),
+                    source.rate(now, self.chunk_bytes),
+                )
+            });
         let from_slowest = || slowest.and_then(|o| self.last_single(o, at)).map(|(chunk, _)| chunk);
         if let Some(chunk) = from_pool.or_else(from_slowest) {
             self.ask(at, &RangeSet::of(chunk), now);
@@ -233,7 +240,8 @@ impl Board {
                 source.probe_later(now);
                 out.push(Output::Blame { who: source.id, why: Fault::Silent });
                 self.sources_changed();
-            } else if self.sources[at].probe_at.is_some_and(|p| now >= p) && self.sources[at].link == Link::Up {
+            } else if self.sources[at].probe_at.is_some_and(|p| now >= p) && self.sources[at].link == Link::Up
+            {
                 self.probe(at, now);
                 let source = &mut self.sources[at];
                 // Said once more: it may have been restarted behind the same connection.
@@ -343,7 +351,10 @@ impl Board {
     }
 
     pub fn on_verified(&mut self, chunk: u64) {
-        if self.wanted.contains(chunk) && self.verified.insert(chunk) && self.received.remove(&chunk).is_none() {
+        if self.wanted.contains(chunk)
+            && self.verified.insert(chunk)
+            && self.received.remove(&chunk).is_none()
+        {
             self.settle(chunk);
         }
     }

@@ -51,7 +51,8 @@ struct Trace {
 impl Trace {
     fn new(mean_mbps: f64, weather: Weather, random: &mut Random) -> Self {
         // The sum of twelve uniforms is nearly normal.
-        let mut normal = || (0..12).map(|_| random.below(1 << 20) as f64 / (1 << 20) as f64).sum::<f64>() - 6.0;
+        let mut normal =
+            || (0..12).map(|_| random.below(1 << 20) as f64 / (1 << 20) as f64).sum::<f64>() - 6.0;
         let mean = mean_mbps * MBPS / SECOND as f64;
         let rates = (0..400).map(|_| mean * (1.0 + weather.sigma * normal()).clamp(0.1, 3.0)).collect();
         Self { step_ns: weather.step_ns, rates }
@@ -120,14 +121,41 @@ struct Sender {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Wake,
-    Ask { at: usize, epoch: u32, ranges: Vec<(u64, u64)>, replace: bool, again: Vec<u64> },
-    Cancel { at: usize, epoch: u32, ranges: Vec<(u64, u64)> },
-    Sent { at: usize, epoch: u32, chunk: u64 },
-    Arrives { at: usize, epoch: u32, chunk: u64 },
-    Hashed { at: usize, chunk: u64, good: bool },
-    Link { at: usize, up: bool },
+    Ask {
+        at: usize,
+        epoch: u32,
+        ranges: Vec<(u64, u64)>,
+        replace: bool,
+        again: Vec<u64>,
+    },
+    Cancel {
+        at: usize,
+        epoch: u32,
+        ranges: Vec<(u64, u64)>,
+    },
+    Sent {
+        at: usize,
+        epoch: u32,
+        chunk: u64,
+    },
+    Arrives {
+        at: usize,
+        epoch: u32,
+        chunk: u64,
+    },
+    Hashed {
+        at: usize,
+        chunk: u64,
+        good: bool,
+    },
+    Link {
+        at: usize,
+        up: bool,
+    },
     /// A paused source goes on.
-    Resume { at: usize },
+    Resume {
+        at: usize,
+    },
 }
 
 /// One transfer.
@@ -454,7 +482,8 @@ fn table() {
         print!("| {} | {:.1} |", site.0, seconds(ideals.sum::<u64>() / 5));
         let (mut worst, mut spread) = (1.0f64, 1.0f64);
         for (strategy, chunk) in columns {
-            let runs: Vec<_> = (0..5).map(|seed| transfer(strategy, site, weather, chunk, &[], seed)).collect();
+            let runs: Vec<_> =
+                (0..5).map(|seed| transfer(strategy, site, weather, chunk, &[], seed)).collect();
             let ns = runs.iter().map(|(o, _)| o.ns).sum::<u64>() / 5;
             let sent = runs.iter().map(|(o, _)| o.sent).sum::<f64>() / 5.0;
             worst = runs.iter().map(|(o, ideal)| *ideal as f64 / o.ns as f64).fold(1.0, f64::min);

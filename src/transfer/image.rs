@@ -82,7 +82,7 @@ impl PagedSnapshot for Pieces {
 }
 
 /// Which of the two parts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Part {
     /// The client table.
     Table,

@@ -15,6 +15,24 @@
 //! What asked-for bytes may cost is bounded in all of them: what is under way and not yet written, bytes per second, and
 //! how much the leader has to send.
 
+/// What is transferred, and how it is checked.
+pub mod image;
+
+/// What is said.
+pub mod messages;
+
+/// The serving side.
+pub mod seeder;
+
+/// The receiving side.
+pub mod leecher;
+
+/// What was received, on disk.
+pub mod staging;
+
+/// All of it, to be taken over.
+pub mod received;
+
 /// What is missing, who is asked for it, who failed.
 pub mod fetch;
 

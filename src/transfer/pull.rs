@@ -35,7 +35,8 @@ impl Strategy for Pull {
         self.turn = (self.turn + 1) % active.len();
         let order = active[self.turn..].iter().chain(&active[..self.turn]);
         // A run at a time, so that none takes all.
-        while !board.pool.is_empty() && order.clone().fold(false, |any, at| ask_run(board, *at, now) || any) {}
+        while !board.pool.is_empty() && order.clone().fold(false, |any, at| ask_run(board, *at, now) || any) {
+        }
         if board.pool.is_empty() {
             for at in &active {
                 help(board, *at, &active, now);

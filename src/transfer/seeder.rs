@@ -168,8 +168,7 @@ impl Seeder {
             Message::GetManifest(seq) => match self.open(now, seq, from) {
                 Some(session) => {
                     let offered = &session.offered;
-                    let manifest =
-                        offered.manifest.get_or_init(|| offered.image.manifest().encode()).clone();
+                    let manifest = offered.manifest.get_or_init(|| offered.image.manifest().encode()).clone();
                     session.ahead += manifest.len() as u64;
                     out.push(Message::Manifest { seq, manifest });
                 }

@@ -53,7 +53,8 @@ impl Shares {
         // What is measured of the leader is what its pace let through, so only other weights are cut.
         if unknown || matches!(self.weights, Weights::Fixed(_)) {
             let percent = u64::from(board.config.leader_weight_percent);
-            if let Some(led) = active.iter().position(|at| board.is_leader(*at)).filter(|_| active.len() > 1) {
+            if let Some(led) = active.iter().position(|at| board.is_leader(*at)).filter(|_| active.len() > 1)
+            {
                 for (at, weight) in weights.iter_mut().enumerate() {
                     let factor = if at == led { percent } else { 100 };
                     *weight = (*weight).min(u64::MAX / 128).saturating_mul(factor.min(100));
@@ -199,7 +200,10 @@ fn release(board: &mut Board, active: &[usize], now: Tick) {
     }
     let under_way: u64 = active.iter().map(|at| board.sources[*at].outstanding.len()).sum();
     let loads: Vec<u64> = active.iter().map(|at| board.sources[*at].load()).collect();
-    let targets = apportion(may.saturating_add(under_way).min(loads.iter().fold(0, |sum, load| sum.saturating_add(*load))), &loads);
+    let targets = apportion(
+        may.saturating_add(under_way).min(loads.iter().fold(0, |sum, load| sum.saturating_add(*load))),
+        &loads,
+    );
     for (at, target) in active.iter().zip(targets) {
         let idle = board.sources[*at].outstanding.is_empty();
         let lacking = target.saturating_sub(board.sources[*at].outstanding.len()).max(u64::from(idle));

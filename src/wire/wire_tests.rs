@@ -137,6 +137,8 @@ fn samples() -> Vec<Message> {
             mark: Seq(1),
             decided: Seq(2),
             highest: Seq(9),
+            base: Seq(1),
+            rooted: Seq(2),
         }),
         Message::Fetch(Fetch { from: Seq(1), to: Seq(9) }),
         Message::Decided(Decided {

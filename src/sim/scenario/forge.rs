@@ -67,7 +67,16 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
             let mut seq = |key| words.maybe_number(key).map(|n| Seq(n.unwrap_or_default()));
             let (mark, decided, highest) = (seq("mark")?, seq("decided")?, seq("highest")?);
             let mode = Mode::Normal;
-            Message::Status(Status { view: View(view), wish: View(wish), mode, mark, decided, highest })
+            Message::Status(Status {
+                view: View(view),
+                wish: View(wish),
+                mode,
+                mark,
+                decided,
+                highest,
+                base: Seq(0),
+                rooted: Seq(0),
+            })
         }
         "mark" => {
             let seq = Seq(words.number("place")?);
