@@ -66,6 +66,8 @@ mod fetch_tests;
 #[cfg(test)]
 mod fluid_tests;
 #[cfg(test)]
+mod lies_tests;
+#[cfg(test)]
 mod ranges_tests;
 #[cfg(test)]
 mod shares_tests;

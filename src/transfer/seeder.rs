@@ -162,6 +162,11 @@ impl Seeder {
         }
         match message {
             Message::Ask => {
+                // It begins anew, and may have lost all it was sent.
+                if let Some(session) = self.sessions.get_mut(&from) {
+                    session.queue.clear();
+                    session.sent.fill(0);
+                }
                 let marks = self.kept.iter().rev().map(|o| o.mark.clone()).collect();
                 out.push(Message::Offer(marks));
             }
