@@ -79,9 +79,10 @@ impl Board {
 
     // ---- what may be asked
 
-    /// Chunks that may be asked for now: what comes must fit in memory, and in the limit.
+    /// Chunks that may be asked for now: what comes must fit in memory, and in the limit. The one chunk of a silent source
+    /// does not count, or the others would have to wait for it.
     pub fn may_ask(&self) -> u64 {
-        let under_way: u64 = self.sources.iter().map(|s| s.outstanding.len()).sum();
+        let under_way: u64 = self.sources.iter().filter(|s| s.active()).map(|s| s.outstanding.len()).sum();
         let used = under_way.saturating_mul(self.chunk_bytes).saturating_add(self.unwritten);
         let room = self.config.unwritten_bytes_max.saturating_sub(used) / self.chunk_bytes;
         let room = if used == 0 { room.max(1) } else { room };

@@ -365,11 +365,6 @@ impl Fetch {
         }
         self.board.flush(out);
     }
-
-    #[cfg(test)]
-    pub(super) fn board(&self) -> &Board {
-        &self.board
-    }
 }
 
 impl fmt::Debug for Fetch {

@@ -49,7 +49,7 @@ impl Strategy for Pull {
 }
 
 /// Bytes that may be under way from it.
-fn window(board: &Board, at: usize, now: Tick) -> u64 {
+pub(super) fn window(board: &Board, at: usize, now: Tick) -> u64 {
     let (source, chunk) = (&board.sources[at], board.chunk_bytes);
     let rate = source.rate(now, chunk);
     let rtt_ns = source.rtt_ns(chunk).saturating_add(SLACK_NS);
