@@ -285,7 +285,9 @@ impl Fetch {
         let strategy: Box<dyn Strategy> = match config.strategy {
             StrategyKind::Pull => Box::new(Pull::default()),
             StrategyKind::Single => Box::new(Single::default()),
-            StrategyKind::Adaptive | StrategyKind::WholeHash => Box::new(Shares::measured(config.interval_ns)),
+            StrategyKind::Adaptive | StrategyKind::WholeHash => {
+                Box::new(Shares::measured(config.interval_ns))
+            }
             StrategyKind::Equal => Box::new(Shares::fixed(BTreeMap::new())),
             StrategyKind::Premeasured => Box::new(Shares::fixed(config.weights.clone())),
         };
@@ -332,7 +334,8 @@ impl Fetch {
         }
         let board = &self.board;
         let silent = |s: &Source| s.probe_at.filter(|_| s.link == Link::Up);
-        let sources = board.sources.iter().filter_map(|s| s.deadline(board.chunk_bytes).or_else(|| silent(s)));
+        let sources =
+            board.sources.iter().filter_map(|s| s.deadline(board.chunk_bytes).or_else(|| silent(s)));
         sources.chain(self.started).chain(board.tokens_at()).chain(self.strategy.deadline(board)).min()
     }
 
@@ -365,6 +368,23 @@ impl Fetch {
         }
         self.board.flush(out);
     }
+
+    /// What this source was asked for.
+    #[cfg(test)]
+    pub(super) fn outstanding(&self, of: ReplicaId) -> super::ranges::RangeSet {
+        self.board.sources.iter().find(|s| s.id == of).map(|s| s.outstanding.clone()).unwrap_or_default()
+    }
+
+    /// Received and not verified.
+    #[cfg(test)]
+    pub(super) fn unchecked(&self) -> Vec<u64> {
+        self.board.unchecked()
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.board.check();
+    }
 }
 
 impl fmt::Debug for Fetch {
@@ -373,4 +393,3 @@ impl fmt::Debug for Fetch {
         write!(f, "Fetch({}, {verified} of {wanted})", self.board.config.strategy)
     }
 }
-

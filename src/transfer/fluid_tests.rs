@@ -51,7 +51,8 @@ struct Trace {
 impl Trace {
     fn new(mean_mbps: f64, weather: Weather, random: &mut Random) -> Self {
         // The sum of twelve uniforms is nearly normal.
-        let mut normal = || (0..12).map(|_| random.below(1 << 20) as f64 / (1 << 20) as f64).sum::<f64>() - 6.0;
+        let mut normal =
+            || (0..12).map(|_| random.below(1 << 20) as f64 / (1 << 20) as f64).sum::<f64>() - 6.0;
         let mean = mean_mbps * MBPS / SECOND as f64;
         let rates = (0..400).map(|_| mean * (1.0 + weather.sigma * normal()).clamp(0.1, 3.0)).collect();
         Self { step_ns: weather.step_ns, rates }
@@ -138,15 +139,44 @@ impl Sender {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Wake,
-    Ask { at: usize, epoch: u32, ranges: Vec<(u64, u64)>, replace: bool, again: Vec<u64> },
-    Cancel { at: usize, epoch: u32, ranges: Vec<(u64, u64)> },
-    Sent { at: usize, epoch: u32, chunk: u64 },
-    Arrives { at: usize, epoch: u32, chunk: u64 },
-    Hashed { at: usize, chunk: u64, good: bool },
-    Written { bytes: u64 },
-    Link { at: usize, up: bool },
+    Ask {
+        at: usize,
+        epoch: u32,
+        ranges: Vec<(u64, u64)>,
+        replace: bool,
+        again: Vec<u64>,
+    },
+    Cancel {
+        at: usize,
+        epoch: u32,
+        ranges: Vec<(u64, u64)>,
+    },
+    Sent {
+        at: usize,
+        epoch: u32,
+        chunk: u64,
+    },
+    Arrives {
+        at: usize,
+        epoch: u32,
+        chunk: u64,
+    },
+    Hashed {
+        at: usize,
+        chunk: u64,
+        good: bool,
+    },
+    Written {
+        bytes: u64,
+    },
+    Link {
+        at: usize,
+        up: bool,
+    },
     /// A paused source goes on.
-    Resume { at: usize },
+    Resume {
+        at: usize,
+    },
 }
 
 /// One transfer.
@@ -190,7 +220,14 @@ struct Outcome {
 }
 
 impl Lab {
-    fn new(config: FetchConfig, traces: Vec<Trace>, vices: &[Vice], rtt_ns: u64, chunk_bytes: u64, state: u64) -> Self {
+    fn new(
+        config: FetchConfig,
+        traces: Vec<Trace>,
+        vices: &[Vice],
+        rtt_ns: u64,
+        chunk_bytes: u64,
+        state: u64,
+    ) -> Self {
         let chunks = state.div_ceil(chunk_bytes);
         let ids: Vec<ReplicaId> = (0..traces.len() as u32).map(ReplicaId).collect();
         let fetch = Fetch::new(config, chunks, vec![0..chunks], chunk_bytes, &ids, Tick(0));
@@ -393,7 +430,11 @@ impl Lab {
                 let spare = self.spares.remove(&chunk);
                 self.step(if good { Input::Verified { chunk } } else { Input::Bad { chunk, from } });
                 let bytes = self.bytes_of(chunk);
-                if good { self.write(bytes) } else { self.drop_held(bytes) }
+                if good {
+                    self.write(bytes)
+                } else {
+                    self.drop_held(bytes)
+                }
                 match spare {
                     Some(other) if !good => {
                         let lie = matches!(self.senders[other].vice, Vice::Lies(_));
@@ -594,7 +635,8 @@ fn pull_is_shorter_than_equal_by_what_the_links_allow() {
 fn fixed_weights_lose_to_measured_ones_where_links_vary() {
     let mean = |strategy| {
         let runs = GROUP_B.iter().flat_map(|site| (0..5).map(move |seed| (site, seed)));
-        runs.map(|(site, seed)| seconds(transfer(strategy, site, VARYING_B, MIB / 4, &[], seed).0.ns)).sum::<f64>()
+        runs.map(|(site, seed)| seconds(transfer(strategy, site, VARYING_B, MIB / 4, &[], seed).0.ns))
+            .sum::<f64>()
     };
     let pull = mean(StrategyKind::Pull);
     let adaptive = mean(StrategyKind::Adaptive);
@@ -646,7 +688,9 @@ fn a_source_that_falls_silent_is_replaced() {
 
 #[test]
 fn a_source_that_dribbles_is_replaced() {
-    StrategyKind::ALL.into_iter().for_each(|s| goes_wrong(s, Vice::Dribbles(5 * SECOND), Some(Fault::Silent)));
+    StrategyKind::ALL
+        .into_iter()
+        .for_each(|s| goes_wrong(s, Vice::Dribbles(5 * SECOND), Some(Fault::Silent)));
 }
 
 #[test]
@@ -676,7 +720,8 @@ fn the_last_chunks_are_asked_for_twice_rather_than_waited_for() {
     let site = &GROUP_A[2];
     let ideal = ideal_ns(&traces(site, CONSTANT_A, 1), STATE as f64);
     for vice in [Vice::Mute(ideal - SECOND / 3), Vice::Dribbles(ideal - SECOND / 3)] {
-        let (outcome, _) = transfer(StrategyKind::Pull, site, CONSTANT_A, MIB / 4, &[Vice::None, Vice::None, vice], 1);
+        let (outcome, _) =
+            transfer(StrategyKind::Pull, site, CONSTANT_A, MIB / 4, &[Vice::None, Vice::None, vice], 1);
         assert!(outcome.ns < ideal + 3 * SECOND / 2, "{}", seconds(outcome.ns - ideal));
         assert!(outcome.sent <= 1.02, "{}", outcome.sent);
     }
@@ -688,7 +733,8 @@ fn a_source_that_comes_back_gets_its_share_again() {
     for strategy in [StrategyKind::Pull, StrategyKind::Adaptive] {
         for vice in [Vice::Away(3 * SECOND, 8 * SECOND), Vice::Pauses(3 * SECOND, 8 * SECOND)] {
             let site = &GROUP_A[2];
-            let (outcome, _) = transfer(strategy, site, CONSTANT_A, MIB / 4, &[Vice::None, Vice::None, vice], 1);
+            let (outcome, _) =
+                transfer(strategy, site, CONSTANT_A, MIB / 4, &[Vice::None, Vice::None, vice], 1);
             // 332 Mbps for 3 s, 159 for 5 s, and 332 again but for the time it takes to notice.
             let without = 173.3 * MBPS * 5.0;
             let least = (STATE as f64 + without) / (332.5 * MBPS);
@@ -709,10 +755,21 @@ fn when_all_are_away_it_waits_without_spinning_and_goes_on_when_one_returns() {
             let vices = [vice(100_000), vice(to), vice(100_000)];
             let site = &GROUP_A[2];
             let short = transfer(strategy, site, CONSTANT_A, MIB, &[], 1).0;
-            let lab = Lab::new(config(strategy, site), traces(site, CONSTANT_A, 1), &vices, 150_000_000, MIB, STATE);
+            let lab = Lab::new(
+                config(strategy, site),
+                traces(site, CONSTANT_A, 1),
+                &vices,
+                150_000_000,
+                MIB,
+                STATE,
+            );
             let outcome = lab.run(10_000 * SECOND);
             let one_alone = STATE as f64 / (102.2 * MBPS);
-            assert!(seconds(outcome.ns) <= to as f64 + one_alone + 40.0, "{strategy} {}", seconds(outcome.ns));
+            assert!(
+                seconds(outcome.ns) <= to as f64 + one_alone + 40.0,
+                "{strategy} {}",
+                seconds(outcome.ns)
+            );
             assert!(outcome.steps <= short.steps + 3000, "{strategy}: {} {}", outcome.steps, short.steps);
         }
     }
@@ -751,7 +808,8 @@ fn the_leader_sends_all_when_it_is_alone() {
     for strategy in StrategyKind::ALL {
         let config = FetchConfig { leader_weight_percent: 0, ..config(strategy, &GROUP_A[2]) };
         let vices = [Vice::Dies(SECOND), Vice::None, Vice::Dies(2 * SECOND)];
-        let mut lab = Lab::new(config, traces(&GROUP_A[2], CONSTANT_A, 1), &vices, 20_000_000, MIB / 4, STATE);
+        let mut lab =
+            Lab::new(config, traces(&GROUP_A[2], CONSTANT_A, 1), &vices, 20_000_000, MIB / 4, STATE);
         lab.step(Input::Leader(Some(ReplicaId(1))));
         let outcome = lab.run(200 * SECOND);
         assert!(outcome.bytes[1] > STATE / 2, "{strategy}: {:?}", outcome.bytes);
@@ -815,7 +873,8 @@ fn every_mixture_of_faults_ends() {
             })
             .collect();
         let weather = *random.pick(&[CONSTANT_A, VARYING_A, VARYING_B]);
-        let traces = (0..n).map(|_| Trace::new(random.between(2, 300) as f64, weather, &mut random)).collect();
+        let traces =
+            (0..n).map(|_| Trace::new(random.between(2, 300) as f64, weather, &mut random)).collect();
         let chunk = random.between(20_000, 2 * MIB);
         let state = random.between(1, 60 * MIB);
         let config = FetchConfig {
@@ -865,7 +924,8 @@ fn table() {
         print!("| {} | {:.1} |", site.0, seconds(ideals.sum::<u64>() / 5));
         let (mut worst, mut spread) = (1.0f64, 1.0f64);
         for (strategy, chunk) in columns {
-            let runs: Vec<_> = (0..5).map(|seed| transfer(strategy, site, weather, chunk, &[], seed)).collect();
+            let runs: Vec<_> =
+                (0..5).map(|seed| transfer(strategy, site, weather, chunk, &[], seed)).collect();
             let ns = runs.iter().map(|(o, _)| o.ns).sum::<u64>() / 5;
             let sent = runs.iter().map(|(o, _)| o.sent).sum::<f64>() / 5.0;
             worst = runs.iter().map(|(o, ideal)| *ideal as f64 / o.ns as f64).fold(1.0, f64::min);

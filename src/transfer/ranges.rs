@@ -87,7 +87,8 @@ impl RangeSet {
             self.runs.remove(&s);
             self.len -= e - s;
             (start, end) = (start.min(s), end.max(e));
-            touching = self.runs.range(..=end).next_back().map(|(s, e)| (*s, *e)).filter(|(_, e)| *e >= start);
+            touching =
+                self.runs.range(..=end).next_back().map(|(s, e)| (*s, *e)).filter(|(_, e)| *e >= start);
         }
         self.runs.insert(start, end);
         self.len += end - start;

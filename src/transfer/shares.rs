@@ -54,7 +54,8 @@ impl Shares {
         // What is measured of the leader is what its pace let through, so only other weights are cut.
         if unknown || matches!(self.weights, Weights::Fixed(_)) {
             let percent = u64::from(board.config.leader_weight_percent);
-            if let Some(led) = active.iter().position(|at| board.is_leader(*at)).filter(|_| active.len() > 1) {
+            if let Some(led) = active.iter().position(|at| board.is_leader(*at)).filter(|_| active.len() > 1)
+            {
                 for (at, weight) in weights.iter_mut().enumerate() {
                     let factor = if at == led { percent } else { 100 };
                     *weight = (*weight).min(u64::MAX / 128).saturating_mul(factor.min(100));
@@ -202,7 +203,10 @@ fn release(board: &mut Board, active: &[usize], now: Tick) {
     }
     let under_way: u64 = active.iter().map(|at| board.sources[*at].outstanding.len()).sum();
     let loads: Vec<u64> = active.iter().map(|at| board.sources[*at].load()).collect();
-    let targets = apportion(may.saturating_add(under_way).min(loads.iter().fold(0, |sum, load| sum.saturating_add(*load))), &loads);
+    let targets = apportion(
+        may.saturating_add(under_way).min(loads.iter().fold(0, |sum, load| sum.saturating_add(*load))),
+        &loads,
+    );
     // First what keeps each busy, then the rest.
     let windows: Vec<u64> = active.iter().map(|at| window(board, *at)).collect();
     for targets in [windows, targets] {

@@ -114,13 +114,17 @@ impl Source {
             self.meter.restart(now);
             self.quiet_since = Tick(now.0.saturating_add(self.rtt_ns(chunk_bytes)));
         }
+        // What it was asked for before, and what was taken back a moment ago, it still has on its list.
+        let mut unlisted = chunks.clone();
+        unlisted.subtract_all(&self.outstanding.common(chunks));
+        unlisted.subtract_all(&self.cancel.common(chunks));
+        self.ask.add_all(&unlisted);
+        self.cancel.subtract_all(chunks);
         self.outstanding.add_all(chunks);
         self.owed.add_all(chunks);
-        self.ask.add_all(chunks);
         let again = self.lost.common(chunks);
         self.lost.subtract_all(&again);
         self.ask_again.extend(again.iter().flatten());
-        self.cancel.subtract_all(chunks);
         self.paced_asked = self.paced_asked.saturating_add(chunks.len().saturating_mul(chunk_bytes));
     }
 
