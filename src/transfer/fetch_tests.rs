@@ -1,4 +1,6 @@
 //! What the machine does with each event, row by row of the table of corner cases.
+// A list of one run is what is meant.
+#![allow(clippy::single_range_in_vec_init)]
 
 use super::fetch::*;
 use crate::sim::random::Random;

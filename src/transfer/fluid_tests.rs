@@ -1,4 +1,6 @@
 //! All strategies over simulated links: senders that send in order, rates that change, time that is only counted.
+// A list of one run is what is meant.
+#![allow(clippy::single_range_in_vec_init)]
 
 use super::fetch::*;
 use super::ranges::RangeSet;

@@ -1,4 +1,6 @@
 //! Sets of runs against sets of numbers.
+// A list of one run is what is meant.
+#![allow(clippy::single_range_in_vec_init)]
 
 use super::ranges::RangeSet;
 use crate::sim::random::Random;

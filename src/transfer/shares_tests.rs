@@ -1,4 +1,6 @@
 //! How chunks are shared out, in numbers and in rounds.
+// A list of one run is what is meant.
+#![allow(clippy::single_range_in_vec_init)]
 
 use super::fetch::*;
 use super::plan::*;
