@@ -269,6 +269,30 @@ fn numbers_out_of_range_are_strikes_and_many_strikes_a_ban() {
 }
 
 #[test]
+fn a_chunk_is_owed_once() {
+    let (mut fetch, mut out) = fetch(StrategyKind::Pull, 100, 1);
+    assert_eq!(fetch.arrived(Tick(1), id(0), 0, CHUNK, &mut out), Arrival::Check);
+    assert_eq!(fetch.arrived(Tick(2), id(0), 0, CHUNK, &mut out), Arrival::Unasked);
+    assert_eq!(bytes(&fetch, id(0)), CHUNK);
+}
+
+/// d.3, "claims high speed then stalls".
+#[test]
+fn no_rate_makes_a_window_larger_than_the_largest() {
+    let config = FetchConfig { window_bytes_max: 20 * CHUNK, ..FetchConfig::default() };
+    let mut fetch = Fetch::new(config, 10_000, vec![0..10_000], CHUNK, &[id(0)], Tick(0));
+    let mut out = Vec::new();
+    fetch.step(Tick(0), Input::Tick, &mut out);
+    for beat in 1..2000 {
+        let chunk = fetch.outstanding(id(0)).first().unwrap();
+        fetch.arrived(Tick(beat * 10_000), id(0), chunk, CHUNK, &mut out);
+        fetch.step(Tick(beat * 10_000), Input::Verified { chunk }, &mut out);
+        fetch.step(Tick(beat * 10_000), Input::Written { bytes: CHUNK }, &mut out);
+        assert!(asked_of(&fetch, id(0)).len() <= 20);
+    }
+}
+
+#[test]
 fn absurd_sizes_do_not_overflow() {
     for strategy in StrategyKind::ALL {
         for (chunks, chunk_bytes) in [(u64::MAX, u64::MAX), (u64::MAX, 0), (u64::MAX, 1), (3, u64::MAX)] {

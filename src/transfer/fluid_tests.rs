@@ -604,9 +604,12 @@ fn bytes_on_the_wire_at_reallocation_are_not_asked_for_again() {
 /// d.3: 256 chunks of 3.9 MiB, of which a link of 33 Mbps brings one a second.
 #[test]
 fn a_chunk_longer_than_the_interval_does_not_cost_its_source_the_transfer() {
-    let run = transfer(StrategyKind::Adaptive, &GROUP_A[0], VARYING_A, STATE / 256, &[], 1);
-    assert!(efficiency(&run) >= 0.9, "{}", efficiency(&run));
-    assert!(run.0.sent <= 1.02, "{}", run.0.sent);
+    for seed in 0..5 {
+        let run = transfer(StrategyKind::Adaptive, &GROUP_A[0], VARYING_A, STATE / 256, &[], seed);
+        assert!(efficiency(&run) >= 0.95, "seed {seed}: {}", efficiency(&run));
+        assert!(run.0.sent <= 1.02, "seed {seed}: {}", run.0.sent);
+        assert!(run.0.blamed.is_empty(), "seed {seed}: slow is not silent");
+    }
 }
 
 #[test]
@@ -724,7 +727,8 @@ fn the_last_chunks_are_asked_for_twice_rather_than_waited_for() {
     for vice in [Vice::Mute(ideal - SECOND / 3), Vice::Dribbles(ideal - SECOND / 3)] {
         let (outcome, _) =
             transfer(StrategyKind::Pull, site, CONSTANT_A, MIB / 4, &[Vice::None, Vice::None, vice], 1);
-        assert!(outcome.ns < ideal + 3 * SECOND / 2, "{}", seconds(outcome.ns - ideal));
+        // Sooner than silence is noticed.
+        assert!(outcome.ns < ideal + SECOND, "{}", seconds(outcome.ns - ideal));
         assert!(outcome.sent <= 1.02, "{}", outcome.sent);
     }
 }
