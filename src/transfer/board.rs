@@ -79,9 +79,10 @@ impl Board {
 
     // ---- what may be asked
 
-    /// Chunks that may be asked for now: what comes must fit in memory, and in the limit.
+    /// Chunks that may be asked for now: what comes must fit in memory, and in the limit. The one chunk of a silent source
+    /// does not count, or the others would have to wait for it.
     pub fn may_ask(&self) -> u64 {
-        let under_way: u64 = self.sources.iter().map(|s| s.outstanding.len()).sum();
+        let under_way: u64 = self.sources.iter().filter(|s| s.active()).map(|s| s.outstanding.len()).sum();
         let used = under_way.saturating_mul(self.chunk_bytes).saturating_add(self.unwritten);
         let room = self.config.unwritten_bytes_max.saturating_sub(used) / self.chunk_bytes;
         let room = if used == 0 { room.max(1) } else { room };
@@ -148,8 +149,9 @@ impl Board {
         let mut at = source.load();
         for chunk in behind.take(BACK_MAX) {
             at -= 1;
-            let others = self.sources.iter().filter(|s| s.outstanding.contains(chunk));
-            let free = others.clone().all(|s| s.id == source.id);
+            let mut others = self.sources.iter().filter(|s| s.outstanding.contains(chunk));
+            // What the owner has only to be measured by is another one's.
+            let free = source.overlap != Some(chunk) && others.all(|s| s.id == source.id);
             if free && !self.sources[helper].outstanding.contains(chunk) {
                 return Some((chunk, at));
             }
@@ -166,16 +168,17 @@ impl Board {
             return;
         }
         let from_pool = self.pool.backwards().take(BACK_MAX).find(|c| self.copies(*c) == 0);
-        let slowest =
-            (0..self.sources.len()).filter(|o| *o != at && self.sources[*o].active()).max_by_key(|o| {
-                let source = &self.sources[*o];
-                nanoseconds(
-                    source.load().saturating_mul(self.chunk_bytes),
-                    source.rate(now, self.chunk_bytes),
-                )
-            });
-        let from_slowest = || slowest.and_then(|o| self.last_single(o, at)).map(|(chunk, _)| chunk);
-        if let Some(chunk) = from_pool.or_else(from_slowest) {
+        let others = (0..self.sources.len()).filter(|o| *o != at && self.sources[*o].active());
+        let slowest = others.clone().filter_map(|o| {
+            let (chunk, _) = self.last_single(o, at)?;
+            let source = &self.sources[o];
+            let left = source.load().saturating_mul(self.chunk_bytes);
+            Some((nanoseconds(left, source.rate(now, self.chunk_bytes)), chunk))
+        });
+        let from_slowest = || slowest.max().map(|(_, chunk)| chunk);
+        // Nothing but what other silent ones were asked for: they may stay silent.
+        let shared = || self.pool.last().filter(|_| others.clone().next().is_none());
+        if let Some(chunk) = from_pool.or_else(from_slowest).or_else(shared) {
             self.ask(at, &RangeSet::of(chunk), now);
             self.sources[at].overlap = Some(chunk);
         }
@@ -259,14 +262,17 @@ impl Board {
         if keep.is_none() {
             source.overlap = None;
         }
-        self.pool.add_all(&assigned);
         let mut alone = under_way.clone();
-        for other in &self.sources {
-            // What a silent one has is in the pool as well.
-            if other.active() && self.sources[at].id != other.id {
-                alone.subtract_all(&under_way.common(&other.outstanding));
-                alone.subtract_all(&under_way.common(&other.assigned));
+        alone.add_all(&assigned);
+        let id = source.id;
+        // What a silent one has is in the pool as well.
+        for other in self.sources.iter_mut().filter(|s| s.active() && s.id != id) {
+            let theirs = alone.common(&other.outstanding);
+            if other.overlap.is_some_and(|c| theirs.contains(c)) {
+                other.overlap = None;
             }
+            alone.subtract_all(&theirs);
+            alone.subtract_all(&alone.common(&other.assigned));
         }
         self.pool.add_all(&alone);
         self.changed = true;
@@ -315,6 +321,13 @@ impl Board {
             let source = &mut self.sources[at];
             if source.overlap.is_some_and(|c| self.pool.remove(c)) {
                 source.overlap = None;
+            }
+            let has = source.outstanding.first();
+            let others = self.sources.iter().filter(|s| s.active() && s.id != from);
+            if let Some(chunk) = has
+                && others.filter(|s| s.outstanding.contains(chunk)).count() >= 2
+            {
+                self.sources[at].withdraw(&RangeSet::of(chunk));
             }
             self.sources_changed();
         }
@@ -401,6 +414,37 @@ impl Board {
                 let ranges = set.iter().collect();
                 out.push(Output::Request { to: source.id, round: self.round, ranges, replace, again });
             }
+        }
+    }
+
+    #[cfg(test)]
+    pub fn unchecked(&self) -> Vec<u64> {
+        self.received.keys().copied().collect()
+    }
+
+    /// What must hold between two events.
+    #[cfg(test)]
+    pub fn check(&self) {
+        let received: RangeSet = self.received.keys().map(|c| *c..*c + 1).collect();
+        assert!(received.common(&self.verified).is_empty());
+        let mut here = received;
+        here.add_all(&self.verified);
+        let mut missing = self.pool.clone();
+        for source in &self.sources {
+            assert!(source.link == Link::Up || source.load() == 0, "only who is there has work");
+            let mut not_owed = source.outstanding.clone();
+            not_owed.subtract_all(&source.owed);
+            assert!(not_owed.is_empty(), "what is asked for is owed");
+            assert!(source.overlap.is_none_or(|c| source.outstanding.contains(c)));
+            missing.add_all(&source.outstanding);
+            missing.add_all(&source.assigned);
+        }
+        assert!(missing.common(&here).is_empty(), "nothing is asked for that is here");
+        missing.add_all(&here);
+        assert_eq!(missing, self.wanted, "nothing is forgotten");
+        for chunk in self.sources.iter().flat_map(|s| s.outstanding.iter().flatten()).take(1000) {
+            let active = self.sources.iter().filter(|s| s.active() && s.outstanding.contains(chunk));
+            assert!(active.count() <= 2, "at most two copies");
         }
     }
 

@@ -369,9 +369,21 @@ impl Fetch {
         self.board.flush(out);
     }
 
+    /// What this source was asked for.
     #[cfg(test)]
-    pub(super) fn board(&self) -> &Board {
-        &self.board
+    pub(super) fn outstanding(&self, of: ReplicaId) -> super::ranges::RangeSet {
+        self.board.sources.iter().find(|s| s.id == of).map(|s| s.outstanding.clone()).unwrap_or_default()
+    }
+
+    /// Received and not verified.
+    #[cfg(test)]
+    pub(super) fn unchecked(&self) -> Vec<u64> {
+        self.board.unchecked()
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.board.check();
     }
 }
 

@@ -12,6 +12,8 @@ use crate::types::*;
 
 /// Most chunks of one request.
 const RUN_MAX: u64 = 16;
+/// Most chunks under way from one source, however small they are.
+const CHUNKS_MAX: u64 = 1 << 14;
 /// First window of a source nothing is known of.
 const START_BYTES: u64 = 1 << 20;
 /// Queueing that is no sign of too large a window.
@@ -35,7 +37,12 @@ impl Strategy for Pull {
         self.turn = (self.turn + 1) % active.len();
         let order = active[self.turn..].iter().chain(&active[..self.turn]);
         // A run at a time, so that none takes all.
-        while !board.pool.is_empty() && order.clone().fold(false, |any, at| ask_run(board, *at, now) || any) {
+        let mut any = true;
+        while any && !board.pool.is_empty() {
+            any = false;
+            for at in order.clone() {
+                any |= ask_run(board, *at, now);
+            }
         }
         if board.pool.is_empty() {
             for at in &active {
@@ -50,7 +57,7 @@ impl Strategy for Pull {
 }
 
 /// Bytes that may be under way from it.
-fn window(board: &Board, at: usize, now: Tick) -> u64 {
+pub(super) fn window(board: &Board, at: usize, now: Tick) -> u64 {
     let (source, chunk) = (&board.sources[at], board.chunk_bytes);
     let rate = source.rate(now, chunk);
     let rtt_ns = source.rtt_ns(chunk).saturating_add(SLACK_NS);
@@ -66,7 +73,7 @@ fn window(board: &Board, at: usize, now: Tick) -> u64 {
 
 /// Chunks that fit in its window, if they are worth a request.
 fn room(board: &Board, at: usize, now: Tick) -> u64 {
-    let window = window(board, at, now) / board.chunk_bytes;
+    let window = (window(board, at, now) / board.chunk_bytes).min(CHUNKS_MAX);
     let room = window.saturating_sub(board.sources[at].outstanding.len());
     let run = (window / 4).clamp(1, RUN_MAX);
     if room < run { 0 } else { room.min(RUN_MAX) }

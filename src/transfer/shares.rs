@@ -10,6 +10,7 @@
 use super::board::{Board, RUNS_MAX};
 use super::fetch::Strategy;
 use super::plan::{apportion, shares};
+use super::pull::window;
 use super::ranges::RangeSet;
 use super::source::*;
 use crate::types::*;
@@ -192,10 +193,12 @@ fn release(board: &mut Board, active: &[usize], now: Tick) {
     }
     let may = board.may_ask();
     let most = board.config.unwritten_bytes_max / board.chunk_bytes;
-    let may_start = |at: &usize| board.sources[*at].outstanding.is_empty() && board.may_ask_of(*at) > 0;
-    let some_idle = planned.clone().any(may_start);
-    // By eighths: a request for each chunk would be many.
-    if may == 0 || (may < most / 8 && !some_idle && board.config.limit_bytes_per_s.is_none()) {
+    let window = |board: &Board, at: usize| (window(board, at, now) / board.chunk_bytes).max(1);
+    let hungry = |at: &usize| {
+        board.sources[*at].outstanding.len() < window(board, *at).div_ceil(2) && board.may_ask_of(*at) > 0
+    };
+    // By eighths, or where a source would run dry: a request for each chunk would be many.
+    if may == 0 || (may < most / 8 && !planned.clone().any(hungry)) {
         return;
     }
     let under_way: u64 = active.iter().map(|at| board.sources[*at].outstanding.len()).sum();
@@ -204,17 +207,25 @@ fn release(board: &mut Board, active: &[usize], now: Tick) {
         may.saturating_add(under_way).min(loads.iter().fold(0, |sum, load| sum.saturating_add(*load))),
         &loads,
     );
-    for (at, target) in active.iter().zip(targets) {
-        let idle = board.sources[*at].outstanding.is_empty();
-        let lacking = target.saturating_sub(board.sources[*at].outstanding.len()).max(u64::from(idle));
-        let mut left = lacking.min(board.may_ask()).min(board.may_ask_of(*at));
-        for _ in board.sources[*at].outstanding.runs()..RUNS_MAX {
-            let run = board.sources[*at].assigned.take_run(left);
-            if run.is_empty() {
-                break;
-            }
-            left -= run.len();
-            board.ask(*at, &run, now);
+    // First what keeps each busy, then the rest.
+    let windows: Vec<u64> = active.iter().map(|at| window(board, *at)).collect();
+    for targets in [windows, targets] {
+        for (at, target) in active.iter().zip(targets) {
+            let lacking = target.saturating_sub(board.sources[*at].outstanding.len());
+            ask_of(board, *at, lacking.min(board.may_ask()).min(board.may_ask_of(*at)), now);
         }
+    }
+}
+
+/// Asks for so many of the chunks planned for it, in a bounded number of runs.
+fn ask_of(board: &mut Board, at: usize, count: u64, now: Tick) {
+    let mut left = count;
+    for _ in board.sources[at].outstanding.runs()..RUNS_MAX {
+        let run = board.sources[at].assigned.take_run(left);
+        if run.is_empty() {
+            return;
+        }
+        left -= run.len();
+        board.ask(at, &run, now);
     }
 }

@@ -109,17 +109,22 @@ impl Source {
             return;
         }
         if self.outstanding.is_empty() {
-            self.idle_ask = Some(now);
+            // What it owes already may come too early for an answer.
+            self.idle_ask = self.owed.common(chunks).is_empty().then_some(now);
             self.meter.restart(now);
             self.quiet_since = Tick(now.0.saturating_add(self.rtt_ns(chunk_bytes)));
         }
+        // What it was asked for before, and what was taken back a moment ago, it still has on its list.
+        let mut unlisted = chunks.clone();
+        unlisted.subtract_all(&self.outstanding.common(chunks));
+        unlisted.subtract_all(&self.cancel.common(chunks));
+        self.ask.add_all(&unlisted);
+        self.cancel.subtract_all(chunks);
         self.outstanding.add_all(chunks);
         self.owed.add_all(chunks);
-        self.ask.add_all(chunks);
         let again = self.lost.common(chunks);
         self.lost.subtract_all(&again);
         self.ask_again.extend(again.iter().flatten());
-        self.cancel.subtract_all(chunks);
         self.paced_asked = self.paced_asked.saturating_add(chunks.len().saturating_mul(chunk_bytes));
     }
 
@@ -143,11 +148,11 @@ impl Source {
 
     /// A chunk came that it owed.
     pub fn arrived(&mut self, now: Tick, chunk: u64, bytes: u64) {
-        self.outstanding.remove(chunk);
+        let awaited = self.outstanding.remove(chunk);
         if self.overlap == Some(chunk) {
             self.overlap = None;
         }
-        if let Some(asked) = self.idle_ask.take() {
+        if awaited && let Some(asked) = self.idle_ask.take() {
             let took = now.since(asked);
             self.answer_ns = Some(self.answer_ns.map_or(took, |least| least.min(took)));
         }
@@ -155,7 +160,7 @@ impl Source {
         self.bytes = self.bytes.saturating_add(bytes);
         self.interval_bytes = self.interval_bytes.saturating_add(bytes);
         self.paced_arrived = self.paced_arrived.saturating_add(bytes);
-        self.rate = self.meter.rate(now, self.span_ns(), self.rate).max(1);
+        self.rate = self.meter.rate(now, self.span_ns(), self.answer_ns.unwrap_or(0), self.rate).max(1);
         self.quiet_since = now;
         self.last_arrival = Some(now);
         self.probe_pause_ns = SILENCE_NS_MIN;
@@ -269,9 +274,10 @@ impl Meter {
         self.total = self.total.saturating_add(bytes);
     }
 
-    /// Over the last `span_ns`; what was known before counts until half of it has passed.
-    fn rate(&self, now: Tick, span_ns: u64, before: u64) -> u64 {
-        let age = now.since(self.start);
+    /// Over the last `span_ns`; what was known before counts until half of it has passed. What comes sooner than an answer
+    /// can was asked for earlier.
+    fn rate(&self, now: Tick, span_ns: u64, answer_ns: u64, before: u64) -> u64 {
+        let age = now.since(self.start).max(answer_ns.min(SPAN_NS_MAX));
         let last = now.0 / BUCKET_NS;
         let first = last.saturating_sub(span_ns / BUCKET_NS);
         let bytes = (first..=last)
