@@ -21,6 +21,7 @@ mod sim;
 mod start;
 mod status;
 mod test_service;
+mod wan;
 
 #[cfg(test)]
 mod args_tests;
@@ -70,6 +71,8 @@ enum Command {
     Sim(sim::Args),
     /// Check that a service is deterministic, and that its states can be taken over.
     TestService(test_service::Args),
+    /// Shape links as in the papers' wide area network, on this machine.
+    Wan(wan::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
     Demo(demo::Args),
 }
@@ -87,6 +90,7 @@ impl Command {
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),
             Command::TestService(args) => test_service::run(args),
+            Command::Wan(args) => wan::run(args),
             Command::Demo(args) => demo::run(args),
         }
     }
