@@ -185,5 +185,5 @@ fn wan_takes_links_or_a_group_or_checks() {
     assert_eq!((args.group.as_deref(), args.seed, args.seconds), (Some("A"), Some(3), Some(9)));
     assert_eq!(parse::<wan::Args>(""), Err(MissingRequiredArgument));
     assert_eq!(parse::<wan::Args>("--check --links f"), Err(ArgumentConflict));
-    assert_eq!(parse::<wan::Args>("--links f --seed 3"), Err(MissingRequiredArgument));
+    assert_eq!(parse::<wan::Args>("--links f --seed 3"), Err(ArgumentConflict));
 }

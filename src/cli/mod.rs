@@ -9,6 +9,7 @@ mod checked_load;
 mod connect;
 mod demo;
 mod disk_check;
+mod figures;
 mod init;
 mod kv;
 mod local_cluster;
@@ -71,6 +72,8 @@ enum Command {
     Sim(sim::Args),
     /// Check that a service is deterministic, and that its states can be taken over.
     TestService(test_service::Args),
+    /// Measure and draw the papers' figures.
+    Figures(figures::Args),
     /// Shape links as in the papers' wide area network, on this machine.
     Wan(wan::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
@@ -90,6 +93,7 @@ impl Command {
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),
             Command::TestService(args) => test_service::run(args),
+            Command::Figures(args) => figures::run(args),
             Command::Wan(args) => wan::run(args),
             Command::Demo(args) => demo::run(args),
         }

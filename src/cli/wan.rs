@@ -26,10 +26,10 @@ pub struct Args {
     #[arg(long, value_name = "A|B")]
     pub group: Option<String>,
     /// Where a site of the group listens; each of the four once
-    #[arg(long, value_name = "NAME=ADDRESS:PORT", requires = "group")]
+    #[arg(long, value_name = "NAME=ADDRESS:PORT", conflicts_with_all = ["links", "check"])]
     pub site: Vec<String>,
     /// Lets the group's links vary, by this seed [default: they keep their means]
-    #[arg(long, requires = "group")]
+    #[arg(long, conflicts_with_all = ["links", "check"])]
     pub seed: Option<u64>,
     /// Ends after so long [default: at Ctrl-C]
     #[arg(long, value_name = "SECONDS", conflicts_with = "check")]

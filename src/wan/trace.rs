@@ -116,6 +116,9 @@ impl Trace {
 
     /// The first time after `at` at which [`Trace::state`] may give something else.
     pub fn next_change(&self, at: Duration) -> Option<Duration> {
+        if self.state(at) == State::Dead {
+            return None;
+        }
         let steps = self.steps.iter().map(|(step, _)| *step);
         let stalls = self.stalls.iter().flat_map(|(from, to)| [*from, *to]);
         let varies = self.varies.map(|varies| varies.next(at));

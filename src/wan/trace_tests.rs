@@ -75,6 +75,14 @@ fn bytes_are_the_integral_over_steps_stalls_and_death() {
 }
 
 #[test]
+fn after_death_nothing_changes_and_nothing_is_carried() {
+    let trace = trace("8~0.1/0.5#1@2=dead@3=16");
+    assert_eq!(trace.next_change(s(1.9)), Some(s(2.0)));
+    assert_eq!((trace.next_change(s(2.0)), trace.next_change(s(2.7))), (None, None));
+    assert_eq!((trace.carried(s(0.0), 1e9), trace.carried(s(2.5), 1.0)), (None, None));
+}
+
+#[test]
 fn carrying_is_the_inverse_of_bytes() {
     let trace = trace("57~0.5/0.2#7@1=20@1.3..1.7=stall");
     for bytes in [1.0, 1e3, 1e6, 5e6, 2e7] {
