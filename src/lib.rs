@@ -126,3 +126,6 @@ mod quorum_tests;
 /// One process, one seed, many replicas: the simulator that tries to break them.
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+
+/// The WAN lab: links between sites, shaped on one machine.
+pub mod wan;

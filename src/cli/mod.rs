@@ -9,6 +9,7 @@ mod checked_load;
 mod connect;
 mod demo;
 mod disk_check;
+mod figures;
 mod init;
 mod kv;
 mod local_cluster;
@@ -21,6 +22,7 @@ mod sim;
 mod start;
 mod status;
 mod test_service;
+mod wan;
 
 #[cfg(test)]
 mod args_tests;
@@ -70,6 +72,10 @@ enum Command {
     Sim(sim::Args),
     /// Check that a service is deterministic, and that its states can be taken over.
     TestService(test_service::Args),
+    /// Measure and draw the papers' figures.
+    Figures(figures::Args),
+    /// Shape links as in the papers' wide area network, on this machine.
+    Wan(wan::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
     Demo(demo::Args),
 }
@@ -87,6 +93,8 @@ impl Command {
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),
             Command::TestService(args) => test_service::run(args),
+            Command::Figures(args) => figures::run(args),
+            Command::Wan(args) => wan::run(args),
             Command::Demo(args) => demo::run(args),
         }
     }
