@@ -57,6 +57,9 @@ mod admin;
 /// Checkpoint and log → executed state.
 mod recovery;
 
+/// In which mode the log is written.
+mod promise;
+
 /// Config → recovery → running.
 mod startup;
 

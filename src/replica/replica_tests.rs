@@ -342,13 +342,41 @@ fn a_replica_answers_scrapers_and_is_ready_only_with_the_others() {
     });
 }
 
-#[test]
-fn a_mode_that_is_changed_after_init_is_refused() {
-    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::Parallel);
-    (0..3).for_each(|i| cluster.stop(i));
+fn refusal(cluster: &Cluster, durability: Durability) -> Option<String> {
     let mut settings = cluster.config.settings().clone();
-    settings.durability = Durability::Vote;
-    cluster.config = Config::new(settings).unwrap();
-    let Err(why) = Replica::start(cluster.options(0)) else { panic!("its votes are not in the log") };
-    assert!(why.to_string().contains("cannot be changed"), "{why}");
+    settings.durability = durability;
+    let config = Config::new(settings).unwrap();
+    Replica::start(ReplicaOptions { config, ..cluster.options(0) }).err().map(|why| why.to_string())
+}
+
+#[test]
+fn a_mode_that_is_changed_after_init_is_refused_with_the_one_to_set_back() {
+    use Durability::*;
+    for (written, others) in [(Parallel, vec![Vote, Async, Batched]), (None, vec![Vote]), (Vote, vec![None])]
+    {
+        let mut cluster = Cluster::of(FaultModel::Crash, 3, written);
+        (0..3).for_each(|i| cluster.stop(i));
+        for other in others {
+            let why = refusal(&cluster, other).unwrap_or_else(|| panic!("{written} started as {other}"));
+            let back = format!("set it back to \"{written}\"");
+            assert!(why.contains("cannot be changed") && why.contains(&back), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_older_than_the_record_of_its_mode_gets_one_at_its_next_start() {
+    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::Naive);
+    (0..3).for_each(|i| cluster.stop(i));
+    let file = data_dir::replica_dir(&cluster.path(), ReplicaId(0)).join("durability");
+    std::fs::remove_file(&file).unwrap();
+    let why = refusal(&cluster, Durability::Vote).expect("there is a log of decisions");
+    assert!(why.contains("cannot be changed"), "{why}");
+    cluster.start(0);
+    cluster.stop(0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "naive\n");
+    assert!(refusal(&cluster, Durability::Async).is_some());
+    std::fs::write(&file, "votive\n").unwrap();
+    let why = refusal(&cluster, Durability::Naive).expect("the record is damaged");
+    assert!(why.contains("votive") && why.contains("durability"), "{why}");
 }

@@ -14,6 +14,7 @@ use super::decisions::{Recent, Store, layer_mode};
 use super::execute_stage::ExecuteStage;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
+use super::promise;
 use super::receive::{Receive, Verify, frame};
 use super::recovery::{Recovered, Recovery};
 use super::shared::Shared;
@@ -104,13 +105,23 @@ pub enum StartError {
         "--new-era is for durability modes that keep no votes; with \"vote\" nothing is forgotten: start without it"
     )]
     NothingForgotten,
-    /// The directory was made for another mode.
+    /// The log was written in another mode.
+    #[error("{}: {}", dir.display(), promise::other(*recorded, *configured))]
+    OtherDurability {
+        /// The replica's folder.
+        dir: PathBuf,
+        /// In the folder.
+        recorded: Durability,
+        /// In the configuration.
+        configured: Durability,
+    },
+    /// The directory was made for another mode, before there was a record of it.
     #[error(
         "{}: this replica was made {} a log of decisions, and cluster.toml says durability = \"{configured}\": the mode cannot be changed after `init`",
         dir.display(),
         if *found { "with" } else { "without" }
     )]
-    OtherDurability {
+    OtherLogs {
         /// The replica's folder.
         dir: PathBuf,
         /// Whether there is a log of decisions.
@@ -223,6 +234,9 @@ fn format_with(
     allow_tmpfs: bool,
 ) -> Result<(), LogError> {
     let options = log_options(config, log_dir.to_owned(), id, None, allow_tmpfs);
+    if let Some(replica_dir) = log_dir.parent() {
+        promise::record(replica_dir, config.durability).map_err(|e| LogError::Options(e.to_string()))?;
+    }
     log::format(&options)?;
     if layer_mode(config.durability).is_some() {
         let dir = log_dir.with_file_name("decisions");
@@ -281,10 +295,15 @@ impl Replica {
         if new_era && votes_durable {
             return Err(StartError::NothingForgotten);
         }
+        let replica_dir = data_dir::replica_dir(&dir, id);
+        let recorded = promise::recorded(&replica_dir)?;
+        if let Some(recorded) = recorded.filter(|mode| *mode != durability) {
+            return Err(StartError::OtherDurability { dir: replica_dir, recorded, configured: durability });
+        }
         let decisions = data_dir::decisions_dir(&dir, id);
         if data_dir::log_dir(&dir, id).is_dir() && decisions.is_dir() != layer_mode(durability).is_some() {
-            let (dir, found) = (data_dir::replica_dir(&dir, id), decisions.is_dir());
-            return Err(StartError::OtherDurability { dir, found, configured: durability });
+            let found = decisions.is_dir();
+            return Err(StartError::OtherLogs { dir: replica_dir, found, configured: durability });
         }
         let Some(entry) = config.replica(id) else {
             let last = config.group().n() - 1;
@@ -388,6 +407,8 @@ impl Replica {
             };
             let _ = log_events.send(ToOrder::One(input));
         });
+        // A folder older than the record of its mode gets one.
+        promise::record(&replica_dir, durability)?;
         let (mut log, reader) = open.start(events)?;
         if let Some(era) = &era {
             append_now(&mut log, era)?;
