@@ -641,6 +641,24 @@ impl Log {
         self.shut_down();
     }
 
+    /// As [`Log::stop`], unless the disk does not answer within `patience`: then the threads are left behind, and with them the
+    /// lock, because what they are at may still be written. Returns whether they ended.
+    pub fn stop_within(mut self, patience: Duration) -> bool {
+        self.shared.post(|mail| mail.stop = true);
+        self.shared.wake.signal();
+        let until = Instant::now() + patience;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= until {
+                ::log::error!("log: the disk does not answer; what is queued for it may not be written");
+                std::mem::forget(self);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.shut_down();
+        true
+    }
+
     fn shut_down(&mut self) {
         self.shared.post(|mail| mail.stop = true);
         self.shared.wake.signal();

@@ -142,7 +142,7 @@ impl ExecuteStage {
             }
         }
         if let Some(layer) = self.layer.take() {
-            layer.stop();
+            layer.stop_within(STOP_TIME);
         }
     }
 
@@ -389,6 +389,10 @@ impl Host for ExecuteStage {
 
     fn release(&mut self, replies: Durable<Vec<Executed>>) {
         self.release_all(replies.into_inner());
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
     }
 
     fn release_early(&mut self, replies: Vec<Executed>) {

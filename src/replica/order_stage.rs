@@ -179,7 +179,8 @@ impl OrderStage {
                     ToOrder::Stop => {
                         self.apply();
                         self.publish();
-                        return self.log.stop();
+                        self.log.stop_within(STOP_TIME);
+                        return;
                     }
                 }
                 next = if steps < STEPS_MAX { self.inbox.try_recv().ok() } else { None };
@@ -203,7 +204,7 @@ impl OrderStage {
                 self.net.pause_clients(false);
             }
         }
-        self.log.stop();
+        self.log.stop_within(STOP_TIME);
     }
 
     fn step(&mut self, now: Now, input: Input) {
