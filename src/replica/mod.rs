@@ -20,6 +20,9 @@ mod standing;
 /// net → verify → order.
 mod receive;
 
+/// net, before there is anything behind it.
+mod doorman;
+
 /// order.
 mod order_stage;
 

@@ -380,3 +380,37 @@ fn a_folder_older_than_the_record_of_its_mode_gets_one_at_its_next_start() {
     let why = refusal(&cluster, Durability::Naive).expect("the record is damaged");
     assert!(why.contains("votive") && why.contains("durability"), "{why}");
 }
+
+#[test]
+fn a_first_start_on_a_busy_port_was_no_start() {
+    for metrics in [false, true] {
+        let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::None);
+        (0..3).for_each(|i| cluster.stop(i));
+        // A new one in place of it, of which no replica has started.
+        let fresh = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let options = InitOptions {
+            dir: fresh.path().join("cluster"),
+            replicas: 3,
+            model: FaultModel::Crash,
+            durability: Durability::None,
+            listen: format!("127.0.0.1:{}", free_ports(3)),
+            ..InitOptions::default()
+        };
+        cluster.config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
+        cluster.dir = fresh;
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut options = cluster.options(0);
+        let taken = if metrics {
+            options.metrics = Some(other.local_addr().unwrap());
+            None
+        } else {
+            Some(TcpListener::bind(&cluster.config.replicas[0].address).unwrap())
+        };
+        let Err(why) = Replica::start(options) else { panic!("its port is taken") };
+        assert!(why.to_string().contains("in use"), "{why}");
+        drop(taken);
+        // In this mode a second start is refused.
+        (0..3).for_each(|i| cluster.start(i));
+        put_all(&cluster.client(), 0..3);
+    }
+}

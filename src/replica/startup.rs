@@ -4,13 +4,15 @@
 //! as unknown until a mark covers it. As long as at most f are like that at a time, the others know; a replica that finds more
 //! refuses to go on until an operator starts it with `new_era`, which puts on record that forgotten votes count as never cast.
 //!
-//! In this order: the configuration and keys are checked; the log is locked and replayed, executing what its marks
-//! cover; the log starts (a torn tail is cut); the stages start; the net listens. Nothing is sent before the log has
-//! started, and no vote before the core allows it.
+//! In this order: the configuration and keys are checked; the addresses are bound, so that a busy one ends a start that changed
+//! nothing; the log is locked and replayed, executing what its marks cover; the log starts (a torn tail is cut); the stages
+//! start, and hear what comes from the net. Nothing but answers to `status` is sent before the log has started, and no vote
+//! before the core allows it.
 
 use super::admin::{Admin, Answer};
 use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
 use super::decisions::{Recent, Store, layer_mode};
+use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
@@ -326,6 +328,61 @@ impl Replica {
         let accepts_checked = layer_mode(durability).is_some();
         let auth = Authenticator { members, me: id, hasher, client_auth, limits, accepts_checked, scheme };
 
+        // Bound before anything is written.
+        let shared = Arc::new(Shared::default());
+        let transport = match config.transport {
+            Transport::Tls => "tls",
+            Transport::Plain => "plain",
+        };
+        let (folder, started) = (dir.clone(), Instant::now());
+        let status = |backend| StatusWriter {
+            me: id,
+            members,
+            transport,
+            durability,
+            backend,
+            dir: folder.clone(),
+            started,
+        };
+        let (door, net_cell): (Arc<Door<Receive>>, Arc<OnceLock<NetHandle>>) = Default::default();
+        let doorman = Doorman {
+            door: door.clone(),
+            net: net_cell.clone(),
+            shared: shared.clone(),
+            status: status(String::new()),
+            inside: None,
+            early: 0,
+        };
+        let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
+        config_net.listen = Some(listen);
+        let net = net::start(config_net, Box::new(doorman))?;
+        let handle = net.handle();
+        let _ = net_cell.set(handle.clone());
+        let address = handle.local_addr();
+        let (state, stats) = (shared.clone(), handle.clone());
+        let page = move |path: &str| {
+            let plain = |trouble: Option<String>| Answer {
+                code: if trouble.is_some() { 503 } else { 200 },
+                content_type: "text/plain",
+                body: trouble.unwrap_or_else(|| "ok".into()) + "\n",
+            };
+            match path {
+                "/metrics" => Answer {
+                    code: 200,
+                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    body: open_metrics::page(id, &state, &stats.stats()),
+                },
+                "/healthz" => plain(open_metrics::unhealthy(&state)),
+                "/readyz" => plain(open_metrics::unready(&state)),
+                _ => Answer {
+                    code: 404,
+                    content_type: "text/plain",
+                    body: "/metrics /healthz /readyz\n".into(),
+                },
+            }
+        };
+        let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
+
         // Replay: what the log's marks cover is executed; the rest waits for the group.
         let table = ClientTableLimits {
             sessions_per_client_max: config.limits.sessions_per_client as usize,
@@ -423,7 +480,6 @@ impl Replica {
         };
         core.begin(clock.now());
 
-        let shared = Arc::new(Shared::default());
         {
             let mut view = shared.checkpoints.lock();
             view.kept = checkpoints.kept().to_vec();
@@ -453,26 +509,13 @@ impl Replica {
         shared.view.store(core.view().0, Ordering::Relaxed);
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
         shared.executed.store(executor.executed().0, Ordering::Relaxed);
-        let transport = match config.transport {
-            Transport::Tls => "tls",
-            Transport::Plain => "plain",
-        };
-        let status = Arc::new(StatusWriter {
-            me: id,
-            members,
-            transport,
-            durability,
-            backend: log.backend().to_owned(),
-            dir: dir.clone(),
-            started: Instant::now(),
-        });
+        let status = Arc::new(status(log.backend().to_owned()));
         let pool_threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8));
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(pool_threads)
             .thread_name(|i| format!("duramen-pool{i}"))
             .build()
             .map_err(std::io::Error::other)?;
-        let net_cell: Arc<OnceLock<NetHandle>> = Arc::default();
         let client_bytes: Arc<AtomicUsize> = Arc::default();
         let paused: Arc<AtomicBool> = Arc::default();
         #[cfg(feature = "adversary")]
@@ -504,11 +547,7 @@ impl Replica {
             cheap: Vec::new(),
             work: Vec::new(),
         };
-        let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
-        config_net.listen = Some(listen);
-        let net = net::start(config_net, Box::new(receive))?;
-        let handle = net.handle();
-        let _ = net_cell.set(handle.clone());
+        door.open(receive, &handle);
 
         #[cfg(feature = "adversary")]
         let liar = match adversary {
@@ -587,30 +626,6 @@ impl Replica {
         if let Some(stage) = checkpointer {
             threads.push(named("ckpt").spawn(move || stage.run())?);
         }
-        let address = handle.local_addr();
-        let (state, stats) = (shared.clone(), handle.clone());
-        let page = move |path: &str| {
-            let plain = |trouble: Option<String>| Answer {
-                code: if trouble.is_some() { 503 } else { 200 },
-                content_type: "text/plain",
-                body: trouble.unwrap_or_else(|| "ok".into()) + "\n",
-            };
-            match path {
-                "/metrics" => Answer {
-                    code: 200,
-                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body: open_metrics::page(id, &state, &stats.stats()),
-                },
-                "/healthz" => plain(open_metrics::unhealthy(&state)),
-                "/readyz" => plain(open_metrics::unready(&state)),
-                _ => Answer {
-                    code: 404,
-                    content_type: "text/plain",
-                    body: "/metrics /healthz /readyz\n".into(),
-                },
-            }
-        };
-        let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
         let net = Some(net);
         Ok(Self {
             admin,
