@@ -154,7 +154,7 @@ impl ExecuteStage {
             }
         }
         if let Some(layer) = self.layer.take() {
-            layer.stop();
+            layer.stop_within(STOP_TIME);
         }
     }
 
@@ -317,7 +317,8 @@ impl ExecuteStage {
     fn publish(&mut self, layer: &DurableLayer) {
         if self.published.elapsed() >= PUBLISH {
             self.published = Instant::now();
-            *self.shared.decisions.lock() = Some((LogView::of(&layer.log_stats()), layer.stats()));
+            let log = LogView { has_room: layer.has_room(), ..LogView::of(&layer.log_stats()) };
+            *self.shared.decisions.lock() = Some((log, layer.stats()));
         }
     }
 
@@ -441,6 +442,10 @@ impl Host for ExecuteStage {
 
     fn release(&mut self, replies: Durable<Vec<Executed>>) {
         self.release_all(replies.into_inner());
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
     }
 
     fn release_early(&mut self, replies: Vec<Executed>) {

@@ -5,6 +5,7 @@
 //! left out, and the one before it is taken: the log still leads on from there (RULES 3).
 
 use super::decisions::certificate_of;
+use super::progress::RecoveryProgress;
 use super::startup::StartError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::file::Opened;
@@ -40,6 +41,7 @@ pub struct Recovery<'a> {
     pub(super) table: ClientTableLimits,
     /// Where all replicas take the root of their state.
     pub(super) schedule: Option<Schedule>,
+    pub(super) progress: &'a RecoveryProgress,
 }
 
 /// What it found.
@@ -64,7 +66,11 @@ impl Recovery<'_> {
     pub fn run(&self, mut service: Box<dyn Service>, store: &mut Store) -> Result<Recovered, StartError> {
         let (cluster, members) = (self.auth.hasher.cluster, self.auth.members);
         while let Some(seq) = store.kept().last().copied() {
-            let failed = match store.read(seq, cluster, members) {
+            let opened = store.read(seq, cluster, members).map(|mut opened| {
+                opened.progress = self.progress.checkpoint.clone();
+                opened
+            });
+            let failed = match opened {
                 Ok(opened) => match self.attempt(service, Some(opened)) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Failed::Start(e)) => return Err(e),

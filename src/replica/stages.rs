@@ -24,6 +24,7 @@ use crate::wire::auth::AuthenticGroup;
 use crate::wire::messages::{MarkCertificate, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Bytes of one replica's messages between `net` and the end of their step.
 pub const PEER_BYTES_MAX: usize = 64 << 20;
@@ -39,6 +40,9 @@ pub const READS_MAX: usize = 4096;
 pub const RESEND_BYTES_MAX: usize = 4 << 20;
 /// Batches that wait to be read from the log for a peer.
 pub const SERVES_MAX: usize = 256;
+
+/// How long a stage that ends waits for a disk that does not answer.
+pub const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// A sender's share of the queues; gives its bytes back when dropped.
 pub struct Credit {
