@@ -48,7 +48,7 @@ pub struct Args {
     /// Nobody lies
     #[arg(long)]
     honest: bool,
-    /// Instead of what is right, run each known bug until a seed finds it; --seeds: at most so many each
+    /// Instead of what is right, tell every story with each known bug, and run seeds until one finds it; --seeds: at most so many
     #[cfg(feature = "mutants")]
     #[arg(long, requires = "seeds")]
     mutants: bool,
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = match args.seed {
         #[cfg(feature = "mutants")]
-        None if args.mutants => hunt(&args),
+        None if args.mutants => hunt_all(&args),
         Some(seed) => one(&args, seed),
         None => many(&args),
     };
@@ -183,33 +183,51 @@ fn many(args: &Args) -> Result<(), CliError> {
     emit(format_args!("trace {:016x}", total.trace))
 }
 
-/// Which seed finds which known bug.
+/// What notices which known bug, in a table.
 #[cfg(feature = "mutants")]
-fn hunt(args: &Args) -> Result<(), CliError> {
-    use duramen::sim::{ALL, break_rule};
-    let mut left = Vec::new();
-    for mutant in ALL {
-        let started = Instant::now();
-        break_rule(Some(*mutant));
-        let mut seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
-        let found = seeds.find_map(|seed| attempt(&args.plan(seed)).err().map(|why| (seed, why)));
-        break_rule(None);
-        let seconds = started.elapsed().as_secs_f64();
-        let name = format!("{mutant:?}");
-        match found {
-            Some((seed, why)) => {
-                let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
-                emit(format_args!("{name:<24} seed {seed:>5} after {seconds:>6.1} s: {why}"))?;
-            }
-            None => {
-                emit(format_args!("{name:<24} not found in {seconds:.1} s"))?;
-                left.push(name);
-            }
+fn hunt_all(args: &Args) -> Result<(), CliError> {
+    use duramen::sim::{ALL, Kill, hunt};
+    use std::collections::BTreeMap;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let found: Mutex<BTreeMap<usize, (Kill, f64)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.clamp(1, 64) {
+            scope.spawn(|| {
+                while let Some((at, mutant)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    ALL.get(at).map(|mutant| (at, *mutant))
+                } {
+                    let started = Instant::now();
+                    let seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
+                    let kill = hunt(mutant, seeds.map(|seed| args.plan(seed)));
+                    found.lock().insert(at, (kill, started.elapsed().as_secs_f64()));
+                }
+            });
         }
+    });
+    emit(format_args!("{:<24} | {:>6} | killed by", "mutant", "s"))?;
+    let mut alive = Vec::new();
+    for (at, (kill, seconds)) in found.into_inner() {
+        let mutant = ALL[at];
+        let name = format!("{mutant:?}");
+        let mut by: Vec<String> = Vec::new();
+        if let Some((first, more)) = kill.stories.split_first() {
+            let others = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            by.push(format!("story {first}{others}"));
+        }
+        if let Some((plan, why)) = &kill.seed {
+            let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
+            by.push(format!("seed {}: {why}", plan.seed));
+        }
+        if !kill.is_dead() {
+            by.push("NOTHING".to_string());
+            alive.push(name.clone());
+        }
+        emit(format_args!("{name:<24} | {seconds:>6.1} | {}", by.join("; ")))?;
     }
-    match left.is_empty() {
-        true => emit(format_args!("all {} found", ALL.len())),
-        false => Err(CliError::Failed(format!("not found by these seeds: {}", left.join(", ")))),
+    match alive.is_empty() {
+        true => emit(format_args!("all {} killed", ALL.len())),
+        false => Err(CliError::Failed(format!("nothing kills {}", alive.join(", ")))),
     }
 }
 

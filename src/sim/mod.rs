@@ -23,11 +23,17 @@ pub(crate) mod scheme;
 pub(crate) mod swarm;
 
 #[cfg(feature = "mutants")]
-pub use crate::order::mutants::{ALL, Mutant, break_rule};
+pub use crate::order::mutants::{ALL, Mutant};
+#[cfg(feature = "mutants")]
+pub use hunt::{Kill, hunt};
 pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
+mod hunt;
+#[cfg(any(test, feature = "mutants"))]
 mod scenario;
+#[cfg(any(test, feature = "mutants"))]
+mod scenarios;
 #[cfg(test)]
 mod twins;
 
