@@ -12,16 +12,6 @@ macro_rules! mutants {
         /// All of them.
         #[cfg(any(test, feature = "mutants"))]
         pub const ALL: &[Mutant] = &[$(Mutant::$name,)+];
-
-        #[cfg(any(test, feature = "mutants"))]
-        impl Mutant {
-            /// What is broken.
-            pub fn what(self) -> &'static str {
-                match self {
-                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
-                }
-            }
-        }
     };
 }
 

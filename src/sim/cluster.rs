@@ -6,9 +6,10 @@ pub use checkpoints::Checkpoints;
 
 use super::adversary::{Adversary, Power};
 use super::checkers::history::History;
+use super::checkers::linearizable::{self, Call, Verdict};
 use super::client::Client;
 use super::disk::{Disk, Tail};
-use super::executor::{Answer, Executor};
+use super::executor::{Answer, Executor, HISTORY_BYTES};
 use super::network::{Network, Weather};
 use super::random::Random;
 use super::scheme::ReplicaKeys;
@@ -17,6 +18,7 @@ use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
+use crate::service::KvReply;
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, ClientAuth};
 use crate::wire::batch::{Batch, Hasher};
@@ -219,6 +221,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub clients: Vec<Client>,
     pub history: History,
+    /// What clients asked and were told.
+    pub calls: Vec<Call>,
     pub filter: Option<Filter>,
     pub held: Vec<(ReplicaId, ReplicaId, Message)>,
     pub byzantine: VoteSet,
@@ -294,6 +298,7 @@ impl Cluster {
             nodes,
             clients: Vec::new(),
             history: History::default(),
+            calls: Vec::new(),
             filter: None,
             held: Vec::new(),
             byzantine: VoteSet::default(),
@@ -560,6 +565,28 @@ impl Cluster {
             })
     }
 
+    /// A client was told this.
+    fn returned(&mut self, operation: Vec<u8>, called: u64, reply: Bytes) {
+        let reply = KvReply::decode(&reply).expect("a quorum or a leader sends the store's replies");
+        self.calls.push(Call { operation, called, returned: Some((self.events, reply)) });
+    }
+
+    /// Panics if no store explains what clients were told; the number of keys for which that took too long to say.
+    pub fn check_calls(&self) -> u64 {
+        let mut calls = self.calls.clone();
+        let pending = self.clients.iter().flat_map(Client::unanswered);
+        calls.extend(pending.map(|(operation, called)| Call {
+            operation: operation.to_vec(),
+            called,
+            returned: None,
+        }));
+        match linearizable::check(&calls) {
+            Verdict::Linearizable => 0,
+            Verdict::Undecided(keys) => keys,
+            Verdict::Refused(why) => panic!("not linearizable: {why}"),
+        }
+    }
+
     /// Where everybody stands, for a failing run.
     pub fn picture(&self) -> String {
         let mut out = format!("t={} history={}\n", self.now.0 / 1_000_000, self.history.end());
@@ -632,6 +659,7 @@ impl Cluster {
                     let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
                     if let Some(ack) = client.answer(from, leads, &a) {
                         self.history.acknowledged(&ack);
+                        self.returned(ack.operation, ack.called, ack.body.slice(HISTORY_BYTES..));
                     } else if a.session == SessionId(0) && client.knows_session(&a) {
                         let id = a.body[..].try_into().expect("8 bytes");
                         self.history.opened(SessionId(u64::from_le_bytes(id)));
@@ -667,7 +695,7 @@ impl Cluster {
     fn client(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let id = client.id;
-        for (to, bytes) in client.act(self.now, self.history.promised(), &mut self.random) {
+        for (to, bytes) in client.act(self.now, self.events, self.history.promised(), &mut self.random) {
             // A connection keeps its order; what is forwarded or sent elsewhere overtakes all the same.
             let us = self.random.between(50, 500);
             let last = self.client_links.entry((id, to)).or_default();

@@ -1,6 +1,8 @@
-//! A tiny deterministic service behind the real session table, with a chain over all replies.
+//! The key-value store behind the real session table, with a chain over all operations and one over all replies.
 
 use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
+use crate::service::{Context, KeyValueStore, QueryReply, Service};
+use crate::sim::operations;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
 use crate::wire::messages::ReplyStatus;
@@ -32,11 +34,16 @@ pub struct Outcome {
     pub fresh: Vec<(SessionId, RequestNumber)>,
 }
 
+/// An answer begins with so many bytes of the chain over all operations; the store's reply follows.
+pub const HISTORY_BYTES: usize = 8;
+
 /// The state of one replica's service.
 #[derive(Clone)]
 pub struct Executor {
     hasher: Hasher,
     table: ClientTable,
+    store: KeyValueStore,
+    /// Over all operations.
     state: Digest,
     /// It executes otherwise than the rest, by so much.
     pub diverges: u8,
@@ -55,6 +62,7 @@ impl Executor {
         Self {
             hasher,
             table: ClientTable::new(limits),
+            store: KeyValueStore::new(),
             state: Digest::ZERO,
             diverges: 0,
             replies: Digest::ZERO,
@@ -96,7 +104,17 @@ impl Executor {
                                 r.operation,
                                 &[self.diverges][..usize::from(self.diverges > 0)],
                             ]);
-                            let body = Bytes::copy_from_slice(&self.state.0[..8]);
+                            let context = Context {
+                                seq: batch.seq,
+                                index: index - 1,
+                                time: batch.time,
+                                seed: batch.seed,
+                                client,
+                                session,
+                            };
+                            let (key, kind) = operations::read(r.operation);
+                            let reply = self.store.execute(&context, &operations::operation(key, kind));
+                            let body = Bytes::from([&self.state.0[..HISTORY_BYTES], &reply].concat());
                             self.table.store(session, number, batch.seq, body.clone());
                             self.done += 1;
                             fresh.push((session, number));
@@ -121,6 +139,11 @@ impl Executor {
         }
         self.replies = self.hasher.chain(&self.replies, &digest);
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
+    }
+
+    /// Reads a key beside the order.
+    pub fn query(&self, key: u8) -> QueryReply {
+        self.store.query(&operations::operation(key, operations::Kind::Get))
     }
 
     /// Answers a group again from the table.

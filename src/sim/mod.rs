@@ -18,6 +18,7 @@ pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod executor;
 pub(crate) mod network;
+pub(crate) mod operations;
 pub mod random;
 pub(crate) mod scheme;
 pub(crate) mod swarm;

@@ -34,6 +34,8 @@ pub struct Report {
     pub settle_ms: u64,
     /// Correct replicas that do not vote in the view of the others at the end.
     pub outside: u64,
+    /// Keys of which what clients saw was too intertwined to be checked.
+    pub undecided: u64,
 }
 
 /// Milliseconds of virtual time after the last fault within which everything must be executed.
@@ -398,6 +400,7 @@ pub fn run(plan: &Plan) -> Report {
         checkpoints: c.checkpoints,
         recycled: c.recycled,
         settle_ms,
+        undecided: c.check_calls(),
     }
 }
 
