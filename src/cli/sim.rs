@@ -48,10 +48,21 @@ pub struct Args {
     /// Nobody lies
     #[arg(long)]
     honest: bool,
+    /// Clients read beside the order, too
+    #[arg(long)]
+    reads: bool,
     /// Instead of what is right, tell every story with each known bug, and run seeds until one finds it; --seeds: at most so many
     #[cfg(feature = "mutants")]
     #[arg(long, requires = "seeds")]
     mutants: bool,
+    /// Only these of the known bugs; may be repeated
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME", requires = "mutants")]
+    only: Vec<String>,
+    /// Tells the story in this file, with what is seen in place of what it expects
+    #[cfg(feature = "mutants")]
+    #[arg(long, group = "which", value_name = "FILE")]
+    story: Option<std::path::PathBuf>,
 }
 
 impl Args {
@@ -63,6 +74,7 @@ impl Args {
             without: self.without.iter().copied().collect(),
             calm: self.calm,
             honest: self.honest,
+            reads: self.reads,
         }
     }
 }
@@ -88,6 +100,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let outcome = match args.seed {
         #[cfg(feature = "mutants")]
         None if args.mutants => hunt_all(&args),
+        #[cfg(feature = "mutants")]
+        None if args.story.is_some() => tell(&args),
         Some(seed) => one(&args, seed),
         None => many(&args),
     };
@@ -129,6 +143,7 @@ fn command(plan: &Plan) -> String {
     plan.without.iter().for_each(|k| command += &format!(" --without {k}"));
     command += if plan.calm { " --calm" } else { "" };
     command += if plan.honest { " --honest" } else { "" };
+    command += if plan.reads { " --reads" } else { "" };
     command
 }
 
@@ -183,11 +198,24 @@ fn many(args: &Args) -> Result<(), CliError> {
     emit(format_args!("trace {:016x}", total.trace))
 }
 
+/// A story as it goes.
+#[cfg(feature = "mutants")]
+fn tell(args: &Args) -> Result<(), CliError> {
+    let path = args.story.as_deref().unwrap_or(std::path::Path::new(""));
+    let failed = |why: &dyn std::fmt::Display| CliError::Failed(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+    let told = duramen::sim::rewrite(&text).map_err(|e| failed(&e))?;
+    emit(format_args!("{}", told.trim_end()))?;
+    duramen::sim::check(&text).map_err(|e| failed(&e))
+}
+
 /// What notices which known bug, in a table.
 #[cfg(feature = "mutants")]
 fn hunt_all(args: &Args) -> Result<(), CliError> {
-    use duramen::sim::{ALL, Kill, hunt};
+    use duramen::sim::{ALL, Kill, Mutant, hunt};
     use std::collections::BTreeMap;
+    let named = |m: &Mutant| args.only.is_empty() || args.only.iter().any(|name| *name == format!("{m:?}"));
+    let chosen: Vec<Mutant> = ALL.iter().copied().filter(named).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let found: Mutex<BTreeMap<usize, (Kill, f64)>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -195,11 +223,13 @@ fn hunt_all(args: &Args) -> Result<(), CliError> {
             scope.spawn(|| {
                 while let Some((at, mutant)) = {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    ALL.get(at).map(|mutant| (at, *mutant))
+                    chosen.get(at).map(|mutant| (at, *mutant))
                 } {
                     let started = Instant::now();
                     let seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
-                    let kill = hunt(mutant, seeds.map(|seed| args.plan(seed)));
+                    // Each seed without reads beside the order and with them.
+                    let plans = |seed| [args.plan(seed), Plan { reads: true, ..args.plan(seed) }];
+                    let kill = hunt(mutant, seeds.flat_map(plans));
                     found.lock().insert(at, (kill, started.elapsed().as_secs_f64()));
                 }
             });
@@ -208,7 +238,7 @@ fn hunt_all(args: &Args) -> Result<(), CliError> {
     emit(format_args!("{:<24} | {:>6} | killed by", "mutant", "s"))?;
     let mut alive = Vec::new();
     for (at, (kill, seconds)) in found.into_inner() {
-        let mutant = ALL[at];
+        let mutant = chosen[at];
         let name = format!("{mutant:?}");
         let mut by: Vec<String> = Vec::new();
         if let Some((first, more)) = kill.stories.split_first() {
@@ -217,7 +247,8 @@ fn hunt_all(args: &Args) -> Result<(), CliError> {
         }
         if let Some((plan, why)) = &kill.seed {
             let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
-            by.push(format!("seed {}: {why}", plan.seed));
+            let reads = if plan.reads { " --reads" } else { "" };
+            by.push(format!("seed {}{reads}: {why}", plan.seed));
         }
         if !kill.is_dead() {
             by.push("NOTHING".to_string());
@@ -226,7 +257,7 @@ fn hunt_all(args: &Args) -> Result<(), CliError> {
         emit(format_args!("{name:<24} | {seconds:>6.1} | {}", by.join("; ")))?;
     }
     match alive.is_empty() {
-        true => emit(format_args!("all {} killed", ALL.len())),
+        true => emit(format_args!("all {} killed", chosen.len())),
         false => Err(CliError::Failed(format!("nothing kills {}", alive.join(", ")))),
     }
 }

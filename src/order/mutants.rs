@@ -100,6 +100,10 @@ mutants! {
     ReadsUnasked,
     /// RULES 9: a replica says of any view that it is still in it.
     ConfirmsAnyLeader,
+    /// RULES 9: answers of replicas match by what was read alone.
+    ReadsByValueAlone,
+    /// RULES 10: a place is chosen of which too few know what they voted for.
+    UnknownIsNothing,
     /// RULES 16: an old request of a session executes again.
     ExecutesTwice,
     /// RULES 16: a session's request executes before the one ahead of it.

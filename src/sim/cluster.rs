@@ -1,6 +1,7 @@
 //! n replicas from the real ordering core over simulated network, disk, execution and time.
 
 mod checkpoints;
+mod reads;
 
 pub use checkpoints::Checkpoints;
 
@@ -12,6 +13,7 @@ use super::disk::{Disk, Tail};
 use super::executor::{Answer, Executor, HISTORY_BYTES};
 use super::network::{Network, Weather};
 use super::random::Random;
+use super::reader::Reader;
 use super::scheme::ReplicaKeys;
 use crate::order::durable::{Base, ELSEWHERE};
 use crate::order::record::OrderRecord;
@@ -25,6 +27,7 @@ use crate::wire::batch::{Batch, Hasher};
 use crate::wire::messages::*;
 use bytes::Bytes;
 use checkpoints::Checkpoint;
+use reads::Reads;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -121,6 +124,9 @@ enum Event {
     Executed { node: ReplicaId, boot: u64 },
     Tick { node: ReplicaId, boot: u64, due: Tick },
     Client(usize),
+    Reader(usize),
+    Ask { to: ReplicaId, reader: usize, token: u64, key: u8 },
+    Read { from: ReplicaId, reader: usize, answer: ReadReply },
     Command(Box<dyn FnOnce(&mut Cluster)>),
 }
 
@@ -128,9 +134,13 @@ impl Event {
     /// Whom it happens to, if a pause of that replica delays it.
     fn node(&self) -> Option<ReplicaId> {
         match self {
-            Self::Deliver { to, .. } | Self::Group { to, .. } => Some(*to),
+            Self::Deliver { to, .. } | Self::Group { to, .. } | Self::Ask { to, .. } => Some(*to),
             Self::Written { node, .. } | Self::Executed { node, .. } | Self::Tick { node, .. } => Some(*node),
-            Self::Answers { .. } | Self::Client(_) | Self::Command(_) => None,
+            Self::Answers { .. }
+            | Self::Read { .. }
+            | Self::Client(_)
+            | Self::Reader(_)
+            | Self::Command(_) => None,
         }
     }
 
@@ -145,6 +155,9 @@ impl Event {
             Self::Tick { node, .. } => 6 << 16 | u64::from(node.0),
             Self::Client(at) => 7 << 16 | *at as u64,
             Self::Command(_) => 8 << 16,
+            Self::Reader(at) => 9 << 16 | *at as u64,
+            Self::Ask { to, .. } => 10 << 16 | u64::from(to.0),
+            Self::Read { from, .. } => 11 << 16 | u64::from(from.0),
         }
     }
 }
@@ -212,6 +225,13 @@ pub struct Node {
     pub replied: u64,
 }
 
+impl Node {
+    /// Of the no-op that it orders after this start.
+    fn nonce(&self) -> u64 {
+        1 << 48 | self.boot + 1
+    }
+}
+
 /// All of it.
 pub struct Cluster {
     pub setup: Setup,
@@ -223,6 +243,7 @@ pub struct Cluster {
     pub history: History,
     /// What clients asked and were told.
     pub calls: Vec<Call>,
+    reads: Reads,
     pub filter: Option<Filter>,
     pub held: Vec<(ReplicaId, ReplicaId, Message)>,
     pub byzantine: VoteSet,
@@ -299,6 +320,7 @@ impl Cluster {
             clients: Vec::new(),
             history: History::default(),
             calls: Vec::new(),
+            reads: Reads::default(),
             filter: None,
             held: Vec::new(),
             byzantine: VoteSet::default(),
@@ -559,6 +581,7 @@ impl Cluster {
     pub fn settled(&self) -> bool {
         let end = self.history.end();
         self.clients.iter().all(Client::content)
+            && self.reads.readers.iter().all(Reader::content)
             && self.correct().into_iter().filter(|r| self.up(*r)).all(|r| {
                 let node = &self.nodes[r.index()];
                 node.executor.executed == end && !node.core.as_ref().is_some_and(Orderer::is_learner)
@@ -654,6 +677,9 @@ impl Cluster {
                 }
             }
             Event::Group { to, client, bytes } => self.group(to, client, bytes),
+            Event::Reader(at) => self.reader(at),
+            Event::Ask { to, reader, token, key } => self.ask(to, reader, token, key),
+            Event::Read { from, reader, answer } => self.read(from, reader, answer),
             Event::Answers { from, leads, answers } => {
                 for a in answers {
                     let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
@@ -890,8 +916,14 @@ impl Cluster {
                     node.disk.recycle(below);
                     node.decisions.retain(|(c, _)| c.seq > upto);
                 }
-                Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),
-                Output::ReadRefused(tokens) => self.nodes[r.index()].refused.extend(tokens),
+                Output::ReadReady(tokens) => {
+                    self.reads_ready(r, &tokens);
+                    self.nodes[r.index()].ready.extend(tokens);
+                }
+                Output::ReadRefused(tokens) => {
+                    self.reads_refused(&tokens);
+                    self.nodes[r.index()].refused.extend(tokens);
+                }
                 Output::ViewStarted(view) => {
                     self.views_started += 1;
                     self.note(r, || format!("begins view {view}"));

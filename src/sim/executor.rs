@@ -49,6 +49,8 @@ pub struct Executor {
     pub diverges: u8,
     /// The chain of reply digests.
     pub replies: Digest,
+    /// The last no-op of each replica.
+    noops: BTreeMap<ReplicaId, u64>,
     /// Executed up to here.
     pub executed: Seq,
     /// Requests executed, each counted once.
@@ -66,6 +68,7 @@ impl Executor {
             state: Digest::ZERO,
             diverges: 0,
             replies: Digest::ZERO,
+            noops: BTreeMap::new(),
             executed: Seq(0),
             done: 0,
         }
@@ -90,7 +93,9 @@ impl Executor {
                     body,
                 };
                 match r.kind {
-                    RequestKind::Noop => {}
+                    RequestKind::Noop => {
+                        self.noops.extend(client.as_replica().map(|r| (r, number.0)));
+                    }
                     RequestKind::Open => {
                         let id = self.table.open(client, number.0, batch.seq, index);
                         answers.push(answer(ReplyStatus::Done, id.0.to_le_bytes().to_vec().into()));
@@ -139,6 +144,11 @@ impl Executor {
         }
         self.replies = self.hasher.chain(&self.replies, &digest);
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
+    }
+
+    /// The last no-op of this replica.
+    pub fn noop_of(&self, r: ReplicaId) -> u64 {
+        self.noops.get(&r).copied().unwrap_or_default()
     }
 
     /// Reads a key beside the order.

@@ -20,6 +20,7 @@ pub(crate) mod executor;
 pub(crate) mod network;
 pub(crate) mod operations;
 pub mod random;
+pub(crate) mod reader;
 pub(crate) mod scheme;
 pub(crate) mod swarm;
 
@@ -27,6 +28,8 @@ pub(crate) mod swarm;
 pub use crate::order::mutants::{ALL, Mutant};
 #[cfg(feature = "mutants")]
 pub use hunt::{Kill, hunt};
+#[cfg(feature = "mutants")]
+pub use scenario::{Error as StoryError, What, check, rewrite};
 pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
 
 #[cfg(any(test, feature = "mutants"))]

@@ -277,6 +277,8 @@ pub struct Plan {
     pub calm: bool,
     /// Nobody lies.
     pub honest: bool,
+    /// Clients read beside the order, too.
+    pub reads: bool,
 }
 
 impl Plan {
@@ -340,6 +342,10 @@ pub fn run(plan: &Plan) -> Report {
         if c.setup.client_auth == ClientAuth::Mac && random.per_mille(300) {
             c.clients[at].lies_to.insert(ReplicaId(random.below(u64::from(members.n())) as u32));
         }
+    }
+    if plan.reads && votes_durable {
+        let mut random = Random::new(seed ^ 0x7265_6164_7300);
+        (0..random.between(1, 3)).for_each(|_| c.add_reader(*random.pick(&[10, 50, 200])));
     }
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
     let faults: Vec<(u64, u64)> =

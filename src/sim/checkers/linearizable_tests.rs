@@ -32,6 +32,13 @@ fn refused(calls: &[Call]) -> bool {
 }
 
 #[test]
+fn a_key_alone_stands_for_its_get() {
+    for key in 0..operations::KEYS {
+        assert_eq!(operations::read(&[key]), (key, Kind::Get));
+    }
+}
+
+#[test]
 fn one_after_the_other_is_explained() {
     let deleted = call(DELETE, "", 5, Some((6, KvReply::Ok)));
     let calls = [put("a", 1, 2), get("a", 3, 4), deleted, get("", 7, 8)];

@@ -3,6 +3,7 @@
 use super::rules::replicas;
 use super::script::{What, Words};
 use super::stage::Stage;
+use crate::order::record::OrderRecord;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group};
 use crate::wire::messages::*;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 /// | `mark` | `place=` |
 /// | `decided` | `view= place= batch= [voters=]` |
 /// | `stop-data` | `view= [mark= [marked-by=]] [place= batch= in-view= voters= [votes=accept]]` |
+/// | `chain` | nothing: the digests behind its last mark but one up to its last, the first of them a wrong one |
 /// | `sync` | `view= reports=`: empty reports under these names |
 ///
 /// `batch=` names a batch of the story, or makes another one under a new name; `garbage` is none at all. Whatever is
@@ -93,6 +95,16 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
                 Arc::new(data)
             });
             Message::Sync(Arc::new(Sync { view, stop_data: reports.collect() }))
+        }
+        "chain" => {
+            let marks = stage.cluster.nodes[from.index()].disk.read().filter_map(|record| match record {
+                OrderRecord::Mark { mark, digests } => Some((mark, digests)),
+                _ => None,
+            });
+            let (mark, mut digests) = marks.last().ok_or(What::Missing("a mark".to_string()))?;
+            digests[0] = Digest([1; 32]);
+            let from = Seq(mark.statement.seq.0 - digests.len() as u64);
+            Message::Chain(Chain { from, digests, mark })
         }
         other => return Err(What::NoSuch { value: other.to_string(), wanted: "kind of message to forge" }),
     })
