@@ -189,6 +189,9 @@ fn many(args: &Args) -> Result<(), CliError> {
         "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
         total.slowest.1, total.slowest.0, total.outside
     ))?;
+    if total.undecided > 0 {
+        emit(format_args!("keys whose histories were too intertwined to be explained: {}", total.undecided))?;
+    }
     if let Some(seed) = failures.first() {
         let all: Vec<String> = failures.iter().map(u64::to_string).collect();
         emit(format_args!("failed: {}", all.join(" ")))?;
@@ -273,6 +276,7 @@ struct Total {
     checkpoints: u64,
     recycled: u64,
     outside: u64,
+    undecided: u64,
     slowest: (u64, u64),
     /// The sum, so that the order in which threads finish does not matter.
     trace: u64,
@@ -289,6 +293,7 @@ impl Total {
         self.checkpoints += r.checkpoints;
         self.recycled += r.recycled;
         self.outside += r.outside;
+        self.undecided += r.undecided;
         self.slowest = self.slowest.max((r.settle_ms, seed));
         self.trace = self.trace.wrapping_add(r.trace);
     }

@@ -7,7 +7,7 @@ use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
 use crate::wire::messages::ReplyStatus;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One answer to a client.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -49,8 +49,8 @@ pub struct Executor {
     pub diverges: u8,
     /// The chain of reply digests.
     pub replies: Digest,
-    /// The last no-op of each replica.
-    noops: BTreeMap<ReplicaId, u64>,
+    /// No-ops of replicas.
+    noops: BTreeSet<(ReplicaId, u64)>,
     /// Executed up to here.
     pub executed: Seq,
     /// Requests executed, each counted once.
@@ -68,7 +68,7 @@ impl Executor {
             state: Digest::ZERO,
             diverges: 0,
             replies: Digest::ZERO,
-            noops: BTreeMap::new(),
+            noops: BTreeSet::new(),
             executed: Seq(0),
             done: 0,
         }
@@ -146,9 +146,9 @@ impl Executor {
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
     }
 
-    /// The last no-op of this replica.
-    pub fn noop_of(&self, r: ReplicaId) -> u64 {
-        self.noops.get(&r).copied().unwrap_or_default()
+    /// Whether this no-op of a replica's own has executed.
+    pub fn has_noop(&self, r: ReplicaId, nonce: u64) -> bool {
+        self.noops.contains(&(r, nonce))
     }
 
     /// Reads a key beside the order.

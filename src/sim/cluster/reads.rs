@@ -53,8 +53,8 @@ impl Cluster {
         }
         // After a start, only once a fresh no-op of its own has executed.
         let node = &self.nodes[to.index()];
-        if node.executor.noop_of(to) != node.nonce() {
-            let nonce = node.nonce();
+        let nonce = node.nonce();
+        if !node.executor.has_noop(to, nonce) {
             return self.step(to, Input::OrderNoop(nonce));
         }
         self.tell(to, reader, token, key);
