@@ -6,6 +6,8 @@
 //! have a simulated disk of their own in `log`.)
 //! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
 //! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
+//! With `--reads` clients read beside the order as well. Whatever clients saw must be explained by one key-value store
+//! (`checkers::linearizable`).
 //! Stories to be read are in `scenarios/`, told by `scenario`; `DURAMEN_REWRITE=1` writes anew what they expect.
 #![allow(missing_docs, clippy::len_without_is_empty, clippy::should_implement_trait)]
 // Directed stories use more than random runs do.

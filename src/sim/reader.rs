@@ -10,7 +10,7 @@ use crate::wire::messages::ReadReply;
 use bytes::Bytes;
 
 /// Milliseconds after which it asks again.
-const RETRY_MS: u64 = 60;
+const RETRY_MS: u64 = 30;
 
 struct Reading {
     key: u8,
@@ -29,8 +29,6 @@ pub struct Reader {
     hasher: Hasher,
     left: u64,
     reading: Option<Reading>,
-    /// In crash mode, whom it takes for the leader.
-    leader: ReplicaId,
 }
 
 /// What was read, as the checker wants it.
@@ -46,7 +44,7 @@ pub struct Read {
 impl Reader {
     /// One that wants so many reads.
     pub fn new(members: Members, hasher: Hasher, left: u64) -> Self {
-        Self { members, hasher, left, reading: None, leader: ReplicaId(0) }
+        Self { members, hasher, left, reading: None }
     }
 
     /// Whether it has read all that it wanted.
@@ -64,21 +62,19 @@ impl Reader {
     ) -> Option<(u8, Vec<ReplicaId>)> {
         let (key, called) = match &self.reading {
             Some(r) if now.since(r.asked) < RETRY_MS * 1_000_000 => return None,
-            Some(r) => {
-                self.leader = ReplicaId(random.below(u64::from(self.members.n())) as u32);
-                (r.key, r.called)
-            }
+            Some(r) => (r.key, r.called),
             None if self.left == 0 => return None,
             None => {
                 self.left -= 1;
                 (random.below(u64::from(KEYS)) as u8, event)
             }
         };
+        // In crash mode anybody: whoever does not lead refuses, and two may believe that they do.
         let full_from = ReplicaId(random.below(u64::from(self.members.n())) as u32);
         let votes = ReadVotes::default();
         self.reading = Some(Reading { key, called, token, asked: now, full_from, votes });
         let all = || self.members.members().collect();
-        Some((key, if self.members.byzantine() { all() } else { vec![self.leader] }))
+        Some((key, if self.members.byzantine() { all() } else { vec![full_from] }))
     }
 
     /// Whoever was asked does not lead: another is asked at once.
@@ -97,7 +93,11 @@ impl Reader {
             }
             match r.votes.add(self.members, &self.hasher, from, r.full_from, answer, true) {
                 ReadCount::Decided(reply) => reply,
-                _ => return None,
+                ReadCount::Waiting => return None,
+                ReadCount::Ordered => {
+                    r.asked = Tick(0);
+                    return None;
+                }
             }
         } else {
             answer.result?

@@ -41,6 +41,7 @@ stories! {
     "a_value_decided_by_one_replica_survives_a_view_change_that_does_not_hear_it",
     "a_value_survives_a_liar_and_a_laggard_that_report_nothing",
     "a_view_entered_before_a_restart_is_voted_in_only_after_its_sync",
+    "a_vote_or_mark_without_a_signature_is_none",
     "a_write_certificate_executes_nothing",
     "a_write_certificate_overrides_what_a_liar_proposed_here",
     "absurd_views_move_nobody",

@@ -345,7 +345,7 @@ pub fn run(plan: &Plan) -> Report {
     }
     if plan.reads && votes_durable {
         let mut random = Random::new(seed ^ 0x7265_6164_7300);
-        (0..random.between(1, 3)).for_each(|_| c.add_reader(*random.pick(&[10, 50, 200])));
+        (0..random.between(1, 3)).for_each(|_| c.add_reader(*random.pick(&[20, 100, 300])));
     }
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
     let faults: Vec<(u64, u64)> =
@@ -486,6 +486,17 @@ mod tests {
     fn without_durable_votes_three_and_five_replicas_keep_the_paper_s_promise() {
         swarm(members(FaultModel::Crash, 3), false, 1, 150);
         swarm(members(FaultModel::Crash, 5), false, 1, 50);
+    }
+
+    #[test]
+    fn what_is_read_beside_the_order_is_explained_by_one_store() {
+        for (model, n, seeds) in [(FaultModel::Byzantine, 4, 60), (FaultModel::Crash, 3, 60)] {
+            let group = Some((model, n, true));
+            for seed in 1..=seeds {
+                let done = attempt(&Plan { group, reads: true, ..Plan::of(seed) });
+                assert!(done.is_ok(), "{group:?} seed {seed} --reads: {done:?}");
+            }
+        }
     }
 
     #[test]

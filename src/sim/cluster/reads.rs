@@ -37,7 +37,7 @@ impl Cluster {
             }
         }
         if !self.reads.readers[at].content() {
-            let us = self.random.between(500, 20_000);
+            let us = self.random.between(200, 5_000);
             self.at(us, Event::Reader(at));
         }
     }
@@ -78,13 +78,16 @@ impl Cluster {
     }
 
     fn tell(&mut self, from: ReplicaId, reader: usize, token: u64, key: u8) {
-        let node = &self.nodes[from.index()];
-        let query = node.executor.query(key);
-        let mut result = query.result;
-        let (executed, version) = (node.executor.executed, query.version.unwrap_or_default());
-        if self.byzantine.contains(from) && self.random.per_mille(500) {
-            result = Bytes::from_static(b"\x01wrong");
+        // A liar says what any other would say, or nonsense.
+        let (mut who, mut lies) = (from, false);
+        if self.byzantine.contains(from) {
+            who = ReplicaId(self.random.below(u64::from(self.setup.members.n())) as u32);
+            lies = self.random.per_mille(200);
         }
+        let node = &self.nodes[who.index()];
+        let query = node.executor.query(key);
+        let result = if lies { Bytes::from_static(b"\x01wrong") } else { query.result };
+        let (executed, version) = (node.executor.executed, query.version.unwrap_or_default());
         let view = node.core.as_ref().map_or(View(0), Orderer::view);
         let digest = result_digest(&self.setup.hasher(), &result);
         let status = ReadStatus::Done;

@@ -15,10 +15,10 @@ use std::sync::Arc;
 /// | KIND | takes |
 /// |---|---|
 /// | `propose` | `view= place= batch=`, or `client=` for the last group of a client |
-/// | `write`, `accept` | `view= place= batch=` |
+/// | `write`, `accept` | `view= place= batch= [signature=none]` |
 /// | `stop` | `view=` |
 /// | `status` | `[view=] [wish=] [mark=] [decided=] [highest=]`, all 1 or 0 if not given |
-/// | `mark` | `place=` |
+/// | `mark` | `place= [signature=none]` |
 /// | `decided` | `view= place= batch= [voters=]` |
 /// | `stop-data` | `view= [mark= [marked-by=]] [place= batch= in-view= voters= [votes=accept]]` |
 /// | `chain` | nothing: the digests behind its last mark but one up to its last, the first of them a wrong one |
@@ -74,10 +74,11 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
         "mark" => {
             let seq = Seq(words.number("place")?);
             let statement = MarkStatement { seq, batches: Digest([1; 32]), replies: Digest([1; 32]) };
-            Message::Mark(Mark {
-                statement,
-                signature: stage.cluster.setup.authenticator(from).sign_mark(&statement),
-            })
+            let signature = match unsigned(words)? {
+                true => Signature::NONE,
+                false => stage.cluster.setup.authenticator(from).sign_mark(&statement),
+            };
+            Message::Mark(Mark { statement, signature })
         }
         "decided" => {
             let (view, seq) = (View(words.number("view")?), Seq(words.number("place")?));
@@ -108,6 +109,15 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
         }
         other => return Err(What::NoSuch { value: other.to_string(), wanted: "kind of message to forge" }),
     })
+}
+
+/// Whether it is to be without a signature.
+fn unsigned(words: &mut Words) -> Result<bool, What> {
+    match words.maybe("signature") {
+        None => Ok(false),
+        Some("none") => Ok(true),
+        Some(other) => Err(What::NoSuch { value: other.to_string(), wanted: "signature" }),
+    }
 }
 
 /// Liars share their keys; nobody has a correct one's.
@@ -149,7 +159,10 @@ fn again(stage: &Stage, client: &str, seq: Seq) -> Result<Bytes, What> {
 fn vote(stage: &Stage, words: &mut Words, from: ReplicaId, kind: VoteKind) -> Result<Vote, What> {
     let (view, seq) = (View(words.number("view")?), Seq(words.number("place")?));
     let digest = batch(stage, words, seq)?.map_or(Digest::ZERO, |b| b.digest);
-    let signature = stage.cluster.setup.authenticator(from).sign_vote(kind, view, seq, &digest);
+    let signature = match unsigned(words)? {
+        true => Signature::NONE,
+        false => stage.cluster.setup.authenticator(from).sign_vote(kind, view, seq, &digest),
+    };
     Ok(Vote { view, seq, digest, signature })
 }
 
