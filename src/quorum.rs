@@ -1,5 +1,6 @@
 //! How many votes are enough. The crate's only comparison of votes with a quorum is here.
 
+use crate::order::mutants::{Mutant, broken};
 use crate::types::ReplicaId;
 
 /// What a faulty replica may do.
@@ -99,10 +100,14 @@ impl Group {
 
     /// Votes that decide: any two quorums share a correct replica (RULES 13).
     pub fn quorum(self) -> Quorum {
-        Quorum(match self.model {
+        let size = match self.model {
             FaultModel::Crash => self.n / 2 + 1,
             FaultModel::Byzantine => (self.n + self.f) / 2 + 1,
-        })
+        };
+        if broken(Mutant::QuorumOfOlderTexts) {
+            return Quorum(if self.byzantine() { 2 * self.f + 1 } else { self.f + 1 });
+        }
+        Quorum(size - u32::from(broken(Mutant::QuorumTooSmall)))
     }
 
     /// Votes among which at least one is a correct replica's: f+1. Nothing more follows from them.

@@ -48,10 +48,21 @@ pub struct Args {
     /// Nobody lies
     #[arg(long)]
     honest: bool,
-    /// Instead of what is right, run each known bug until a seed finds it; --seeds: at most so many each
+    /// Clients read beside the order, too
+    #[arg(long)]
+    reads: bool,
+    /// Instead of what is right, tell every story with each known bug, and run seeds until one finds it; --seeds: at most so many
     #[cfg(feature = "mutants")]
     #[arg(long, requires = "seeds")]
     mutants: bool,
+    /// Only these of the known bugs; may be repeated
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME", requires = "mutants")]
+    only: Vec<String>,
+    /// Tells the story in this file, with what is seen in place of what it expects
+    #[cfg(feature = "mutants")]
+    #[arg(long, group = "which", value_name = "FILE")]
+    story: Option<std::path::PathBuf>,
 }
 
 impl Args {
@@ -63,6 +74,7 @@ impl Args {
             without: self.without.iter().copied().collect(),
             calm: self.calm,
             honest: self.honest,
+            reads: self.reads,
         }
     }
 }
@@ -87,7 +99,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = match args.seed {
         #[cfg(feature = "mutants")]
-        None if args.mutants => hunt(&args),
+        None if args.mutants => hunt_all(&args),
+        #[cfg(feature = "mutants")]
+        None if args.story.is_some() => tell(&args),
         Some(seed) => one(&args, seed),
         None => many(&args),
     };
@@ -137,6 +151,7 @@ fn command(plan: &Plan) -> String {
     plan.without.iter().for_each(|k| command += &format!(" --without {k}"));
     command += if plan.calm { " --calm" } else { "" };
     command += if plan.honest { " --honest" } else { "" };
+    command += if plan.reads { " --reads" } else { "" };
     command
 }
 
@@ -183,6 +198,9 @@ fn many(args: &Args) -> Result<(), CliError> {
         "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
         total.slowest.1, total.slowest.0, total.outside
     ))?;
+    if total.undecided > 0 {
+        emit(format_args!("keys whose histories were too intertwined to be explained: {}", total.undecided))?;
+    }
     if let Some(seed) = failures.first() {
         let all: Vec<String> = failures.iter().map(u64::to_string).collect();
         emit(format_args!("failed: {}", all.join(" ")))?;
@@ -192,33 +210,67 @@ fn many(args: &Args) -> Result<(), CliError> {
     emit(format_args!("trace {:016x}", total.trace))
 }
 
-/// Which seed finds which known bug.
+/// A story as it goes.
 #[cfg(feature = "mutants")]
-fn hunt(args: &Args) -> Result<(), CliError> {
-    use duramen::sim::{ALL, break_rule};
-    let mut left = Vec::new();
-    for mutant in ALL {
-        let started = Instant::now();
-        break_rule(Some(*mutant));
-        let mut seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
-        let found = seeds.find_map(|seed| attempt(&args.plan(seed)).err().map(|why| (seed, why)));
-        break_rule(None);
-        let seconds = started.elapsed().as_secs_f64();
-        let name = format!("{mutant:?}");
-        match found {
-            Some((seed, why)) => {
-                let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
-                emit(format_args!("{name:<24} seed {seed:>5} after {seconds:>6.1} s: {why}"))?;
-            }
-            None => {
-                emit(format_args!("{name:<24} not found in {seconds:.1} s"))?;
-                left.push(name);
-            }
+fn tell(args: &Args) -> Result<(), CliError> {
+    let path = args.story.as_deref().unwrap_or(std::path::Path::new(""));
+    let failed = |why: &dyn std::fmt::Display| CliError::Failed(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+    let told = duramen::sim::rewrite(&text).map_err(|e| failed(&e))?;
+    emit(format_args!("{}", told.trim_end()))?;
+    duramen::sim::check(&text).map_err(|e| failed(&e))
+}
+
+/// What notices which known bug, in a table.
+#[cfg(feature = "mutants")]
+fn hunt_all(args: &Args) -> Result<(), CliError> {
+    use duramen::sim::{ALL, Kill, Mutant, hunt};
+    use std::collections::BTreeMap;
+    let named = |m: &Mutant| args.only.is_empty() || args.only.iter().any(|name| *name == format!("{m:?}"));
+    let chosen: Vec<Mutant> = ALL.iter().copied().filter(named).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let found: Mutex<BTreeMap<usize, (Kill, f64)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.clamp(1, 64) {
+            scope.spawn(|| {
+                while let Some((at, mutant)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    chosen.get(at).map(|mutant| (at, *mutant))
+                } {
+                    let started = Instant::now();
+                    let seeds = args.start..args.start.saturating_add(args.seeds.unwrap_or(1));
+                    // Each seed without reads beside the order and with them.
+                    let plans = |seed| [args.plan(seed), Plan { reads: true, ..args.plan(seed) }];
+                    let kill = hunt(mutant, seeds.flat_map(plans));
+                    found.lock().insert(at, (kill, started.elapsed().as_secs_f64()));
+                }
+            });
         }
+    });
+    emit(format_args!("{:<24} | {:>6} | killed by", "mutant", "s"))?;
+    let mut alive = Vec::new();
+    for (at, (kill, seconds)) in found.into_inner() {
+        let mutant = chosen[at];
+        let name = format!("{mutant:?}");
+        let mut by: Vec<String> = Vec::new();
+        if let Some((first, more)) = kill.stories.split_first() {
+            let others = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            by.push(format!("story {first}{others}"));
+        }
+        if let Some((plan, why)) = &kill.seed {
+            let why: String = why.lines().next().unwrap_or_default().chars().take(70).collect();
+            let reads = if plan.reads { " --reads" } else { "" };
+            by.push(format!("seed {}{reads}: {why}", plan.seed));
+        }
+        if !kill.is_dead() {
+            by.push("NOTHING".to_string());
+            alive.push(name.clone());
+        }
+        emit(format_args!("{name:<24} | {seconds:>6.1} | {}", by.join("; ")))?;
     }
-    match left.is_empty() {
-        true => emit(format_args!("all {} found", ALL.len())),
-        false => Err(CliError::Failed(format!("not found by these seeds: {}", left.join(", ")))),
+    match alive.is_empty() {
+        true => emit(format_args!("all {} killed", chosen.len())),
+        false => Err(CliError::Failed(format!("nothing kills {}", alive.join(", ")))),
     }
 }
 
@@ -234,6 +286,7 @@ struct Total {
     transferred: u64,
     recycled: u64,
     outside: u64,
+    undecided: u64,
     slowest: (u64, u64),
     /// The sum, so that the order in which threads finish does not matter.
     trace: u64,
@@ -251,6 +304,7 @@ impl Total {
         self.transferred += r.transferred;
         self.recycled += r.recycled;
         self.outside += r.outside;
+        self.undecided += r.undecided;
         self.slowest = self.slowest.max((r.settle_ms, seed));
         self.trace = self.trace.wrapping_add(r.trace);
     }

@@ -2,6 +2,7 @@
 //!
 //! Not in crash mode with durable votes: there any one reply is the answer and nothing is counted.
 
+use crate::order::mutants::{Mutant, broken};
 use crate::quorum::{Group, VoteSet};
 use crate::reply::routing::{WHOLE_BYTES_MAX, result_digest};
 use crate::types::*;
@@ -204,7 +205,11 @@ impl ReadVotes {
         let ReadReply { status, executed, version, digest, result, .. } = reply;
         if status == ReadStatus::Done {
             let versioned = version != Seq(0);
-            let key = ReadKey { digest, versioned, seq: if versioned { version } else { executed } };
+            let seq = if versioned { version } else { executed };
+            let key = match broken(Mutant::ReadsByValueAlone) {
+                true => ReadKey { digest, versioned: false, seq: Seq(0) },
+                false => ReadKey { digest, versioned, seq },
+            };
             match self.values.iter_mut().find(|(k, _)| *k == key) {
                 Some((_, voters)) => {
                     voters.insert(from);

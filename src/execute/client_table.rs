@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::order::mutants::{Mutant, broken};
 use crate::service::{CanonicalReader, DigestWriter, RestoreError, Snapshot};
 use crate::types::{ClientId, Digest, DigestAlgorithm, RequestNumber, Seq, SessionId};
 
@@ -158,7 +159,11 @@ impl ClientTable {
             return Verdict::Expired;
         };
         if number > session.last {
-            return if number == session.last.next() { Verdict::Execute } else { Verdict::Gap };
+            let next = number == session.last.next() || broken(Mutant::ExecutesPastGaps);
+            return if next { Verdict::Execute } else { Verdict::Gap };
+        }
+        if broken(Mutant::ExecutesTwice) {
+            return Verdict::Execute;
         }
         // From the newest backwards.
         let back = usize::try_from(session.last.0 - number.0).unwrap_or(usize::MAX);
@@ -173,8 +178,10 @@ impl ClientTable {
     pub fn store(&mut self, session: SessionId, number: RequestNumber, seq: Seq, reply: Bytes) {
         let id = session;
         let session = Arc::make_mut(self.sessions.get_mut(&id).expect("a request of an open session"));
-        assert!(number == session.last.next(), "requests of a session execute in number order");
-        session.last = number;
+        let in_order = number == session.last.next();
+        let may = broken(Mutant::ExecutesTwice) || broken(Mutant::ExecutesPastGaps);
+        assert!(in_order || may, "requests of a session execute in number order");
+        session.last = session.last.max(number);
         session.used = seq;
         let before = session.bytes;
         session

@@ -35,7 +35,7 @@ pub fn choose(members: Members, hasher: &Hasher, stop_data: &[Arc<StopData>]) ->
     let mut best: BTreeMap<Seq, &Certificate> = BTreeMap::new();
     for c in stop_data.iter().flat_map(|d| &d.slots).map(|s| &s.certificate).filter(|c| c.seq > from) {
         let held = best.entry(c.seq).or_insert(c);
-        if (c.view, c.digest) > (held.view, held.digest) {
+        if ((c.view, c.digest) > (held.view, held.digest)) != broken(Mutant::LowestViewWins) {
             *held = c;
         }
     }
@@ -45,10 +45,14 @@ pub fn choose(members: Members, hasher: &Hasher, stop_data: &[Arc<StopData>]) ->
     for seq in (from.0 + 1..=highest.0).map(Seq) {
         let knowing: VoteSet =
             stop_data.iter().filter(|d| d.unknown.binary_search(&seq).is_err()).map(|d| d.sender).collect();
-        if !members.quorum().reached_by(knowing) {
+        if !members.quorum().reached_by(knowing) && !broken(Mutant::UnknownIsNothing) {
             return Err(seq);
         }
-        let digest = best.get(&seq).map_or_else(|| Batch::noop(hasher, seq).digest, |c| c.digest);
+        let silent = |d: &&Arc<StopData>| d.slots.iter().all(|s| s.certificate.seq != seq);
+        let freed = broken(Mutant::NoValueIsAVote)
+            && members.one_correct().reached_by(stop_data.iter().filter(silent).map(|d| d.sender).collect());
+        let chosen = best.get(&seq).filter(|_| !freed);
+        let digest = chosen.map_or_else(|| Batch::noop(hasher, seq).digest, |c| c.digest);
         places.insert(seq, digest);
     }
     Ok(Choice { mark, places })
@@ -99,6 +103,8 @@ impl Orderer {
         let others: Vec<View> = self.peers.values().map(|p| p.wish).collect();
         let own = self.wish.max(self.view());
         let joined = self.members.one_correct().reached_value(others.iter().copied().chain([own]));
+        let one = others.iter().copied().max().filter(|_| broken(Mutant::OneStopDeposes));
+        let joined = one.or(joined);
         if let Some(view) = joined
             && view > own
         {
@@ -133,7 +139,7 @@ impl Orderer {
         self.changing_since = self.now.tick;
         self.wish = self.wish.max(view);
         // In the first view after it was a learner it may have led already (RULES 7).
-        self.may_lead = self.durable.rejoined.map(View::next) != Some(view);
+        self.may_lead = self.durable.rejoined.map(View::next) != Some(view) || broken(Mutant::LearnerLeads);
         self.leader_lied = false;
         self.reserve_durable = Seq(0);
         self.floor = Seq(0);
@@ -161,9 +167,18 @@ impl Orderer {
                 let reported = reported.get(seq);
                 slot.batches.retain(|d, _| reported == Some(d));
             }
+            if broken(Mutant::KeepsOldVotes) {
+                (slot.proposal, slot.wrote, slot.prepared) = (None, false, false);
+                slot.wanted.clear();
+                continue;
+            }
             slot.enter_view();
         }
         self.count_stop_data();
+        #[cfg(any(test, feature = "mutants"))]
+        if broken(Mutant::SpeaksBeforeView) {
+            self.view_is_durable(Durable::forged(view), out);
+        }
     }
 
     pub(super) fn view_is_durable(&mut self, view: Durable<View>, out: &mut Vec<Output>) {
@@ -283,7 +298,7 @@ impl Orderer {
                     continue;
                 }
                 let slot = self.slots.entry(c.seq).or_default();
-                if slot.batch(&c.digest).is_none() {
+                if slot.batch(&c.digest).is_none() && !broken(Mutant::CountsUnservableBatches) {
                     complete = false;
                     if slot.wanted.insert(c.digest, self.now.tick).is_none() && data.sender != self.me {
                         let fetch = FetchBatch { seq: c.seq, digest: c.digest };
@@ -296,9 +311,9 @@ impl Orderer {
             }
         }
         let senders: VoteSet = counted.iter().map(|d| d.sender).collect();
-        if !self.members.quorum().reached_by(senders)
-            || choose(self.members, &self.auth.hasher, &counted).is_err()
-        {
+        let enough =
+            if broken(Mutant::SyncOfFewer) { self.members.one_correct() } else { self.members.quorum() };
+        if !enough.reached_by(senders) || choose(self.members, &self.auth.hasher, &counted).is_err() {
             return;
         }
         let sync = Arc::new(Sync { view, stop_data: counted });
@@ -364,7 +379,8 @@ impl Orderer {
         (self.last_leader_sign, self.last_progress) = (self.now.tick, self.now.tick);
         self.view_began = self.now.tick;
         self.performance.view_begins(self.now.tick);
-        self.set_next_seq(self.sync_high.max(self.decided).max(self.low).next());
+        let fixed = if broken(Mutant::ProposesOverSync) { Seq(0) } else { self.sync_high };
+        self.set_next_seq(fixed.max(self.decided).max(self.low).next());
         let hasher = self.auth.hasher;
         for (seq, digest) in choice.places {
             if seq <= self.low {

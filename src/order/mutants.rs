@@ -1,9 +1,21 @@
 //! Rules that a test can break, to see that the suite notices. Outside tests nothing is ever broken.
 
-/// One broken rule.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(any(test, feature = "mutants")), allow(dead_code))]
-pub enum Mutant {
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// One broken rule.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[cfg_attr(not(any(test, feature = "mutants")), allow(dead_code))]
+        pub enum Mutant {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        /// All of them.
+        #[cfg(any(test, feature = "mutants"))]
+        pub const ALL: &[Mutant] = &[$(Mutant::$name,)+];
+    };
+}
+
+mutants! {
     /// RULES 1: a restart goes on voting in the view it finds in the log.
     RestoresNormal,
     /// RULES 2: STOP-DATA omits prepared places whose writes are under way, and their ACCEPTs leave later.
@@ -32,28 +44,83 @@ pub enum Mutant {
     RejoinsWhereItVoted,
     /// What a leader takes counts up to the timeout that it stretched.
     LeaderStretchesTimeout,
-    /// No leader is replaced for being slow. Costs time alone: `sim::leader_tests` tells, no random seed does.
+    /// No leader is replaced for being slow. Costs time alone: a story tells, no random seed does.
     BearsSlowLeaders,
+    /// RULES 13: a quorum is one vote less.
+    QuorumTooSmall,
+    /// RULES 13: a quorum is 2f+1, or f+1 in crash mode, as older texts have it.
+    QuorumOfOlderTexts,
+    /// WRITEs and ACCEPTs count whoever signed them.
+    VotesUnsigned,
+    /// Of a certificate the voters are counted and their signatures not looked at.
+    CertificatesUnsigned,
+    /// RULES 5: a mark certificate is believed as it stands.
+    MarksUnproven,
+    /// A MARK counts whoever signed it.
+    MarksUnsigned,
+    /// STOP-DATA in a SYNC counts whoever signed it.
+    ReportsUnsigned,
+    /// RULES 13: f+1 reports make a SYNC.
+    SyncOfFewer,
+    /// RULES 12: a request executes whoever signed it.
+    RequestsUnsigned,
+    /// RULES 12: a leader may propose any time.
+    IgnoresClocks,
+    /// A second proposal for a place takes the place of the first.
+    FollowsSecondProposals,
+    /// RULES 1: a restarted replica WRITEs again where it may have written.
+    ForgetsWrites,
+    /// A WRITE does not wait for the reserve that covers it.
+    WritesAboveReserve,
+    /// STOP-DATA leaves before "view entered" is durable.
+    SpeaksBeforeView,
+    /// Votes of earlier views count in this one.
+    KeepsOldVotes,
+    /// A vote counts in the view it arrives in.
+    TakesOldVotes,
+    /// The certificate of the lowest view wins.
+    LowestViewWins,
+    /// f+1 reports of no value free a place: the "unbound" of BFT-SMaRt.
+    NoValueIsAVote,
+    /// A new leader proposes at places that its SYNC fixed.
+    ProposesOverSync,
+    /// A new leader counts a report whose batches it does not have.
+    CountsUnservableBatches,
+    /// RULES 11: one wish is followed.
+    OneStopDeposes,
+    /// One replica's word that a place is decided is proof.
+    ClaimsAreProof,
+    /// A digest list is believed that does not lead to its mark.
+    ChainsUnchecked,
+    /// RULES 4: marks are compared by batches, not by replies.
+    AuditsBatchesAlone,
+    /// RULES 9: a leader reads before what its view change chose is executed.
+    ReadsBeforeSync,
+    /// RULES 9: a leader asks nobody whether it still leads.
+    ReadsUnasked,
+    /// RULES 9: a replica says of any view that it is still in it.
+    ConfirmsAnyLeader,
+    /// RULES 9: answers of replicas match by what was read alone.
+    ReadsByValueAlone,
+    /// RULES 10: a place is chosen of which too few know what they voted for.
+    UnknownIsNothing,
+    /// RULES 16: an old request of a session executes again.
+    ExecutesTwice,
+    /// RULES 16: a session's request executes before the one ahead of it.
+    ExecutesPastGaps,
+    /// RULES 3: the log is recycled up to the mark, not to the older checkpoint.
+    RecyclesToMark,
+    /// RULES 15: the log is recycled without a control record.
+    RecyclesWithoutControl,
+    /// The log is recycled although others that are behind need it.
+    ForgetsLaggards,
+    /// RULES 7: a learner votes again as soon as it heard of a decision.
+    LearnerVotesAtOnce,
+    /// RULES 7: one answer tells a learner where it may have voted.
+    LearnerTrustsOne,
+    /// RULES 7: who was a learner leads the first view it votes in.
+    LearnerLeads,
 }
-
-/// All that random seeds are to find.
-#[cfg(feature = "mutants")]
-pub const ALL: &[Mutant] = &[
-    Mutant::RestoresNormal,
-    Mutant::ReportsDurableOnly,
-    Mutant::WindowBeforeMark,
-    Mutant::ExecutesPrepared,
-    Mutant::WishIsStop,
-    Mutant::RestartedLeaderLeads,
-    Mutant::VotesBeforeDurable,
-    Mutant::VotesBelowMark,
-    Mutant::DeposedLeaderAnswers,
-    Mutant::CountsUnservableMarks,
-    Mutant::ForgetsSilently,
-    Mutant::OmitsDecisions,
-    Mutant::RejoinsWhereItVoted,
-    Mutant::LeaderStretchesTimeout,
-];
 
 #[cfg(any(test, feature = "mutants"))]
 thread_local! {
@@ -67,11 +134,11 @@ pub fn break_rule(mutant: Option<Mutant>) {
 }
 
 #[cfg(any(test, feature = "mutants"))]
-pub(super) fn broken(mutant: Mutant) -> bool {
+pub(crate) fn broken(mutant: Mutant) -> bool {
     BROKEN.get() == Some(mutant)
 }
 
 #[cfg(not(any(test, feature = "mutants")))]
-pub(super) const fn broken(_: Mutant) -> bool {
+pub(crate) const fn broken(_: Mutant) -> bool {
     false
 }

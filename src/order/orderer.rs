@@ -199,8 +199,11 @@ impl Orderer {
         let (random, view_timeout_ms) = (config.seed, config.view_timeout_ms);
         let highest = durable.prepared().map(|(s, _)| *s).max().unwrap_or(low).max(low);
         let mut this = Self {
-            restart_bar: (members.byzantine() && !fresh && !broken(Mutant::RestoresNormal))
-                .then_some((view, durable.reserve)),
+            restart_bar: (members.byzantine()
+                && !fresh
+                && !broken(Mutant::RestoresNormal)
+                && !broken(Mutant::ForgetsWrites))
+            .then_some((view, durable.reserve)),
             reserve_durable: durable.reserve,
             wish: if fresh || broken(Mutant::RestartedLeaderLeads) { view } else { view.next() },
             may_lead: fresh || broken(Mutant::RestartedLeaderLeads),
@@ -521,7 +524,7 @@ impl Orderer {
                 // "Still in this view" is all that is asked: a new leader needs a quorum that entered a later one. Who waits outside
                 // a view may have promised a later one.
                 let outside = matches!(self.phase, Phase::Changing { entered: false, .. });
-                if check.view == self.view() && !outside {
+                if check.view == self.view() && !outside || broken(Mutant::ConfirmsAnyLeader) {
                     let ok = ReadOk { view: check.view, nonce: check.nonce };
                     out.push(Output::Send(from, Message::ReadOk(ok)));
                 }
@@ -679,8 +682,8 @@ impl Orderer {
                 // Fixed by a SYNC, or learnt from a certificate: only the batch was missing.
                 return self.take_batch(batch, out);
             }
-            Some(_) => return Err(Discard::Equivocation),
-            None => {}
+            Some(_) if !broken(Mutant::FollowsSecondProposals) => return Err(Discard::Equivocation),
+            _ => {}
         }
         let vouched = match verdict {
             Verdict::Valid => true,
@@ -712,7 +715,8 @@ impl Orderer {
     }
 
     pub(super) fn clock_ok(&self, proposed: WallTime) -> bool {
-        proposed.0.abs_diff(self.now.wall.0) <= self.config.clock_skew_ms.saturating_mul(1_000_000)
+        broken(Mutant::IgnoresClocks)
+            || proposed.0.abs_diff(self.now.wall.0) <= self.config.clock_skew_ms.saturating_mul(1_000_000)
     }
 
     fn take_proposal(&mut self, batch: Arc<Batch>, clock_ok: bool, vouched: bool, out: &mut Vec<Output>) {
@@ -721,6 +725,7 @@ impl Orderer {
         let slot = self.slots.entry(seq).or_default();
         slot.proposal = Some(Proposal { digest, since, clock_ok, vouched });
         slot.batches.insert(digest, batch);
+        slot.wrote &= !broken(Mutant::FollowsSecondProposals);
         self.go_on(seq, out);
     }
 
@@ -745,7 +750,8 @@ impl Orderer {
             return;
         }
         self.ensure_reserve(seq, out);
-        if seq > self.reserve_durable || self.wish > view && broken(Mutant::WishIsStop) {
+        let uncovered = seq > self.reserve_durable && !broken(Mutant::WritesAboveReserve);
+        if uncovered || self.wish > view && broken(Mutant::WishIsStop) {
             return;
         }
         let Some(slot) = self.slots.get_mut(&seq) else { return };
@@ -795,7 +801,7 @@ impl Orderer {
 
     /// What both kinds of votes are turned away for; `None` = take it.
     fn turn_away(&mut self, from: ReplicaId, vote: &Vote, message: Checked) -> Option<Result<(), Discard>> {
-        if vote.view < self.view() {
+        if vote.view < self.view() && !broken(Mutant::TakesOldVotes) {
             return Some(Err(Discard::OldView));
         }
         if vote.seq <= self.low || vote.view == self.view() && vote.seq <= self.floor {

@@ -1,6 +1,7 @@
 //! [core] Unordered reads in crash mode: the leader asks a majority whether it still leads (RULES 9).
 
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use crate::quorum::VoteSet;
 use crate::types::*;
@@ -20,11 +21,14 @@ impl Orderer {
         // Everything the SYNC of this view fixed must be executed: an earlier leader may have answered it. Where followers answer
         // too (RULES 14), they may have answered what this leader has not executed: reads are ordered.
         let followers_answer = !self.config.votes_durable;
-        if !self.leads() || self.executed < self.sync_high || self.members.byzantine() || followers_answer {
+        let behind = self.executed < self.sync_high && !broken(Mutant::ReadsBeforeSync);
+        if !self.leads() || behind || self.members.byzantine() || followers_answer {
             out.push(Output::ReadRefused(vec![token]));
             return;
         }
-        if self.reads.tokens.is_empty() {
+        if broken(Mutant::ReadsUnasked) {
+            out.push(Output::ReadReady(vec![token]));
+        } else if self.reads.tokens.is_empty() {
             self.reads.tokens.push(token);
             self.start_read_round(out);
         } else {

@@ -10,6 +10,7 @@
 use super::control::Control;
 use super::held::Held;
 use super::interface::*;
+use super::mutants::{Mutant, broken};
 use super::orderer::*;
 use super::record::OrderRecord;
 use crate::types::*;
@@ -44,15 +45,19 @@ impl Orderer {
         let pinned =
             self.peers.values().filter(near).map(|p| p.status.map(|s| s.mark).unwrap_or_default()).min();
         let covered = match pinned {
-            Some(pinned) if !pressed => seq.min(pinned),
+            Some(pinned) if !pressed && !broken(Mutant::ForgetsLaggards) => seq.min(pinned),
             _ => seq,
         };
+        let covered = if broken(Mutant::RecyclesToMark) { self.low } else { covered };
         let (upto, below) = self.durable.recyclable(covered.min(self.executed), keep);
         if below <= self.recycled_below {
             return;
         }
         self.recycled_below = below;
         let below = below.min(self.next_lsn);
+        if broken(Mutant::RecyclesWithoutControl) {
+            return self.recycle(upto, below, out);
+        }
         let control = Control { below, ..self.durable.control(self.config.votes_durable) };
         let lsn = self.append(OrderRecord::Control(Box::new(control)), out);
         self.hold(lsn, Held::Control { upto, below }, out);

@@ -86,13 +86,14 @@ impl Orderer {
     pub(super) fn on_rejoin_mark(&mut self, from: ReplicaId, answer: RejoinMark) -> Result<(), Discard> {
         let window = self.config.window;
         let enough = self.members.responsive();
+        let one = broken(Mutant::LearnerTrustsOne);
         let Phase::Learning(learner) = &mut self.phase else { return Err(Discard::Unasked) };
         if learner.nonce != answer.nonce || learner.floor.is_some() {
             return Err(Discard::Unasked);
         }
         learner.marks.insert(from, answer.mark.statement.seq);
         let answered: VoteSet = learner.marks.keys().copied().collect();
-        if enough.reached_by(answered) {
+        if enough.reached_by(answered) || one {
             let highest = learner.marks.values().max().copied().unwrap_or_default();
             let windows = if broken(Mutant::RejoinsWhereItVoted) { 0 } else { 2 };
             learner.floor = Some(Seq(highest.0.saturating_add(windows * window)));
@@ -103,7 +104,9 @@ impl Orderer {
     /// A place is proven to be decided in this view.
     pub(super) fn learner_heard(&mut self, certificate: &Certificate) {
         if let Phase::Learning(learner) = &mut self.phase
-            && learner.floor.is_some_and(|floor| certificate.seq > floor)
+            && learner
+                .floor
+                .is_some_and(|floor| certificate.seq > floor || broken(Mutant::LearnerVotesAtOnce))
             && certificate.view > View(0)
         {
             learner.decided_in = learner.decided_in.max(Some(certificate.view));
@@ -158,7 +161,7 @@ impl Orderer {
     pub(super) fn try_rejoin(&mut self, out: &mut Vec<Output>) {
         let Phase::Learning(learner) = &self.phase else { return };
         let (Some(floor), Some(view)) = (learner.floor, learner.decided_in) else { return };
-        if self.low < floor {
+        if self.low < floor && !broken(Mutant::LearnerVotesAtOnce) {
             return;
         }
         self.append(OrderRecord::Rejoined { view }, out);

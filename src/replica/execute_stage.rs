@@ -229,6 +229,8 @@ impl ExecuteStage {
         }
         self.shared.executed.store(seq.0, Ordering::Relaxed);
         self.unlogged.clear();
+        // The no-op of this start may have executed in what was passed over, and is not ordered twice.
+        self.nonce = self.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
         let progress = self.executor.progress().collect();
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.install(self.executor.freeze(), mark, progress);

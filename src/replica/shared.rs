@@ -2,8 +2,8 @@
 
 use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
-use super::transfer_stage::TransferView;
 use super::progress::RecoveryProgress;
+use super::transfer_stage::TransferView;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;

@@ -473,8 +473,7 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery =
-            Recovery { auth: &auth, options, layer_options, table, schedule, progress: &progress };
+        let recovery = Recovery { auth: &auth, options, layer_options, table, schedule, progress: &progress };
         progress.begin();
         let recovered = recovery.run(service, &mut checkpoints);
         progress.end();

@@ -343,8 +343,8 @@ enum Step<'a> {
     Cas { key: &'a [u8], expected: Option<&'a [u8]>, value: &'a [u8] },
 }
 
-/// The store. The version of a key is the batch that wrote it last.
-#[derive(Default)]
+/// The store. The version of a key is the batch that wrote it last. Cloning copies pointers only.
+#[derive(Clone, Default)]
 pub struct KeyValueStore {
     tree: Tree,
 }

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 struct Pending {
     operation: Vec<u8>,
+    /// When it was first sent: the number of the event.
+    called: u64,
     /// The last place that any client had been told of when this was first sent.
     after: Seq,
     sent: Tick,
@@ -37,6 +39,10 @@ pub struct Acknowledged {
     pub status: u8,
     /// The result.
     pub body: Bytes,
+    /// What was asked.
+    pub operation: Vec<u8>,
+    /// The event in which it was first sent.
+    pub called: u64,
     /// The last place that any client had been told of when the request was first sent.
     pub after: Seq,
 }
@@ -154,8 +160,14 @@ impl Client {
     }
 
     /// What leaves now: new requests to the leader (or all), late ones to all.
-    /// `promised`: the last place that any client has been told of.
-    pub fn act(&mut self, now: Tick, promised: Seq, random: &mut Random) -> Vec<(ReplicaId, Bytes)> {
+    /// `promised`: the last place that any client has been told of; `event`: the number of this event.
+    pub fn act(
+        &mut self,
+        now: Tick,
+        event: u64,
+        promised: Seq,
+        random: &mut Random,
+    ) -> Vec<(ReplicaId, Bytes)> {
         let all: Vec<ReplicaId> = self.members.members().collect();
         let retry_ns = self.retry_ms * 1_000_000;
         let (mut new, mut late) = (Vec::new(), Vec::new());
@@ -191,8 +203,8 @@ impl Client {
                     kind: RequestKind::Invoke,
                     operation: operation.clone(),
                 });
-                let (after, answers) = (promised, BTreeMap::new());
-                s.pending.insert(number, Pending { operation, after, sent: now, answers });
+                let (after, called, answers) = (promised, event, BTreeMap::new());
+                s.pending.insert(number, Pending { operation, called, after, sent: now, answers });
                 if random.per_mille(300) {
                     break;
                 }
@@ -214,6 +226,13 @@ impl Client {
             }
         }
         out
+    }
+
+    /// Requests without an answer, and the events in which they were first sent.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let of = |s: &'_ Session| s.id.is_some();
+        let pending = self.sessions.iter().filter(move |s| of(s)).flat_map(|s| s.pending.values());
+        pending.map(|p| (&p.operation[..], p.called))
     }
 
     /// Counts answers from the beginning.
@@ -244,6 +263,7 @@ impl Client {
             let s = self.sessions.iter_mut().find(|s| s.nonce == a.number.0 && s.id.is_none())?;
             let votes = s.pending.entry(0).or_insert_with(|| Pending {
                 operation: Vec::new(),
+                called: 0,
                 after: Seq(0),
                 sent: Tick(0),
                 answers: BTreeMap::new(),
@@ -263,10 +283,9 @@ impl Client {
         if !trusted && !quorum.reached_by(*set) {
             return None;
         }
-        let after = p.after;
-        s.pending.remove(&a.number.0);
+        let Pending { operation, called, after, .. } = s.pending.remove(&a.number.0)?;
         self.answered += 1;
         let (session, number, status, body) = (a.session, a.number, a.status, a.body.clone());
-        Some(Acknowledged { session, number, status, body, after })
+        Some(Acknowledged { session, number, status, body, operation, called, after })
     }
 }

@@ -1,29 +1,34 @@
 //! n replicas from the real ordering core over simulated network, disk, execution and time.
 
 mod checkpoints;
+mod reads;
 mod transfers;
 
 pub use checkpoints::Checkpoints;
 
 use super::adversary::{Adversary, Power};
 use super::checkers::history::History;
+use super::checkers::linearizable::{self, Call, Verdict};
 use super::client::Client;
 use super::disk::{Disk, Tail};
-use super::executor::{Answer, Executor};
+use super::executor::{Answer, Executor, HISTORY_BYTES};
 use super::network::{Network, Weather};
 use super::random::Random;
+use super::reader::Reader;
 use super::scheme::ReplicaKeys;
 use crate::order::durable::{Base, ELSEWHERE};
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
+use crate::service::KvReply;
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, ClientAuth};
 use crate::wire::batch::{Batch, Hasher};
 use crate::wire::messages::*;
 use bytes::Bytes;
 use checkpoints::Checkpoint;
+use reads::Reads;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -121,6 +126,9 @@ enum Event {
     Executed { node: ReplicaId, boot: u64 },
     Tick { node: ReplicaId, boot: u64, due: Tick },
     Client(usize),
+    Reader(usize),
+    Ask { to: ReplicaId, reader: usize, token: u64, key: u8 },
+    Read { from: ReplicaId, reader: usize, answer: ReadReply },
     Command(Box<dyn FnOnce(&mut Cluster)>),
 }
 
@@ -128,9 +136,13 @@ impl Event {
     /// Whom it happens to, if a pause of that replica delays it.
     fn node(&self) -> Option<ReplicaId> {
         match self {
-            Self::Deliver { to, .. } | Self::Group { to, .. } => Some(*to),
+            Self::Deliver { to, .. } | Self::Group { to, .. } | Self::Ask { to, .. } => Some(*to),
             Self::Written { node, .. } | Self::Executed { node, .. } | Self::Tick { node, .. } => Some(*node),
-            Self::Answers { .. } | Self::Client(_) | Self::Command(_) => None,
+            Self::Answers { .. }
+            | Self::Read { .. }
+            | Self::Client(_)
+            | Self::Reader(_)
+            | Self::Command(_) => None,
         }
     }
 
@@ -145,6 +157,9 @@ impl Event {
             Self::Tick { node, .. } => 6 << 16 | u64::from(node.0),
             Self::Client(at) => 7 << 16 | *at as u64,
             Self::Command(_) => 8 << 16,
+            Self::Reader(at) => 9 << 16 | *at as u64,
+            Self::Ask { to, .. } => 10 << 16 | u64::from(to.0),
+            Self::Read { from, .. } => 11 << 16 | u64::from(from.0),
         }
     }
 }
@@ -213,6 +228,13 @@ pub struct Node {
     pub replied: u64,
 }
 
+impl Node {
+    /// Of the no-op that it orders after this start.
+    fn nonce(&self) -> u64 {
+        1 << 48 | self.boot + 1
+    }
+}
+
 /// All of it.
 pub struct Cluster {
     pub setup: Setup,
@@ -222,6 +244,9 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub clients: Vec<Client>,
     pub history: History,
+    /// What clients asked and were told.
+    pub calls: Vec<Call>,
+    reads: Reads,
     pub filter: Option<Filter>,
     pub held: Vec<(ReplicaId, ReplicaId, Message)>,
     pub byzantine: VoteSet,
@@ -302,6 +327,8 @@ impl Cluster {
             nodes,
             clients: Vec::new(),
             history: History::default(),
+            calls: Vec::new(),
+            reads: Reads::default(),
             filter: None,
             held: Vec::new(),
             byzantine: VoteSet::default(),
@@ -587,10 +614,33 @@ impl Cluster {
     pub fn settled(&self) -> bool {
         let end = self.history.end();
         self.clients.iter().all(Client::content)
+            && self.reads.readers.iter().all(Reader::content)
             && self.correct().into_iter().filter(|r| self.up(*r)).all(|r| {
                 let node = &self.nodes[r.index()];
                 node.executor.executed == end && !node.core.as_ref().is_some_and(Orderer::is_learner)
             })
+    }
+
+    /// A client was told this.
+    fn returned(&mut self, operation: Vec<u8>, called: u64, reply: Bytes) {
+        let reply = KvReply::decode(&reply).expect("a quorum or a leader sends the store's replies");
+        self.calls.push(Call { operation, called, returned: Some((self.events, reply)) });
+    }
+
+    /// Panics if no store explains what clients were told; the number of keys for which that took too long to say.
+    pub fn check_calls(&self) -> u64 {
+        let mut calls = self.calls.clone();
+        let pending = self.clients.iter().flat_map(Client::unanswered);
+        calls.extend(pending.map(|(operation, called)| Call {
+            operation: operation.to_vec(),
+            called,
+            returned: None,
+        }));
+        match linearizable::check(&calls) {
+            Verdict::Linearizable => 0,
+            Verdict::Undecided(keys) => keys,
+            Verdict::Refused(why) => panic!("not linearizable: {why}"),
+        }
     }
 
     /// Where everybody stands, for a failing run.
@@ -660,11 +710,15 @@ impl Cluster {
                 }
             }
             Event::Group { to, client, bytes } => self.group(to, client, bytes),
+            Event::Reader(at) => self.reader(at),
+            Event::Ask { to, reader, token, key } => self.ask(to, reader, token, key),
+            Event::Read { from, reader, answer } => self.read(from, reader, answer),
             Event::Answers { from, leads, answers } => {
                 for a in answers {
                     let Some(client) = self.clients.get_mut(a.client.0 as usize) else { continue };
                     if let Some(ack) = client.answer(from, leads, &a) {
                         self.history.acknowledged(&ack);
+                        self.returned(ack.operation, ack.called, ack.body.slice(HISTORY_BYTES..));
                     } else if a.session == SessionId(0) && client.knows_session(&a) {
                         let id = a.body[..].try_into().expect("8 bytes");
                         self.history.opened(SessionId(u64::from_le_bytes(id)));
@@ -700,7 +754,7 @@ impl Cluster {
     fn client(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let id = client.id;
-        for (to, bytes) in client.act(self.now, self.history.promised(), &mut self.random) {
+        for (to, bytes) in client.act(self.now, self.events, self.history.promised(), &mut self.random) {
             // A connection keeps its order; what is forwarded or sent elsewhere overtakes all the same.
             let us = self.random.between(50, 500);
             let last = self.client_links.entry((id, to)).or_default();
@@ -899,8 +953,14 @@ impl Cluster {
                     node.disk.recycle(below);
                     node.decisions.retain(|(c, _)| c.seq > upto);
                 }
-                Output::ReadReady(tokens) => self.nodes[r.index()].ready.extend(tokens),
-                Output::ReadRefused(tokens) => self.nodes[r.index()].refused.extend(tokens),
+                Output::ReadReady(tokens) => {
+                    self.reads_ready(r, &tokens);
+                    self.nodes[r.index()].ready.extend(tokens);
+                }
+                Output::ReadRefused(tokens) => {
+                    self.reads_refused(&tokens);
+                    self.nodes[r.index()].refused.extend(tokens);
+                }
                 Output::ViewStarted(view) => {
                     self.views_started += 1;
                     self.note(r, || format!("begins view {view}"));

@@ -1,12 +1,13 @@
-//! A tiny deterministic service behind the real session table, with a chain over all replies.
+//! The key-value store behind the real session table, with a chain over all operations and one over all replies.
 
 use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
-use crate::service::{DigestWriter, Snapshot};
+use crate::service::{Context, DigestWriter, KeyValueStore, QueryReply, Service, Snapshot};
+use crate::sim::operations;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
 use crate::wire::messages::ReplyStatus;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One answer to a client.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,16 +34,23 @@ pub struct Outcome {
     pub fresh: Vec<(SessionId, RequestNumber)>,
 }
 
+/// An answer begins with so many bytes of the chain over all operations; the store's reply follows.
+pub const HISTORY_BYTES: usize = 8;
+
 /// The state of one replica's service.
 #[derive(Clone)]
 pub struct Executor {
     hasher: Hasher,
     table: ClientTable,
+    store: KeyValueStore,
+    /// Over all operations.
     state: Digest,
     /// It executes otherwise than the rest, by so much.
     pub diverges: u8,
     /// The chain of reply digests.
     pub replies: Digest,
+    /// No-ops of replicas.
+    noops: BTreeSet<(ReplicaId, u64)>,
     /// Executed up to here.
     pub executed: Seq,
     /// Requests executed, each counted once.
@@ -56,9 +64,11 @@ impl Executor {
         Self {
             hasher,
             table: ClientTable::new(limits),
+            store: KeyValueStore::new(),
             state: Digest::ZERO,
             diverges: 0,
             replies: Digest::ZERO,
+            noops: BTreeSet::new(),
             executed: Seq(0),
             done: 0,
         }
@@ -83,7 +93,9 @@ impl Executor {
                     body,
                 };
                 match r.kind {
-                    RequestKind::Noop => {}
+                    RequestKind::Noop => {
+                        self.noops.extend(client.as_replica().map(|r| (r, number.0)));
+                    }
                     RequestKind::Open => {
                         let id = self.table.open(client, number.0, batch.seq, index);
                         answers.push(answer(ReplyStatus::Done, id.0.to_le_bytes().to_vec().into()));
@@ -97,7 +109,17 @@ impl Executor {
                                 r.operation,
                                 &[self.diverges][..usize::from(self.diverges > 0)],
                             ]);
-                            let body = Bytes::copy_from_slice(&self.state.0[..8]);
+                            let context = Context {
+                                seq: batch.seq,
+                                index: index - 1,
+                                time: batch.time,
+                                seed: batch.seed,
+                                client,
+                                session,
+                            };
+                            let (key, kind) = operations::read(r.operation);
+                            let reply = self.store.execute(&context, &operations::operation(key, kind));
+                            let body = Bytes::from([&self.state.0[..HISTORY_BYTES], &reply].concat());
                             self.table.store(session, number, batch.seq, body.clone());
                             self.done += 1;
                             fresh.push((session, number));
@@ -126,15 +148,27 @@ impl Executor {
 
     /// The root of state and sessions.
     pub fn root(&self) -> Digest {
-        let mut writer = DigestWriter::new(self.hasher.algorithm);
+        let algorithm = self.hasher.algorithm;
+        let mut writer = DigestWriter::new(algorithm);
         self.table.write_to(&mut writer).expect("hashing does no I/O");
         let (seq, done) = (self.executed.0.to_le_bytes(), self.done.to_le_bytes());
-        self.hasher.hash(&[&writer.finish().0, &self.state.0, &seq, &done])
+        let store = self.store.digest(algorithm);
+        self.hasher.hash(&[&writer.finish().0, &self.state.0, &store.0, &seq, &done])
     }
 
     /// The highest number executed of each session.
     pub fn progress(&self) -> Vec<(SessionId, RequestNumber)> {
         self.table.progress().collect()
+    }
+
+    /// Whether this no-op of a replica's own has executed.
+    pub fn has_noop(&self, r: ReplicaId, nonce: u64) -> bool {
+        self.noops.contains(&(r, nonce))
+    }
+
+    /// Reads a key beside the order.
+    pub fn query(&self, key: u8) -> QueryReply {
+        self.store.query(&operations::operation(key, operations::Kind::Get))
     }
 
     /// Answers a group again from the table.

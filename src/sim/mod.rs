@@ -6,6 +6,8 @@
 //! have a simulated disk of their own in `log`.)
 //! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
 //! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
+//! With `--reads` clients read beside the order as well. Whatever clients saw must be explained by one key-value store
+//! (`checkers::linearizable`).
 //! Stories to be read are in `scenarios/`, told by `scenario`; `DURAMEN_REWRITE=1` writes anew what they expect.
 #![allow(missing_docs, clippy::len_without_is_empty, clippy::should_implement_trait)]
 // Directed stories use more than random runs do.
@@ -18,16 +20,26 @@ pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod executor;
 pub(crate) mod network;
+pub(crate) mod operations;
 pub mod random;
+pub(crate) mod reader;
 pub(crate) mod scheme;
 pub(crate) mod swarm;
 
 #[cfg(feature = "mutants")]
-pub use crate::order::mutants::{ALL, Mutant, break_rule};
+pub use crate::order::mutants::{ALL, Mutant};
+#[cfg(feature = "mutants")]
+pub use hunt::{Kill, hunt};
+#[cfg(feature = "mutants")]
+pub use scenario::{Error as StoryError, What, check, rewrite};
 pub use swarm::{FAULTS_MAX, Plan, Report, attempt, minimise};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
+mod hunt;
+#[cfg(any(test, feature = "mutants"))]
 mod scenario;
+#[cfg(any(test, feature = "mutants"))]
+mod scenarios;
 #[cfg(test)]
 mod twins;
 

@@ -21,6 +21,7 @@
 //! | command | does |
 //! |---|---|
 //! | `cluster n= f= model=byzantine\|crash [votes=forgotten] [halts=yes]` | the first one; `halts=yes`: a replica may |
+//! | … `[checkpoints=PERIOD]` | all take checkpoints at the same places, and recycle what two of them cover |
 //! | `client`, `request C [count=]`, `answered C` | opens a session; has so many more requests; waits for all its answers |
 //! | `replay C to= [times=]` | the client's last group reaches these again |
 //! | `order at= NAME` | a no-op of that replica's own, so that its batch has a name |
@@ -33,12 +34,16 @@
 //! | `crash R tail=lost\|kept`, `restart R [new-era=yes]`, `power-loss tail=` | `power-loss` crashes all |
 //! | `hold-disk R`, `free-disk R` | no write of these completes, or all do |
 //! | `skew R ms=`, `read at=` | sets a wall clock forward; asks the leader of crash mode for a read |
-//! | `corrupt R` | these may lie: their cores go on, and `forge` speaks for them |
+//! | `wipe R`, `spoil-checkpoint R` | crashes and loses its log: a learner from then on; its newest checkpoint is damaged |
+//! | `busy N` | so many clients that never have enough |
+//! | `corrupt R [as=STRATEGY]` | these may lie: their cores go on, and `forge` speaks for them, or they follow a strategy of the catalogue |
+//! | `diverge R` | these execute otherwise than the rest from now on |
 //! | `forge KIND from= to= …` | see `scenario/forge.rs` |
 //!
 //! KINDS are names such as `propose,stop-data`, or `any`; a message that is forbidden fails the story when it leaves.
-//! FACTS: `view= wish= mark= decided= executed= done= prepared= leads=yes|no votes=yes|no halted=yes|no`; `done` counts
-//! requests executed, `prepared` is the last place with such a record in the log, `votes` is false between views. Lists
+//! FACTS: `view= wish= mark= decided= executed= done= prepared= log-begins= leads=yes|no votes=yes|no halted=yes|no`; `done`
+//! counts requests executed, `prepared` is the last place with such a record in the log, `log-begins` the first record that is
+//! not recycled, `votes` is false between views. Lists
 //! are `0,1,2` or `all`. `DURAMEN_REWRITE=1` writes the expected parts anew.
 
 mod forge;

@@ -36,6 +36,8 @@ pub struct Report {
     pub settle_ms: u64,
     /// Correct replicas that do not vote in the view of the others at the end.
     pub outside: u64,
+    /// Keys of which what clients saw was too intertwined to be checked.
+    pub undecided: u64,
 }
 
 /// Milliseconds of virtual time after the last fault within which everything must be executed.
@@ -276,6 +278,8 @@ pub struct Plan {
     pub calm: bool,
     /// Nobody lies.
     pub honest: bool,
+    /// Clients read beside the order, too.
+    pub reads: bool,
 }
 
 impl Plan {
@@ -340,6 +344,10 @@ pub fn run(plan: &Plan) -> Report {
             c.clients[at].lies_to.insert(ReplicaId(random.below(u64::from(members.n())) as u32));
         }
     }
+    if plan.reads && votes_durable {
+        let mut random = Random::new(seed ^ 0x7265_6164_7300);
+        (0..random.between(1, 3)).for_each(|_| c.add_reader(*random.pick(&[20, 100, 300])));
+    }
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
     let faults: Vec<(u64, u64)> =
         (0..*random.pick(&[0, 1, 3, 8, 16])).map(|_| (random.below(span_us), random.next())).collect();
@@ -397,6 +405,7 @@ pub fn run(plan: &Plan) -> Report {
         transferred: c.transferred,
         recycled: c.recycled,
         settle_ms,
+        undecided: c.check_calls(),
     }
 }
 
@@ -476,6 +485,17 @@ mod tests {
     fn without_durable_votes_three_and_five_replicas_keep_the_paper_s_promise() {
         swarm(members(FaultModel::Crash, 3), false, 1, 150);
         swarm(members(FaultModel::Crash, 5), false, 1, 50);
+    }
+
+    #[test]
+    fn what_is_read_beside_the_order_is_explained_by_one_store() {
+        for (model, n, seeds) in [(FaultModel::Byzantine, 4, 60), (FaultModel::Crash, 3, 60)] {
+            let group = Some((model, n, true));
+            for seed in 1..=seeds {
+                let done = attempt(&Plan { group, reads: true, ..Plan::of(seed) });
+                assert!(done.is_ok(), "{group:?} seed {seed} --reads: {done:?}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::batch::*;
 use super::error::*;
 use super::messages::*;
 pub use crate::config::ClientAuth;
+use crate::order::mutants::{Mutant, broken};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::types::*;
 use bytes::Bytes;
@@ -299,6 +300,7 @@ impl Authenticator {
 
     fn vote_ok(&self, kind: VoteKind, who: ReplicaId, vote: &Vote) -> bool {
         !self.members.byzantine()
+            || broken(Mutant::VotesUnsigned)
             || self.scheme.verify_replica(
                 who,
                 &vote_bytes(&self.hasher.cluster, kind, vote.view, vote.seq, &vote.digest),
@@ -323,6 +325,9 @@ impl Authenticator {
 
     /// Whether `mark` is proven. Genesis is; crash mode takes the sender's word.
     pub fn mark_ok(&self, mark: &MarkCertificate) -> bool {
+        if broken(Mutant::MarksUnproven) {
+            return true;
+        }
         if mark.statement.seq == Seq(0) {
             return *mark == MarkCertificate::default();
         }
@@ -337,7 +342,8 @@ impl Authenticator {
             signatures.iter().map(|(r, _)| *r).filter(|r| self.members.contains(*r)).collect();
         self.members.quorum().reached_by(voters)
             && signatures.len() as u32 == voters.count()
-            && signatures.iter().all(|(r, s)| self.scheme.verify_replica(*r, bytes, s))
+            && (broken(Mutant::CertificatesUnsigned)
+                || signatures.iter().all(|(r, s)| self.scheme.verify_replica(*r, bytes, s)))
     }
 
     /// Checks one STOP-DATA without state: sender's signature, mark, every certificate, order and window.
@@ -358,6 +364,7 @@ impl Authenticator {
             return Err(AuthError::Inconsistent);
         }
         if self.members.byzantine()
+            && !broken(Mutant::ReportsUnsigned)
             && !self.scheme.verify_replica(d.sender, &stop_data_bytes(&self.hasher, d), &d.signature)
         {
             return Err(AuthError::Signature);
@@ -371,7 +378,9 @@ impl Authenticator {
     pub fn sync_ok(&self, sync: &Sync) -> Result<(), AuthError> {
         let senders: VoteSet =
             sync.stop_data.iter().map(|d| d.sender).filter(|r| self.members.contains(*r)).collect();
-        if senders.count() as usize != sync.stop_data.len() || !self.members.quorum().reached_by(senders) {
+        let enough =
+            if broken(Mutant::SyncOfFewer) { self.members.one_correct() } else { self.members.quorum() };
+        if senders.count() as usize != sync.stop_data.len() || !enough.reached_by(senders) {
             return Err(AuthError::Certificate);
         }
         if sync.stop_data.iter().any(|d| d.view != sync.view) {
@@ -432,7 +441,7 @@ impl Authenticator {
                     Some(r) => self.scheme.verify_replica(r, &bytes, &signature),
                     None => self.scheme.verify_client(group.client, &bytes, &signature),
                 };
-                if ok { Ok(()) } else { Err(AuthError::Signature) }
+                if ok || broken(Mutant::RequestsUnsigned) { Ok(()) } else { Err(AuthError::Signature) }
             }
             AuthKind::Mac => {
                 let n = self.members.n() as usize;
@@ -508,6 +517,7 @@ impl Authenticator {
             }
             Message::Mark(m) => {
                 if self.members.byzantine()
+                    && !broken(Mutant::MarksUnsigned)
                     && !self.scheme.verify_replica(
                         from,
                         &mark_bytes(&self.hasher.cluster, &m.statement),

@@ -25,6 +25,11 @@ pub(super) struct Checkpoint {
 }
 
 impl Cluster {
+    /// The newest checkpoint can no longer be read.
+    pub fn spoil_checkpoint(&mut self, r: ReplicaId) {
+        self.nodes[r.index()].checkpoints.pop_back();
+    }
+
     /// Freezes the state if it is this replica's turn.
     pub(super) fn take_checkpoint(&mut self, r: ReplicaId, seq: Seq) {
         let Some(plan) = self.setup.checkpoints else { return };

@@ -3,6 +3,7 @@
 use super::rules::replicas;
 use super::script::{What, Words};
 use super::stage::Stage;
+use crate::order::record::OrderRecord;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group};
 use crate::wire::messages::*;
@@ -14,12 +15,13 @@ use std::sync::Arc;
 /// | KIND | takes |
 /// |---|---|
 /// | `propose` | `view= place= batch=`, or `client=` for the last group of a client |
-/// | `write`, `accept` | `view= place= batch=` |
+/// | `write`, `accept` | `view= place= batch= [signature=none]` |
 /// | `stop` | `view=` |
 /// | `status` | `[view=] [wish=] [mark=] [decided=] [highest=]`, all 1 or 0 if not given |
-/// | `mark` | `place=` |
+/// | `mark` | `place= [signature=none]` |
 /// | `decided` | `view= place= batch= [voters=]` |
 /// | `stop-data` | `view= [mark= [marked-by=]] [place= batch= in-view= voters= [votes=accept]]` |
+/// | `chain` | nothing: the digests behind its last mark but one up to its last, the first of them a wrong one |
 /// | `sync` | `view= reports=`: empty reports under these names |
 ///
 /// `batch=` names a batch of the story, or makes another one under a new name; `garbage` is none at all. Whatever is
@@ -80,16 +82,13 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
         }
         "mark" => {
             let seq = Seq(words.number("place")?);
-            let statement = MarkStatement {
-                seq,
-                batches: Digest([1; 32]),
-                replies: Digest([1; 32]),
-                state: Digest::ZERO,
+            let (batches, replies) = (Digest([1; 32]), Digest([1; 32]));
+            let statement = MarkStatement { seq, batches, replies, state: Digest::ZERO };
+            let signature = match unsigned(words)? {
+                true => Signature::NONE,
+                false => stage.cluster.setup.authenticator(from).sign_mark(&statement),
             };
-            Message::Mark(Mark {
-                statement,
-                signature: stage.cluster.setup.authenticator(from).sign_mark(&statement),
-            })
+            Message::Mark(Mark { statement, signature })
         }
         "decided" => {
             let (view, seq) = (View(words.number("view")?), Seq(words.number("place")?));
@@ -108,8 +107,27 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
             });
             Message::Sync(Arc::new(Sync { view, stop_data: reports.collect() }))
         }
+        "chain" => {
+            let marks = stage.cluster.nodes[from.index()].disk.read().filter_map(|record| match record {
+                OrderRecord::Mark { mark, digests } => Some((mark, digests)),
+                _ => None,
+            });
+            let (mark, mut digests) = marks.last().ok_or(What::Missing("a mark".to_string()))?;
+            digests[0] = Digest([1; 32]);
+            let from = Seq(mark.statement.seq.0 - digests.len() as u64);
+            Message::Chain(Chain { from, digests, mark })
+        }
         other => return Err(What::NoSuch { value: other.to_string(), wanted: "kind of message to forge" }),
     })
+}
+
+/// Whether it is to be without a signature.
+fn unsigned(words: &mut Words) -> Result<bool, What> {
+    match words.maybe("signature") {
+        None => Ok(false),
+        Some("none") => Ok(true),
+        Some(other) => Err(What::NoSuch { value: other.to_string(), wanted: "signature" }),
+    }
 }
 
 /// Liars share their keys; nobody has a correct one's.
@@ -151,7 +169,10 @@ fn again(stage: &Stage, client: &str, seq: Seq) -> Result<Bytes, What> {
 fn vote(stage: &Stage, words: &mut Words, from: ReplicaId, kind: VoteKind) -> Result<Vote, What> {
     let (view, seq) = (View(words.number("view")?), Seq(words.number("place")?));
     let digest = batch(stage, words, seq)?.map_or(Digest::ZERO, |b| b.digest);
-    let signature = stage.cluster.setup.authenticator(from).sign_vote(kind, view, seq, &digest);
+    let signature = match unsigned(words)? {
+        true => Signature::NONE,
+        false => stage.cluster.setup.authenticator(from).sign_vote(kind, view, seq, &digest),
+    };
     Ok(Vote { view, seq, digest, signature })
 }
 

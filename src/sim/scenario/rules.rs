@@ -19,7 +19,7 @@ pub(super) fn replicas(list: &str, members: Members) -> Result<Vec<ReplicaId>, W
 }
 
 /// The messages between replicas, by the names that stories use, and their kind numbers.
-const KINDS: [(&str, u16); 17] = [
+const KINDS: [(&str, u16); 19] = [
     ("propose", 1),
     ("write", 2),
     ("accept", 3),
@@ -36,6 +36,8 @@ const KINDS: [(&str, u16); 17] = [
     ("read-check", 14),
     ("read-ok", 15),
     ("mac-failed", 16),
+    ("rejoin", 17),
+    ("rejoin-mark", 18),
     ("group", 32),
 ];
 

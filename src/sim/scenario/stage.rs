@@ -7,7 +7,8 @@ use super::watch::{Names, Watch};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Orderer};
 use crate::quorum::{FaultModel, Group as Members};
-use crate::sim::cluster::{Cluster, Fate, Node, Setup};
+use crate::sim::adversary::catalogue::named;
+use crate::sim::cluster::{Checkpoints, Cluster, Fate, Node, Setup};
 use crate::sim::disk::Tail;
 use crate::types::*;
 use crate::wire::messages::*;
@@ -72,6 +73,10 @@ impl Stage {
             Some("forgotten") => false,
             Some(other) => return Err(no_such(other, "way to keep votes")),
         };
+        if let Some(period) = words.maybe_number("checkpoints")? {
+            setup.checkpoints =
+                Some(Checkpoints { period: period.max(1), together: true, recycles: true, pressed: false });
+        }
         let hasher = setup.hasher();
         let mut cluster = Cluster::new(setup, 1);
         cluster.may_halt = words.maybe_flag("halts")?.unwrap_or(false);
@@ -178,10 +183,26 @@ impl Stage {
                 at.into_iter().for_each(|r| self.cluster.step(r, Input::ReadIndex(self.nonce)));
                 Ok(())
             }
-            "corrupt" => {
-                self.some(words)?.into_iter().for_each(|r| {
+            "corrupt" => self.corrupt(words),
+            "diverge" => {
+                for r in self.some(words)? {
+                    // Not held to the one history.
                     self.cluster.byzantine.insert(r);
-                });
+                    self.cluster.nodes[r.index()].executor.diverges = 1 + r.0 as u8;
+                }
+                Ok(())
+            }
+            "busy" => {
+                let clients = number(words.word("number of clients")?)?;
+                (0..clients).for_each(|_| _ = self.cluster.add_client(1 << 40));
+                Ok(())
+            }
+            "wipe" => {
+                self.some(words)?.into_iter().for_each(|r| self.cluster.wipe(r));
+                Ok(())
+            }
+            "spoil-checkpoint" => {
+                self.some(words)?.into_iter().for_each(|r| self.cluster.spoil_checkpoint(r));
                 Ok(())
             }
             "forge" => forge(self, words),
@@ -268,6 +289,22 @@ impl Stage {
         self.nonce += 1;
         self.names.borrow_mut().nonces.insert(self.nonce, name);
         at.iter().for_each(|r| self.cluster.step(*r, Input::OrderNoop(self.nonce)));
+    }
+
+    fn corrupt(&mut self, words: &mut Words) -> Result<(), What> {
+        let (list, name) = (self.some(words)?, words.maybe("as"));
+        for r in list {
+            match name {
+                None => _ = self.cluster.byzantine.insert(r),
+                Some(name) => {
+                    let wanted = "strategy";
+                    let row = named(name).ok_or(What::NoSuch { value: name.to_string(), wanted })?;
+                    let lie = (row.build)(&mut self.cluster.random);
+                    self.cluster.corrupt(r, lie);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn cut(&mut self, words: &mut Words) -> Result<(), What> {
@@ -376,13 +413,14 @@ impl Stage {
 type Number = fn(&Orderer, &Node) -> u64;
 
 /// What `until` and `expect` know.
-const NUMBERS: [(&str, Number); 7] = [
+const NUMBERS: [(&str, Number); 8] = [
     ("view", |core, _| core.view().0),
     ("wish", |core, _| core.status().wish.0),
     ("mark", |core, _| core.mark().0),
     ("decided", |core, _| core.decided().0),
     ("executed", |core, _| core.executed().0),
     ("done", |_, node| node.executor.done),
+    ("log-begins", |_, node| node.disk.first().0),
     ("prepared", |_, node| {
         let prepared = node.disk.read().filter_map(|record| match record {
             OrderRecord::Prepared { certificate, .. } => Some(certificate.seq.0),

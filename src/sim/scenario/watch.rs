@@ -30,7 +30,7 @@ impl Names {
         for group in &batch.groups {
             for r in group.requests() {
                 parts.push(match r.kind {
-                    RequestKind::Noop => self.nonces.get(&r.number.0).cloned().unwrap_or_default(),
+                    RequestKind::Noop => self.nonces.get(&r.number.0).cloned().unwrap_or("no-op".to_string()),
                     RequestKind::Open => format!("open-{}", group.client),
                     RequestKind::Invoke => format!("request-{}.{}", group.client, r.number),
                 });
