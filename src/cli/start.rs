@@ -12,6 +12,8 @@ use duramen::replica::{RecoveryProgress, Replica, ReplicaOptions};
 use duramen::service::{KeyValueStore, NullService, Service, SlowService};
 #[cfg(feature = "adversary")]
 use duramen::sim::adversary::catalogue;
+#[cfg(feature = "adversary")]
+use duramen::transfer::lies;
 use duramen::types::ReplicaId;
 use duramen::{data_dir, sys};
 
@@ -100,6 +102,8 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         progress,
         #[cfg(feature = "adversary")]
         adversary: args.adversary.and_then(catalogue::named),
+        #[cfg(feature = "adversary")]
+        seeder_lie: args.adversary.and_then(lies::named),
     });
     drop(shown);
     let replica = replica?;
@@ -188,9 +192,12 @@ impl Drop for ProgressLine {
 /// A name of the catalogue; anything else is answered with all of them.
 #[cfg(feature = "adversary")]
 fn strategy(name: &str) -> Result<&'static str, String> {
-    let row = catalogue::named(name);
-    row.map(|row| row.name)
-        .ok_or_else(|| format!("there is no such strategy; there are\n{}", catalogue::list()))
+    let row = catalogue::named(name).map(|row| row.name);
+    row.or(lies::named(name).map(|lie| lie.name)).ok_or_else(|| {
+        let lies: String =
+            lies::ROWS.iter().map(|l| format!("  {:<24} {:<4} {}\n", l.name, l.id, l.what)).collect();
+        format!("there is no such strategy; there are\n{}{lies}", catalogue::list())
+    })
 }
 
 /// Replica `id`'s own port: the one given and `id` more.

@@ -86,6 +86,8 @@ impl Cluster {
             progress: Default::default(),
             #[cfg(feature = "adversary")]
             adversary: None,
+            #[cfg(feature = "adversary")]
+            seeder_lie: None,
         }
     }
 

@@ -96,6 +96,9 @@ pub struct ReplicaOptions {
     /// What it does wrong on purpose.
     #[cfg(feature = "adversary")]
     pub adversary: Option<&'static crate::sim::adversary::catalogue::Row>,
+    /// What it does wrong on purpose to those that fetch a state.
+    #[cfg(feature = "adversary")]
+    pub seeder_lie: Option<&'static crate::transfer::lies::Lie>,
 }
 
 /// Why a replica does not start.
@@ -338,6 +341,8 @@ impl Replica {
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
         #[cfg(feature = "adversary")]
         let adversary = options.adversary;
+        #[cfg(feature = "adversary")]
+        let seeder_lie = options.seeder_lie;
         let ReplicaOptions {
             config,
             dir,
@@ -740,6 +745,8 @@ impl Replica {
                 to_execute: to_execute.clone(),
                 shared: shared.clone(),
                 began: Instant::now(),
+                #[cfg(feature = "adversary")]
+                lie: seeder_lie.map(|lie| lie.twist),
                 state: Default::default(),
             };
             threads.push(named("transfer").spawn(move || stage.run())?);

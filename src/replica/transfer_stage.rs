@@ -163,6 +163,9 @@ pub struct TransferStage {
     pub(super) to_execute: Sender<ToExecute>,
     pub(super) shared: Arc<Shared>,
     pub(super) began: Instant,
+    /// What is said in place of a seeder's message.
+    #[cfg(feature = "adversary")]
+    pub(super) lie: Option<fn(Message) -> Vec<Message>>,
     pub(super) state: State,
 }
 
@@ -339,8 +342,18 @@ impl TransferStage {
     }
 
     fn send(&self, to: ReplicaId, messages: Vec<Message>) {
+        #[cfg(feature = "adversary")]
+        let messages = self.twisted(messages);
         let frames = messages.iter().map(|m| (To::Replica(to), m.frame()));
         self.net.send_batch(frames.collect());
+    }
+
+    #[cfg(feature = "adversary")]
+    fn twisted(&self, messages: Vec<Message>) -> Vec<Message> {
+        match self.lie {
+            Some(lie) => messages.into_iter().flat_map(lie).collect(),
+            None => messages,
+        }
     }
 
     /// Order says it every heartbeat until a state is here.
@@ -494,10 +507,9 @@ impl TransferStage {
 
     fn tick(&mut self) {
         let now = self.now();
-        let net = &self.net;
-        self.seeder.tick(now, |to, messages| {
-            net.send_batch(messages.iter().map(|m| (To::Replica(to), m.frame())).collect());
-        });
+        let mut due = Vec::new();
+        self.seeder.tick(now, |to, messages| due.push((to, messages)));
+        due.into_iter().for_each(|(to, messages)| self.send(to, messages));
         let leader = View(self.shared.view.load(Ordering::Relaxed)).leader(self.auth.members.n());
         self.leech(|leecher, out| {
             leecher.leads(now, Some(leader), out);

@@ -30,6 +30,10 @@ pub mod leecher;
 /// What was received, on disk.
 pub mod staging;
 
+/// What a seeder can lie about.
+#[cfg(any(test, feature = "adversary"))]
+pub mod lies;
+
 /// All of it, to be taken over.
 pub mod received;
 
