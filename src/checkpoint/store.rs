@@ -72,6 +72,15 @@ impl Store {
         Ok(Self { disk, dir, kept, lock: None })
     }
 
+    /// Only looks: changes nothing, and holds nobody off.
+    pub fn look(dir: &Path) -> io::Result<Self> {
+        let mut disk = RealDisk::new(dir.to_owned(), !crate::sys::is_memory_fs(dir)?)?;
+        disk.read_only = true;
+        let mut kept: Vec<Seq> = disk.list()?.iter().filter_map(|name| seq_of(name)).collect();
+        kept.sort_unstable();
+        Ok(Self { disk: Arc::new(disk), dir: dir.to_owned(), kept, lock: None })
+    }
+
     /// What is there, ascending.
     pub fn kept(&self) -> &[Seq] {
         &self.kept

@@ -16,6 +16,7 @@ mod log_files;
 mod machine;
 mod random;
 mod recover;
+mod replay;
 mod signals;
 mod sim;
 mod start;
@@ -62,6 +63,8 @@ enum Command {
     Kv(kv::Args),
     /// Look at a replica's log while the replica does not run.
     Log(log_files::Args),
+    /// Execute a replica's log once more, and compare with what a quorum signed.
+    Replay(replay::Args),
     /// Measure what synchronous writes cost on a disk.
     DiskCheck(disk_check::Args),
     /// Measure a cluster under closed-loop load.
@@ -83,6 +86,7 @@ impl Command {
             Command::Status(args) => status::run(args),
             Command::Kv(args) => kv::run(args),
             Command::Log(args) => log_files::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::DiskCheck(args) => disk_check::run(args),
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),

@@ -624,6 +624,25 @@ fn a_missing_or_exposed_key_is_refused() {
 }
 
 #[test]
+fn a_log_is_executed_again_from_the_folder_of_its_replica() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let output = duramen(&["replay", "cluster/replica-1"], temp.path());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.starts_with("replica 1, from the beginning: 0 places"),
+        "{output:?}"
+    );
+    assert!(said.contains("digest of the state at place 0"), "{said}");
+    fails(&duramen(&["replay", "cluster"], temp.path()), &["no replica's folder"]);
+    fails(&duramen(&["replay", "cluster/replica-7"], temp.path()), &["replica-7"]);
+    // A replica that runs has its log to itself.
+    let held = fs::File::open(temp.path().join("cluster/replica-1/log/LOCK")).unwrap();
+    held.lock().unwrap();
+    fails(&duramen(&["replay", "cluster/replica-1/log"], temp.path()), &["another process"]);
+}
+
+#[test]
 fn a_port_in_use_is_refused() {
     let temp = temp_dir();
     let config = new_cluster(temp.path(), FaultModel::Crash);

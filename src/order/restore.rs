@@ -154,6 +154,20 @@ impl Replay {
 
     /// The core, ready for its first input. All that was handed out is executed.
     pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
+        self.check()?;
+        let mut batches = Vec::new();
+        for ((seq, digest), bytes) in self.batches {
+            let batch = Batch::decode(&self.auth.hasher, seq, bytes)
+                .ok()
+                .filter(|b| b.digest == digest)
+                .ok_or(RestoreError::Batch(seq))?;
+            batches.push(Arc::new(batch));
+        }
+        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+    }
+
+    /// Whether log and checkpoint are of one history, now that all records were taken.
+    pub fn check(&self) -> Result<(), RestoreError> {
         if !self.durable.known {
             return Err(RestoreError::NoControl(self.first));
         }
@@ -167,15 +181,7 @@ impl Replay {
         if self.durable.history(checkpoint.seq) != Some(checkpoint.batches) {
             return Err(RestoreError::Other(checkpoint.seq));
         }
-        let mut batches = Vec::new();
-        for ((seq, digest), bytes) in self.batches {
-            let batch = Batch::decode(&self.auth.hasher, seq, bytes)
-                .ok()
-                .filter(|b| b.digest == digest)
-                .ok_or(RestoreError::Batch(seq))?;
-            batches.push(Arc::new(batch));
-        }
-        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+        Ok(())
     }
 }
 

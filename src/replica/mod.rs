@@ -63,14 +63,20 @@ mod recovery;
 /// In which mode the log is written.
 mod promise;
 
+/// The log → executed once more.
+mod audit;
+
 /// Config → recovery → running.
 mod startup;
 
+pub use audit::{Audit, AuditOptions, Difference, audit};
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
 
 #[cfg(test)]
 mod admin_tests;
+#[cfg(test)]
+mod audit_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]

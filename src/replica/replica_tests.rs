@@ -184,7 +184,7 @@ fn a_crash_group_survives_the_loss_of_its_leader_and_of_everybody() {
     survives(FaultModel::Crash, 3);
 }
 
-fn put_all(client: &Client, keys: std::ops::Range<u32>) {
+pub(super) fn put_all(client: &Client, keys: std::ops::Range<u32>) {
     let session = client.session();
     for key in keys {
         let outcome = session.invoke(put(key), Some(Duration::from_secs(20)));

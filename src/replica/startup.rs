@@ -259,6 +259,26 @@ fn random() -> Result<u64, StartError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// Checks what others say, with this replica's keys.
+pub(super) fn authenticator(config: &Config, keys: &ReplicaKeys, me: ReplicaId) -> Authenticator {
+    let largest = config.limits.largest_batch_bytes();
+    Authenticator {
+        members: config.group(),
+        me,
+        hasher: Hasher { cluster: config.cluster, algorithm: config.digest },
+        client_auth: config.client_auth,
+        limits: BatchLimits {
+            batch_bytes_max: largest,
+            group_bytes_max: largest - BATCH_HEADER_BYTES,
+            batch_requests_max: config.limits.batch_requests.max(1),
+            window: config.limits.window,
+        },
+        // What goes into a log of decisions must prove them to others.
+        accepts_checked: layer_mode(config.durability).is_some(),
+        scheme: Arc::new(Keys::new(config, keys)),
+    }
+}
+
 /// The least of what both sides of a connection must agree on.
 fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
     let remotes = config.replicas.iter().map(|r| Remote { id: r.id, address: r.address.clone(), key: r.key });
@@ -313,20 +333,8 @@ impl Replica {
         };
         let listen = entry.address.clone();
         let keys = ReplicaKeys::load(&data_dir::replica_key_file(&dir, id), &config, id)?;
-        let members = config.group();
-        let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
-        let largest = config.limits.largest_batch_bytes();
-        let limits = BatchLimits {
-            batch_bytes_max: largest,
-            group_bytes_max: largest - BATCH_HEADER_BYTES,
-            batch_requests_max: config.limits.batch_requests.max(1),
-            window: config.limits.window,
-        };
-        let scheme = Arc::new(Keys::new(&config, &keys));
-        let client_auth = config.client_auth;
-        // What goes into a log of decisions must prove them to others.
-        let accepts_checked = layer_mode(durability).is_some();
-        let auth = Authenticator { members, me: id, hasher, client_auth, limits, accepts_checked, scheme };
+        let auth = authenticator(&config, &keys, id);
+        let (members, hasher) = (auth.members, auth.hasher);
 
         // Bound before anything is written.
         let shared = Arc::new(Shared::default());
