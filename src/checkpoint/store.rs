@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// The same over any disk.
-    pub(super) fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+    pub(crate) fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
         let names = disk.list()?;
         if names.iter().any(|name| name == UNFINISHED) {
             disk.remove(UNFINISHED)?;

@@ -126,8 +126,8 @@ fn as_table(config: &Config, answers: &[Result<Value, String>]) -> Result<(), Cl
         if let Some(why) = status["halted"].as_str() {
             emit(format_args!("{:>9}halted: {why}", ""))?;
         }
-        if status.pointer("/log/has_room") == Some(&Value::Bool(false)) {
-            emit(format_args!("{:>9}its log is full: it takes no new work", ""))?;
+        for alarm in status["alarms"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            emit(format_args!("{:>9}ALARM: {alarm}", ""))?;
         }
         for discard in status["discards"].as_array().into_iter().flatten() {
             let part = |name: &str| discard[name].as_str().unwrap_or_default();

@@ -391,6 +391,11 @@ impl DurableLayer {
         self.log.stats()
     }
 
+    /// Whether the log takes new work.
+    pub fn has_room(&self) -> bool {
+        self.log.has_room()
+    }
+
     /// Which way its writes reach the disk.
     pub fn backend(&self) -> &str {
         self.log.backend()

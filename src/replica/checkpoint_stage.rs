@@ -2,10 +2,11 @@
 
 use super::shared::Shared;
 use super::stages::*;
-use crate::checkpoint::file::Head;
-use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::file::{Body, Head};
+use crate::checkpoint::frozen::{Frozen, Layout};
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
+use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::types::*;
@@ -14,6 +15,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// How long a full disk is left alone before the next try.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the checkpoint stage is sent.
 pub enum ToCheckpoint {
@@ -127,14 +131,33 @@ impl CheckpointStage {
         }
     }
 
-    /// Bytes and time; `None` when told to stop.
-    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
-        let Taken { frozen, written } = taken;
-        let began = Instant::now();
-        let (rate, shared) = (self.bytes_per_second, self.shared.clone());
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Raises the alarm, once.
+    fn no_space(&self, seq: Seq, e: &io::Error) {
+        let mut view = self.shared.checkpoints.lock();
+        if view.failed.is_none() {
+            ::log::warn!("checkpoint of place {seq}: {e}; tried again every second");
+        }
+        view.failed = Some(e.to_string());
+    }
+
+    /// Until the next try, or the stop.
+    fn rest(&self) {
+        let until = Instant::now() + RETRY;
+        while Instant::now() < until && !self.is_stopping() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Writes the body aside, no faster than allowed.
+    fn body(&self, frozen: &Frozen, began: Instant) -> io::Result<(Body, Layout)> {
+        let rate = self.bytes_per_second;
         let mut sent = 0u64;
         let mut pace = |bytes: usize| {
-            if shared.stopping.load(Ordering::Relaxed) {
+            if self.is_stopping() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             sent += bytes as u64;
@@ -144,11 +167,26 @@ impl CheckpointStage {
             }
             Ok(())
         };
-        let body = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
-        let stopped = self.shared.stopping.load(Ordering::Relaxed);
-        let (body, layout) = match body {
-            Err(_) if stopped => return Ok(None),
-            other => other?,
+        self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out))
+    }
+
+    /// Bytes and time; `None` when told to stop.
+    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
+        let Taken { frozen, mut written } = taken;
+        let mut began = Instant::now();
+        let (body, layout) = loop {
+            match self.body(&frozen, began) {
+                Err(_) if self.is_stopping() => return Ok(None),
+                // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
+                Err(e) if is_full(&e) => {
+                    self.no_space(frozen.seq, &e);
+                    // Execution waits for the disk in the baseline, but not for an operator.
+                    written = None;
+                    self.rest();
+                    began = Instant::now();
+                }
+                other => break other?,
+            }
         };
         let took = began.elapsed();
         let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);

@@ -268,7 +268,8 @@ impl ExecuteStage {
     fn publish(&mut self, layer: &DurableLayer) {
         if self.published.elapsed() >= PUBLISH {
             self.published = Instant::now();
-            *self.shared.decisions.lock() = Some((LogView::of(&layer.log_stats()), layer.stats()));
+            let log = LogView { has_room: layer.has_room(), ..LogView::of(&layer.log_stats()) };
+            *self.shared.decisions.lock() = Some((log, layer.stats()));
         }
     }
 

@@ -90,6 +90,8 @@ mod replica_tests;
 #[cfg(test)]
 mod reply_packer_tests;
 #[cfg(test)]
+mod space_tests;
+#[cfg(test)]
 mod standing_tests;
 #[cfg(test)]
 mod state_digest_tests;

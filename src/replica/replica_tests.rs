@@ -46,8 +46,13 @@ impl Cluster {
     }
 
     pub fn with(options: InitOptions) -> Self {
+        Self::within(concat!(env!("CARGO_MANIFEST_DIR"), "/target").as_ref(), options)
+    }
+
+    /// In a folder of that folder.
+    pub fn within(parent: &Path, options: InitOptions) -> Self {
         let n = options.replicas;
-        let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let options = InitOptions {
             dir: dir.path().join("cluster"),
             listen: format!("127.0.0.1:{}", free_ports(n as u16)),
@@ -97,7 +102,7 @@ fn connect(dir: &Path, config: &Config) -> Client {
     Client::connect(ClientOptions::new(config.clone(), keys)).unwrap()
 }
 
-fn put(key: u32) -> bytes::Bytes {
+pub(super) fn put(key: u32) -> bytes::Bytes {
     let (key, value) = (key.to_be_bytes(), [key as u8; 500]);
     KvWrite::Put { key: &key, value: &value }.into_operation()
 }
@@ -193,7 +198,7 @@ pub(super) fn put_all(client: &Client, keys: std::ops::Range<u32>) {
 }
 
 /// Waits for what must come, or says what did not.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "{what}");

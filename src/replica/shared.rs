@@ -108,6 +108,8 @@ pub struct LogView {
     pub used_bytes: u64,
     /// Segments whose records were given up since the start, and used again or removed.
     pub recycled: u64,
+    /// Why it cannot get more space, if so.
+    pub blocked: Option<String>,
 }
 
 impl LogView {
@@ -125,6 +127,7 @@ impl LogView {
             files_bytes: stats.files_bytes,
             used_bytes: stats.used_bytes,
             recycled: stats.segments_recycled + stats.segments_removed,
+            blocked: stats.blocked.clone(),
             ..Self::default()
         }
     }
@@ -193,6 +196,26 @@ impl Shared {
     pub fn discards(&self) -> Vec<(String, String, u64)> {
         let all = self.discards.lock();
         all.iter().flat_map(|(from, by)| by.iter().map(|(r, n)| (from.clone(), r.clone(), *n))).collect()
+    }
+
+    /// What an operator must see to, as it is now; each goes away by itself once that is done.
+    pub fn alarms(&self) -> Vec<String> {
+        let order = self.order.lock();
+        let decisions = self.decisions.lock();
+        let logs = [
+            ("log", order.status.is_some().then_some(&order.log)),
+            ("log of decisions", decisions.as_ref().map(|(log, _)| log)),
+        ];
+        let mut alarms = Vec::new();
+        for (name, log) in logs.into_iter().filter_map(|(name, log)| Some((name, log?))) {
+            alarms.extend(log.blocked.as_ref().map(|why| format!("{name}: {why}")));
+            if !log.has_room {
+                alarms.push(format!("{name}: it is full, and takes no new work"));
+            }
+        }
+        let failed = &self.checkpoints.lock().failed;
+        alarms.extend(failed.as_ref().map(|why| format!("checkpoint: {why}")));
+        alarms
     }
 
     /// Takes down what went wrong, and says it in the log.

@@ -132,6 +132,7 @@ impl StatusWriter {
         // Where there is a log of decisions, that is where operations go.
         let log = decisions.as_ref().map_or(kept, |(log, _)| log);
         let rounds = decisions.as_ref().map_or(String::new(), |(_, rounds)| rounds_json(rounds));
+        let alarms: Vec<String> = shared.alarms().iter().map(|alarm| quoted(alarm)).collect();
         let usage = crate::sys::usage();
         let per_write = log.records as f64 / log.writes.max(1) as f64;
         let requests = shared.requests_executed.load(Ordering::Relaxed);
@@ -144,7 +145,7 @@ impl StatusWriter {
             concat!(
                 r#"{{"replica":{me},"pid":{pid},"role":{role},"mode":"{mode}","view":{view},"wish":{wish},"#,
                 r#""mark":{mark},"decided":{decided},"executed":{executed},"durable_lsn":{durable},"#,
-                r#""halted":{halted},"uptime_ms":{uptime},"#,
+                r#""halted":{halted},"alarms":[{alarms}],"uptime_ms":{uptime},"#,
                 r#""queues":{{"order":{q_order},"execute":{q_execute},"log_bytes":{q_log}}},"#,
                 r#""waiting_groups":{waiting},"instances_in_flight_max":{in_flight},"#,
                 r#""requests_executed":{requests},"batches_executed":{batches},"#,
@@ -167,6 +168,7 @@ impl StatusWriter {
             executed = shared.executed.load(Ordering::Relaxed),
             durable = kept.durable,
             halted = optional(order.halted.as_deref()),
+            alarms = alarms.join(","),
             uptime = self.started.elapsed().as_millis(),
             q_order = order.queue,
             q_execute = shared.execute_queue.load(Ordering::Relaxed),
