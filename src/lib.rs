@@ -20,6 +20,7 @@
 //!     io: None,
 //!     new_era: false,
 //!     metrics: None,
+//!     progress: Default::default(),
 //! #   #[cfg(feature = "adversary")]
 //! #   adversary: None,
 //!     dir,

@@ -21,6 +21,7 @@ mod gate;
 mod group;
 mod layout;
 mod options;
+mod progress;
 mod reader;
 mod recovery;
 mod scan;
@@ -61,6 +62,7 @@ pub use device::Device;
 pub use error::{Damage, LogError, LogFailed};
 pub use gate::{Durable, DurableGate, Persisted};
 pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
+pub use progress::Progress;
 pub use reader::LogReader;
 pub use stage::{LogEvent, LogStats};
 
@@ -150,7 +152,7 @@ fn open_on(
     on_record: &mut dyn FnMut(ScannedRecord) -> Result<(), String>,
 ) -> Result<OpenLog, LogError> {
     let expect = Some((opts.cluster, opts.replica));
-    let scan = scan::scan(&disk, &opts.dir, expect, true, &mut |header, payload, _| {
+    let scan = scan::scan(&disk, &opts.dir, expect, true, &opts.progress, &mut |header, payload, _| {
         if header.is_own() {
             return Ok(());
         }
@@ -710,17 +712,19 @@ pub fn inspect(
     let mut disk = RealDisk::new(dir.into(), direct).map_err(io)?;
     disk.read_only = true;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let scan = scan::scan(&disk, dir, None, false, &mut |header: &RecordHeader, payload, place: Place| {
-        let record = reader::scanned(header, payload);
-        let inspected = Inspected {
-            segment: place.segment,
-            offset: place.offset,
-            boot_epoch: header.boot_epoch,
-            durable_lsn: header.durable_lsn,
-            record,
-        };
-        each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
-    })?;
+    let unseen = Progress::default();
+    let scan =
+        scan::scan(&disk, dir, None, false, &unseen, &mut |header: &RecordHeader, payload, place: Place| {
+            let record = reader::scanned(header, payload);
+            let inspected = Inspected {
+                segment: place.segment,
+                offset: place.offset,
+                boot_epoch: header.boot_epoch,
+                durable_lsn: header.durable_lsn,
+                record,
+            };
+            each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
+        })?;
     scan.damage(dir)?;
     Ok(RecoveryReport::of(&scan))
 }

@@ -60,6 +60,9 @@ mod admin;
 /// Checkpoint and log → executed state.
 mod recovery;
 
+/// How far that is.
+mod progress;
+
 /// In which mode the log is written.
 mod promise;
 
@@ -70,6 +73,7 @@ mod audit;
 mod startup;
 
 pub use audit::{Audit, AuditOptions, Difference, audit};
+pub use progress::{RecoveryPhase, RecoveryProgress, RecoveryState};
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
 
@@ -83,6 +87,8 @@ mod checkpoint_tests;
 mod fair_queue_tests;
 #[cfg(test)]
 mod order_stage_tests;
+#[cfg(test)]
+mod progress_tests;
 #[cfg(test)]
 mod repeats_tests;
 #[cfg(test)]

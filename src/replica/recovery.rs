@@ -5,6 +5,7 @@
 //! left out, and the one before it is taken: the log still leads on from there (RULES 3).
 
 use super::decisions::certificate_of;
+use super::progress::RecoveryProgress;
 use super::startup::StartError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::file::Opened;
@@ -34,6 +35,7 @@ pub struct Recovery<'a> {
     /// The log of decisions, where there is one.
     pub(super) layer_options: Option<(Mode, LogOptions)>,
     pub(super) table: ClientTableLimits,
+    pub(super) progress: &'a RecoveryProgress,
 }
 
 /// What it found.
@@ -56,7 +58,11 @@ impl Recovery<'_> {
     pub fn run(&self, mut service: Box<dyn Service>, store: &mut Store) -> Result<Recovered, StartError> {
         let (cluster, members) = (self.auth.hasher.cluster, self.auth.members);
         while let Some(seq) = store.kept().last().copied() {
-            let failed = match store.read(seq, cluster, members) {
+            let opened = store.read(seq, cluster, members).map(|mut opened| {
+                opened.progress = self.progress.checkpoint.clone();
+                opened
+            });
+            let failed = match opened {
                 Ok(opened) => match self.attempt(service, Some(opened)) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Failed::Start(e)) => return Err(e),

@@ -83,6 +83,7 @@ impl Cluster {
             io: None,
             new_era: self.new_era,
             metrics: Some("127.0.0.1:0".parse().unwrap()),
+            progress: Default::default(),
             #[cfg(feature = "adversary")]
             adversary: None,
         }

@@ -2,6 +2,7 @@
 
 use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
+use super::progress::RecoveryProgress;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;
@@ -9,6 +10,7 @@ use crate::types::*;
 use crate::wire::messages::{Mode, Status};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Distinct reasons kept per sender for `status`.
@@ -175,6 +177,8 @@ pub struct Shared {
     pub executed: AtomicU64,
     /// Why messages had no effect, by sender and reason.
     discards: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// How far the start is with what is on disk.
+    pub recovery: Arc<RecoveryProgress>,
     /// Where time goes.
     pub metrics: Metrics,
     /// The last thing that went wrong, one line.
@@ -182,6 +186,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Of a start whose progress is told there.
+    pub fn new(recovery: Arc<RecoveryProgress>) -> Self {
+        Self { recovery, ..Self::default() }
+    }
+
     /// Counts a message without effect.
     pub fn discard(&self, from: impl ToString, reason: impl ToString) {
         let mut all = self.discards.lock();

@@ -16,6 +16,7 @@ use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
+use super::progress::RecoveryProgress;
 use super::promise;
 use super::receive::{Receive, Verify, frame};
 use super::recovery::{Recovered, Recovery};
@@ -80,6 +81,8 @@ pub struct ReplicaOptions {
     pub new_era: bool,
     /// Where to answer `/metrics`, `/healthz` and `/readyz`, if anywhere. Whoever reaches it can read it.
     pub metrics: Option<SocketAddr>,
+    /// Tells, from another thread, how far the start is with checkpoint and log.
+    pub progress: Arc<RecoveryProgress>,
     /// What it does wrong on purpose.
     #[cfg(feature = "adversary")]
     pub adversary: Option<&'static crate::sim::adversary::catalogue::Row>,
@@ -309,8 +312,19 @@ impl Replica {
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
         #[cfg(feature = "adversary")]
         let adversary = options.adversary;
-        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era, metrics, .. } =
-            options;
+        let ReplicaOptions {
+            config,
+            dir,
+            id,
+            service,
+            insecure,
+            allow_tmpfs,
+            io,
+            new_era,
+            metrics,
+            progress,
+            ..
+        } = options;
         config.check_transport(insecure)?;
         let durability = config.durability;
         let votes_durable = durability == Durability::Vote;
@@ -337,7 +351,7 @@ impl Replica {
         let (members, hasher) = (auth.members, auth.hasher);
 
         // Bound before anything is written.
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(progress.clone()));
         let transport = match config.transport {
             Transport::Tls => "tls",
             Transport::Plain => "plain",
@@ -405,13 +419,15 @@ impl Replica {
         };
         let mut options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
         options.device.clone_from(&device);
+        options.progress = progress.log.clone();
         if !votes_durable {
             // Views, reserves and marks alone: little.
             (options.prefill_segments, options.spare_segments) = (0, 1);
         }
         let layer_options = layer_mode(durability).map(|mode| {
             let dir = data_dir::decisions_dir(&dir, id);
-            (mode, LogOptions { device, ..log_options(&config, dir, id, io, allow_tmpfs) })
+            let progress = progress.decisions.clone();
+            (mode, LogOptions { device, progress, ..log_options(&config, dir, id, io, allow_tmpfs) })
         });
         let (turns, interval) = (config.checkpoint.turns(), config.limits.mark_interval);
         let schedule = match durability {
@@ -420,8 +436,11 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery = Recovery { auth: &auth, options, layer_options, table };
-        let Recovered { executor, open, open_layer, mut replay } = recovery.run(service, &mut checkpoints)?;
+        let recovery = Recovery { auth: &auth, options, layer_options, table, progress: &progress };
+        progress.begin();
+        let recovered = recovery.run(service, &mut checkpoints);
+        progress.end();
+        let Recovered { executor, open, open_layer, mut replay } = recovered?;
         let report = open.report().clone();
         let mark = replay.durable().mark.statement;
         if executor.executed() == mark.seq && executor.reply_chain() != mark.replies {

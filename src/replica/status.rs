@@ -87,7 +87,9 @@ impl StatusWriter {
         let order = shared.order.lock().clone();
         let status = order.status;
         let number = |n: Option<u64>| n.unwrap_or(0);
+        let recovering = shared.recovery.state();
         let mode = match order.mode() {
+            _ if recovering.is_some() => "recovering",
             Mode::Normal => "normal",
             Mode::Changing => "changing",
             Mode::Halted => "halted",
@@ -145,7 +147,7 @@ impl StatusWriter {
             concat!(
                 r#"{{"replica":{me},"pid":{pid},"role":{role},"mode":"{mode}","view":{view},"wish":{wish},"#,
                 r#""mark":{mark},"decided":{decided},"executed":{executed},"durable_lsn":{durable},"#,
-                r#""halted":{halted},"alarms":[{alarms}],"uptime_ms":{uptime},"#,
+                r#""halted":{halted},"alarms":[{alarms}],"recovering":{recovering},"uptime_ms":{uptime},"#,
                 r#""queues":{{"order":{q_order},"execute":{q_execute},"log_bytes":{q_log}}},"#,
                 r#""waiting_groups":{waiting},"instances_in_flight_max":{in_flight},"#,
                 r#""requests_executed":{requests},"batches_executed":{batches},"#,
@@ -169,6 +171,7 @@ impl StatusWriter {
             durable = kept.durable,
             halted = optional(order.halted.as_deref()),
             alarms = alarms.join(","),
+            recovering = recovering.map_or("null".to_owned(), |state| state.json()),
             uptime = self.started.elapsed().as_millis(),
             q_order = order.queue,
             q_execute = shared.execute_queue.load(Ordering::Relaxed),
