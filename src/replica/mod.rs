@@ -33,6 +33,9 @@ mod liar;
 /// Where decided batches are kept.
 mod decisions;
 
+/// Who stays behind.
+mod lag;
+
 /// execute → reply.
 mod execute_stage;
 
@@ -85,6 +88,8 @@ mod audit_tests;
 mod checkpoint_tests;
 #[cfg(test)]
 mod fair_queue_tests;
+#[cfg(test)]
+mod lag_tests;
 #[cfg(test)]
 mod order_stage_tests;
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use super::checkpoint_stage::ToCheckpoint;
 use super::decisions::Decided;
+use super::lag::Lag;
 use super::metrics::Stage;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
+use crate::config::Durability;
 use crate::log::{AppendError, AppendRefusal, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
@@ -75,6 +77,10 @@ pub struct OrderStage {
     pub(super) stored: Option<(Seq, Tick)>,
     /// Bytes of the segments in use when a checkpoint was last asked for.
     pub(super) wanted_at: u64,
+    /// Whether it stays behind, of which up to so many of the others may lie.
+    pub(super) lag: Lag,
+    pub(super) faults: u32,
+    pub(super) durability: Durability,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
@@ -390,6 +396,10 @@ impl OrderStage {
             queue: self.inbox.len(),
             log,
         };
+        let decided = view.peers.iter().filter_map(|(_, status)| status.map(|s| s.decided));
+        let executed = Seq(self.shared.executed.load(Ordering::Relaxed));
+        let behind = self.lag.look(self.clock.now().tick, executed, decided, self.faults, self.durability);
+        *self.shared.behind.lock() = behind;
         *self.shared.order.lock() = view;
     }
 }

@@ -165,6 +165,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// Published every heartbeat.
     pub order: Mutex<OrderView>,
+    /// That this replica stays behind, in words.
+    pub behind: Mutex<Option<String>>,
     /// Requests executed since the start.
     pub requests_executed: AtomicU64,
     /// Batches executed since the start.
@@ -222,6 +224,7 @@ impl Shared {
                 alarms.push(format!("{name}: it is full, and takes no new work"));
             }
         }
+        alarms.extend(self.behind.lock().clone());
         let failed = &self.checkpoints.lock().failed;
         alarms.extend(failed.as_ref().map(|why| format!("checkpoint: {why}")));
         alarms

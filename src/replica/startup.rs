@@ -14,6 +14,7 @@ use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
 use super::decisions::{Recent, Store, layer_mode};
 use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
+use super::lag::Lag;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
 use super::progress::RecoveryProgress;
@@ -60,6 +61,9 @@ const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
 /// Waiting groups of one client, and of all.
 const CLIENT_POOL_BYTES: usize = 64 << 20;
 const POOL_BYTES: usize = 512 << 20;
+
+/// Between two warnings of what cannot be read for one replica.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
 
 /// What to run.
 pub struct ReplicaOptions {
@@ -613,6 +617,10 @@ impl Replica {
             stored: older.map(|seq| (seq, Tick(0))),
             wanted_at: 0,
             resends: HashMap::new(),
+            lag: Lag::default(),
+            // In crash mode nobody lies.
+            faults: if members.byzantine() { members.f() } else { 0 },
+            durability,
         };
         let execute = ExecuteStage {
             executor,
@@ -790,12 +798,18 @@ fn serve(
     net: &NetHandle,
     to_order: &Sender<ToOrder>,
 ) {
+    let mut warned: HashMap<ReplicaId, Instant> = HashMap::new();
     for Serve { to, seq, lsn } in inbox {
         let batch = match store.batch(seq, lsn) {
             Ok(Some(batch)) => batch,
             Ok(None) => continue,
             Err(e) => {
-                ::log::warn!("cannot read place {seq} for replica {to}: {e}");
+                // It asks again and again.
+                let due = warned.get(&to).is_none_or(|at| at.elapsed() > WARN_PAUSE);
+                if due {
+                    warned.insert(to, Instant::now());
+                    ::log::warn!("cannot read place {seq} for replica {to}: {e}");
+                }
                 continue;
             }
         };
