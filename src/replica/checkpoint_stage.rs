@@ -158,7 +158,8 @@ impl CheckpointStage {
         let mut sent = 0u64;
         let mut pace = |bytes: usize| {
             if self.is_stopping() {
-                return Err(io::ErrorKind::Interrupted.into());
+                // Not as interrupted: `write_all` would try that again for ever.
+                return Err(io::Error::other("told to stop"));
             }
             sent += bytes as u64;
             if rate > 0 {
