@@ -179,7 +179,8 @@ impl CheckpointStage {
         let mut sent = 0u64;
         let mut pace = |bytes: usize| {
             if self.is_stopping() {
-                return Err(io::ErrorKind::Interrupted.into());
+                // Not as interrupted: `write_all` would try that again for ever.
+                return Err(io::Error::other("told to stop"));
             }
             sent += bytes as u64;
             if rate > 0 {
@@ -260,7 +261,7 @@ impl CheckpointStage {
             }
             let stopping = self.shared.clone();
             let mut pace = |_| match stopping.stopping.load(Ordering::Relaxed) {
-                true => Err(io::ErrorKind::Interrupted.into()),
+                true => Err(io::Error::other("told to stop")),
                 false => Ok(()),
             };
             let written = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));

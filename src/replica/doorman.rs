@@ -17,6 +17,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+/// Why early connections end; no trouble that anybody need see.
+pub const JUST_STARTED: &str = "this replica has just started";
+
 /// Where the receiver of a started replica comes in.
 pub struct Door<R>(Mutex<Outside<R>>);
 
@@ -39,7 +42,7 @@ impl<R> Door<R> {
         let mut outside = self.0.lock();
         outside.receiver = Some(receiver);
         for connection in outside.early.keys() {
-            net.disconnect(*connection, "this replica has just started");
+            net.disconnect(*connection, JUST_STARTED);
         }
     }
 }

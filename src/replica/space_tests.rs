@@ -13,46 +13,81 @@ use crate::execute::executor::Executor;
 use crate::init::InitOptions;
 use crate::log::test_disk::{Image, MemoryDisk};
 use crate::quorum::{FaultModel, Group as Members};
-use crate::service::KeyValueStore;
+use crate::service::{Context, KeyValueStore, KvWrite, Service};
 use crate::types::*;
 use crate::wire::batch::Hasher;
-use crossbeam::channel::unbounded;
+use crossbeam::channel::{Sender, unbounded};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-#[test]
-fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
-    let disk = Arc::new(MemoryDisk::new(Image::from([("other".to_owned(), vec![0; 4096])])));
-    let store = Store::on(disk.clone(), PathBuf::from("checkpoints")).unwrap();
+const CLUSTER: ClusterId = ClusterId([3; 16]);
+
+/// A checkpoint stage over a disk in memory, and where its messages go.
+fn stage(disk: Arc<MemoryDisk>, shared: &Arc<Shared>) -> (CheckpointStage, Sender<ToCheckpoint>) {
+    let store = Store::on(disk, PathBuf::from("checkpoints")).unwrap();
     let (to_checkpoint, inbox) = unbounded();
-    let (to_order, order_inbox) = unbounded::<ToOrder>();
-    let shared = Arc::new(Shared::default());
-    let members = Members::new(FaultModel::Crash, 3, 1).unwrap();
-    let cluster = ClusterId([3; 16]);
-    let hasher = Hasher { cluster, algorithm: DigestAlgorithm::Blake3 };
     let stage = CheckpointStage {
         store,
-        cluster,
+        cluster: CLUSTER,
         me: ReplicaId(0),
-        members,
+        members: Members::new(FaultModel::Crash, 3, 1).unwrap(),
         schedule: Schedule::new(Turns::Synchronized, 8, 3, ReplicaId(0), 4).unwrap(),
         bytes_per_second: 0,
         inbox,
-        to_order,
+        to_order: unbounded::<ToOrder>().0,
         to_transfer: None,
         shared: shared.clone(),
         write_s: 0.0,
         last: None,
     };
+    (stage, to_checkpoint)
+}
+
+/// Place 8, with so many values of 64 KiB.
+fn executor(values: u32) -> Executor {
+    let mut service: Box<dyn Service> = Box::new(KeyValueStore::new());
+    let context = Context {
+        seq: Seq(8),
+        index: 0,
+        time: WallTime(1),
+        seed: 0,
+        client: ClientId(1),
+        session: SessionId(1),
+    };
+    for key in 0..values {
+        let write = KvWrite::Put { key: &key.to_le_bytes(), value: &[1; 64 << 10] };
+        service.execute(&context, &write.into_operation());
+    }
+    let hasher = Hasher { cluster: CLUSTER, algorithm: DigestAlgorithm::Blake3 };
+    let table = ClientTable::new(ClientTableLimits::default());
+    Executor::resumed(service, table, hasher, Seq(8), WallTime(1), Digest([5; 32]))
+}
+
+#[test]
+fn a_replica_that_is_to_stop_does_not_wait_for_the_checkpoint_that_it_is_writing() {
+    let shared = Arc::new(Shared::default());
+    let (stage, to_checkpoint) = stage(Arc::default(), &shared);
+    shared.stopping.store(true, Ordering::Relaxed);
+    let thread = std::thread::spawn(move || stage.run());
+    // Some chunks.
+    let taken = Taken { frozen: executor(100).freeze(), written: None };
+    to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
+    until("it writes on", || thread.is_finished());
+    assert_eq!(shared.checkpoints.lock().written, 0);
+}
+
+#[test]
+fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
+    let disk = Arc::new(MemoryDisk::new(Image::from([("other".to_owned(), vec![0; 4096])])));
+    let shared = Arc::new(Shared::default());
+    let (stage, to_checkpoint) = stage(disk.clone(), &shared);
     disk.fill_up();
     shared.checkpointing.store(true, Ordering::Release);
     let thread = std::thread::spawn(move || stage.run());
-    let table = ClientTable::new(ClientTableLimits::default());
-    let service = Box::new(KeyValueStore::new());
-    let executor = Executor::resumed(service, table, hasher, Seq(8), WallTime(1), Digest([5; 32]));
+    let executor = executor(1);
     // Who waits for a stop-the-world checkpoint waits for the disk, not for an operator.
     let (written, wait) = crossbeam::channel::bounded(0);
     let taken = Taken { frozen: executor.freeze(), written: Some(written) };
@@ -69,7 +104,6 @@ fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
     assert_eq!((shared.alarms(), shared.checkpoints.lock().kept.clone()), (Vec::new(), vec![Seq(8)]));
     to_checkpoint.send(ToCheckpoint::Stop).unwrap();
     thread.join().unwrap();
-    drop(order_inbox);
 }
 
 /// A small file system in memory; gone when dropped.

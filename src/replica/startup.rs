@@ -382,6 +382,11 @@ impl Replica {
         let auth = authenticator(&config, &keys, id);
         let (members, hasher) = (auth.members, auth.hasher);
 
+        let log_dir = data_dir::log_dir(&dir, id);
+        if log_dir.is_dir() {
+            // Another process of this replica has its port, too; that its log is in use says more. Recovery takes the lock.
+            drop(log::lock(&log_dir)?);
+        }
         // Bound before anything is written.
         let shared = Arc::new(Shared::new(progress.clone()));
         let transport = match config.transport {
@@ -452,7 +457,6 @@ impl Replica {
             sessions_per_client_max: config.limits.sessions_per_client as usize,
             ..ClientTableLimits::default()
         };
-        let log_dir = data_dir::log_dir(&dir, id);
         // Both logs of a replica share the arm.
         let device = match config.log.device {
             LogDevice::Real => None,

@@ -1,6 +1,7 @@
 //! The state of a replica as one JSON object, for `duramen status`.
 
 use super::checkpoint_stage::CheckpointView;
+use super::doorman::JUST_STARTED;
 use super::shared::Shared;
 use super::transfer_stage::TransferView;
 use crate::config::Durability;
@@ -169,7 +170,9 @@ impl StatusWriter {
             .collect();
         let last_error = shared.last_error.lock().clone().or_else(|| {
             let errors = net.map_or(&[][..], |s| &s.last_errors);
-            let of_replica = errors.iter().rfind(|(peer, _)| matches!(peer, Peer::Replica(_)));
+            let of_replica = errors
+                .iter()
+                .rfind(|(peer, text)| matches!(peer, Peer::Replica(_)) && !text.contains(JUST_STARTED));
             of_replica.map(|(peer, text)| format!("{peer}: {text}"))
         });
         let decisions = shared.decisions.lock().clone();
