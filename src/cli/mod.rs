@@ -108,7 +108,11 @@ impl Command {
         match self {
             Command::Start(_) => LevelFilter::Info,
             // They cut connections themselves, or tell in their results who cannot be reached.
-            Command::Bench(_) | Command::Demo(_) | Command::Kv(_) | Command::Status(_) => LevelFilter::Error,
+            Command::Bench(_)
+            | Command::Demo(_)
+            | Command::Figures(_)
+            | Command::Kv(_)
+            | Command::Status(_) => LevelFilter::Error,
             _ => LevelFilter::Warn,
         }
     }

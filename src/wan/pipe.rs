@@ -13,8 +13,6 @@ const GRAIN_BYTES_MIN: f64 = 1024.0;
 const LATE_MAX: Duration = Duration::from_millis(50);
 /// What is under way and not delivered may take up so much.
 const BUFFER_BYTES_MIN: f64 = 65_536.0;
-/// A socket's own buffers hold what comes while the thread is away.
-const AWAY: Duration = Duration::from_millis(20);
 
 /// A token bucket whose depth depends on why it was left alone: a link that had nothing to carry saves up one grain, but one with bytes
 /// waiting loses nothing when the thread that serves it is late. In any time t it passes no more than the trace's bytes in t + 50 ms,
@@ -89,9 +87,9 @@ impl Pipe {
         (2.0 * rate * (self.shape.delay + GRAIN).as_secs_f64()).max(BUFFER_BYTES_MIN) as usize
     }
 
-    /// For the sockets at its ends.
+    /// For the sockets at its ends: what comes while the thread is late, or there is nothing to make up for it with.
     pub fn socket_bytes(&self) -> usize {
-        (self.shape.trace.peak() * AWAY.as_secs_f64()).max(BUFFER_BYTES_MIN) as usize
+        (self.shape.trace.peak() * LATE_MAX.as_secs_f64()).max(BUFFER_BYTES_MIN) as usize
     }
 }
 
