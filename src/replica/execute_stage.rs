@@ -43,6 +43,9 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 /// The counters of the log of decisions are published this often.
 const PUBLISH: Duration = Duration::from_millis(20);
 
+/// A log of decisions is looked at as often even while nothing is decided.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// Bytes of repeated replies to one connection in one round; the client asks again for the rest.
 const RESEND_BUDGET: usize = 4 << 20;
 
@@ -165,6 +168,8 @@ impl ExecuteStage {
             (!self.reads_ok).then(|| again.saturating_duration_since(Instant::now())),
             forgetful.then_some(FORGETFUL_PAUSE),
             behind.then_some(BEHIND_PAUSE),
+            // A log that is full gives nothing to do, and must be seen to be full.
+            self.layer.is_some().then_some(LOOK_PAUSE),
         ];
         match waits.into_iter().flatten().min() {
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
