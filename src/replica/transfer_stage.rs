@@ -377,8 +377,7 @@ impl TransferStage {
         let leecher = Leecher::start(
             self.config.clone(),
             algorithm,
-            above,
-            self.state.own.clone(),
+            (above, self.state.own.clone()),
             self.state.connected.clone(),
             Box::new(move |mark| auth.mark_ok(mark)),
             now,

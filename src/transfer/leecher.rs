@@ -138,8 +138,7 @@ impl Leecher {
     pub fn start(
         config: FetchConfig,
         algorithm: DigestAlgorithm,
-        above: Seq,
-        own: Option<Arc<Image>>,
+        (above, own): (Seq, Option<Arc<Image>>),
         connected: BTreeSet<ReplicaId>,
         proven: Box<dyn Fn(&MarkCertificate) -> bool + Send>,
         now: Tick,

@@ -136,8 +136,7 @@ impl Rig {
         let leecher = Leecher::start(
             FetchConfig::default(),
             ALGORITHM,
-            above,
-            own,
+            (above, own),
             self.seeders.keys().copied().collect::<BTreeSet<_>>(),
             Box::new(move |m| proven.contains(m)),
             self.now,
@@ -504,7 +503,7 @@ fn b29_all_leechers_together_stay_within_the_bound() {
         let now = Tick(1 + ms * 1_000_000);
         for who in 1..4 {
             let mut out = Vec::new();
-            let ranges = vec![0..chunks];
+            let ranges = std::iter::once(0..chunks).collect();
             let again = (0..chunks).collect();
             let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: true, again };
             seeder.on_message(now, ReplicaId(who), ask, &mut out);
