@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 
 use checked_load::{CheckedLoad, Plan};
 use duramen::client::{Client, ClientOptions, Outcome};
-use duramen::config::{CheckpointLimits, Durability, Limits, LogLimits, Settings, Transport};
+use duramen::config::{CheckpointLimits, Durability, Limits, LogLimits, Settings, TransferLimits, Transport};
 use duramen::init::InitOptions;
 use duramen::keys::ClientKeys;
 use duramen::quorum::FaultModel;
-use duramen::service::KvWrite;
+use duramen::service::{KvOperation, KvReply, KvWrite};
 use duramen::types::ReplicaId;
 use duramen::{config::Config, data_dir, init, replica};
 use local_cluster::{LocalCluster, free_ports};
@@ -765,6 +765,72 @@ fn a_byzantine_group_takes_back_a_member_that_lost_its_log() {
 #[test]
 fn a_crash_group_takes_back_a_member_that_lost_its_log() {
     a_lost_log(FaultModel::Crash);
+}
+
+/// A state comes from others while the one that fetches it, one that sends it and the leader are killed.
+#[test]
+fn a_state_is_taken_over_whoever_is_killed_meanwhile() {
+    let mut running = Running::with(FaultModel::Byzantine, |options| {
+        let options = with_checkpoints(options);
+        InitOptions {
+            log: LogLimits { bytes_max_mib: 24, ..options.log },
+            transfer: TransferLimits { mib_per_second: 2, ..options.transfer },
+            ..options
+        }
+    });
+    let value = |i: u32| format!("{i:x<48000}");
+    // More than the logs hold, and a state that takes seconds.
+    let put = |running: &Running, i: u32| running.put(&format!("key {}", i % 300), &value(i));
+    (0..700).for_each(|i| put(&running, i));
+    running.cluster.kill(3);
+    for folder in ["log", "checkpoints"] {
+        fs::remove_dir_all(running.cluster.dir().join("replica-3").join(folder)).unwrap();
+    }
+    let output = duramen(&["recover", "--replica", "3", "--dir", "."], running.cluster.dir());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let start = |running: &mut Running, i: u32| {
+        running.cluster.start(i).unwrap();
+        running.cluster.wait_ready(i, START_TIME, &|| true).unwrap();
+    };
+    start(&mut running, 3);
+    // Once for each of those killed.
+    for killed in [3, 1, 0] {
+        let end = Instant::now() + PATIENCE;
+        // The client takes a moment to find it again.
+        let under_way = || {
+            let Ok(json) = running.client.status(ReplicaId(3), Some(PATIENCE)) else { return false };
+            let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let transfer = &status["transfer"];
+            let done = transfer["installed"].as_u64().unwrap_or(0) > 0;
+            done || transfer["phase"] == "chunks" && transfer["chunks"][0].as_u64() > Some(0)
+        };
+        while !under_way() {
+            assert!(Instant::now() < end, "no state comes: {}", running.status(3));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running.cluster.kill(killed);
+        start(&mut running, killed);
+    }
+    let end = Instant::now() + 2 * PATIENCE;
+    while running.status(3)["mode"] != "normal" {
+        assert!(Instant::now() < end, "it does not vote again: {}", running.status(3));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running.cluster.kill(2);
+    (700..710).for_each(|i| put(&running, i));
+    start(&mut running, 2);
+    running.wait_for_equal_digests();
+    for key in 0..300 {
+        let last = (0..710).rev().find(|i| i % 300 == key).unwrap();
+        let operation = KvOperation::Get { key: format!("key {key}").as_bytes() }.encode();
+        let outcome = running.client.read(operation, Some(PATIENCE));
+        let Outcome::Done(reply) = outcome else { panic!("key {key}: {outcome:?}") };
+        let expected = value(last);
+        assert!(
+            matches!(KvReply::decode(&reply), Ok(KvReply::Value(v)) if v == expected.as_bytes()),
+            "key {key}"
+        );
+    }
 }
 
 #[test]
