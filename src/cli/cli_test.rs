@@ -215,6 +215,57 @@ fn figures_checkpoint_draws_and_judges_what_its_csv_says() {
 }
 
 #[test]
+fn figures_transfer_draws_and_judges_what_its_csv_says() {
+    let temp = temp_dir();
+    let said = |args: &[&str]| {
+        let output = duramen(args, temp.path());
+        let (said, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}\n{errors}");
+        said.into_owned()
+    };
+    let tiny =
+        "figures transfer --scale tiny --group A --site Ireland --strategy pull,equal --out out --dir work";
+    let measured = said(&tiny.split(' ').collect::<Vec<_>>());
+    assert!(!temp.path().join("work").exists(), "the folder for what is received is left behind");
+    let verdicts = |said: &str| said.split_once("verdict ").map(|(_, rest)| rest.to_owned()).unwrap();
+    let out = temp.path().join("out");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let svg = "transfer-a-x40-constant-1mib.svg";
+    assert!(read(svg).starts_with("<svg ") && read(svg).contains("Ireland</text>"), "{}", read(svg));
+    assert_eq!(
+        (read("transfer-runs.csv").lines().count(), read("transfer-sources.csv").lines().count()),
+        (3, 7)
+    );
+    let json = || -> serde_json::Value { serde_json::from_str(&read("transfer.json")).unwrap() };
+    assert_eq!(json()["runs"][0]["runs"].as_array().unwrap().len(), 2);
+    // A MiB and what is said about it, whole: no link carries less.
+    let sent = json()["runs"][0]["runs"][0]["sent_over_needed"].as_f64().unwrap();
+    assert!((1.0..1.5).contains(&sent), "{sent}");
+
+    // The files alone are enough to say the same again, and other files say something else.
+    std::fs::remove_file(out.join(svg)).unwrap();
+    let again = said(&["figures", "transfer", "--again", "--out", "out"]);
+    assert_eq!(verdicts(&again), verdicts(&measured));
+    assert!(out.join(svg).exists() && json()["run"]["machine"]["cpu"].is_string());
+    let fraction = |value: &str| {
+        let runs = read("transfer-runs.csv");
+        let lines = runs.lines().map(|line| {
+            let mut cells: Vec<&str> = line.split(',').collect();
+            if line.contains(",pull,") {
+                cells[9] = value;
+            }
+            cells.join(",") + "\n"
+        });
+        std::fs::write(out.join("transfer-runs.csv"), lines.collect::<String>()).unwrap();
+        said(&["figures", "transfer", "--again", "--out", "out"])
+    };
+    let claim = "Ireland, pull: at least 0.97 of the sum of the links";
+    assert!(fraction("0.96").contains(&format!("{claim}: DOES NOT HOLD")));
+    assert!(fraction("0.98").contains(&format!("{claim}: holds")));
+}
+
+#[test]
 fn wan_relays_what_a_file_of_links_says() {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{TcpListener, TcpStream};

@@ -45,6 +45,9 @@ mod roots_stage;
 /// States from and to other replicas.
 mod transfer_stage;
 
+/// One transfer over shaped links, to be measured.
+pub mod transfer_rig;
+
 /// execute → checkpoint files.
 mod checkpoint_stage;
 

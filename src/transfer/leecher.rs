@@ -3,7 +3,8 @@
 //! ```text
 //! Asking     Ask → all; offers with certificates ← ; the newest one that a quorum names is the target
 //! Manifest   from one that offers it; its root must be the certificate's, or the next one is asked
-//! Digests    of the pages, from all in turn; each list must give its node's digest in the manifest
+//! Digests    of the pages, from all in turn; each list must give its node's digest in the manifest. Whoever has nothing asks for the
+//!            first ones with the manifest
 //! Chunks     what differs from what is here already: Fetch says who is asked for what; each chunk must have its digest
 //! Complete   all is here
 //! ```
@@ -29,6 +30,8 @@ const ASK_NS: u64 = 1_000_000_000;
 const ANSWER_NS: u64 = 2_000_000_000;
 /// Lists of digests asked of one source at a time.
 const LISTS_MAX: usize = 4;
+/// Lists asked of each source before the manifest is here.
+const AHEAD: usize = 2;
 /// What a page is taken to be large before any is here.
 const CHUNK_BYTES: u64 = 32 << 10;
 
@@ -89,11 +92,19 @@ impl Target {
 
 enum Phase {
     Asking { since: Tick, first: Option<Tick>, offers: BTreeMap<ReplicaId, Vec<MarkCertificate>> },
-    Manifest { mark: MarkCertificate, of: ReplicaId, since: Tick },
+    Manifest { mark: MarkCertificate, of: ReplicaId, since: Tick, ahead: Ahead },
     Digests(Box<Lists>),
     Storing(Box<Target>),
     Chunks(Box<Chunks>),
     Complete,
+}
+
+/// Lists that were asked for together with the manifest, so that it and they take one round trip.
+#[derive(Default)]
+struct Ahead {
+    asked: HashMap<ListAt, ReplicaId>,
+    /// Those that came first: without the manifest nothing says whether they are right.
+    here: Vec<(ReplicaId, ListAt, Vec<Digest>)>,
 }
 
 struct Lists {
@@ -319,6 +330,26 @@ impl Leecher {
         let has = |marks: &Vec<MarkCertificate>| marks.iter().any(|m| m.statement == mark.statement);
         self.sources = offers.iter().filter(|(_, marks)| has(marks)).map(|(r, _)| *r).collect();
         self.ask_manifest(now, mark, None, out);
+        self.ask_ahead(out);
+    }
+
+    /// Whoever has nothing needs all lists: the first ones are asked of all sources in turn before it is known how many there are.
+    fn ask_ahead(&mut self, out: &mut Vec<Output>) {
+        let own = self.own.as_ref().map_or(0, |own| own.part(Part::State).page_count());
+        let Phase::Manifest { mark, of, ahead, .. } = &mut self.phase else { return };
+        if own >= FAN_OUT as u64 {
+            return;
+        }
+        let seq = mark.statement.seq;
+        let mut ask = |of: ReplicaId, part, first| {
+            ahead.asked.insert((part, first), of);
+            out.push(Output::Send(of, Message::GetDigests { seq, part, first, nodes: NODES_MAX }));
+        };
+        ask(*of, Part::Table, 0);
+        let sources: Vec<ReplicaId> = self.sources.intersection(&self.connected).copied().collect();
+        for (turn, of) in sources.iter().cycle().take(AHEAD * sources.len()).enumerate() {
+            ask(*of, Part::State, turn as u64 * NODES_MAX);
+        }
     }
 
     fn ask_manifest(
@@ -332,15 +363,15 @@ impl Leecher {
         let other = able.iter().copied().find(|r| not.is_none_or(|not| *r > not));
         let Some(of) = other.or(able.first().copied()) else { return self.restart(now, out) };
         out.push(Output::Send(of, Message::GetManifest(mark.statement.seq)));
-        self.phase = Phase::Manifest { mark, of, since: now };
+        self.phase = Phase::Manifest { mark, of, since: now, ahead: Ahead::default() };
     }
 
     fn on_manifest(&mut self, now: Tick, from: ReplicaId, seq: Seq, bytes: Bytes, out: &mut Vec<Output>) {
-        let Phase::Manifest { mark, of, .. } = &self.phase else { return };
+        let Phase::Manifest { mark, of, ahead, .. } = &mut self.phase else { return };
         if mark.statement.seq != seq || *of != from {
             return;
         }
-        let mark = mark.clone();
+        let (mark, ahead) = (mark.clone(), std::mem::take(ahead));
         let manifest = Manifest::decode(bytes)
             .ok()
             .filter(|m| m.seq == seq && m.root(self.algorithm) == mark.statement.state);
@@ -367,8 +398,13 @@ impl Leecher {
             digests[part as usize] = all;
         }
         let target = Target { mark, manifest, digests };
-        self.phase = Phase::Digests(Box::new(Lists { target, missing, asked: HashMap::new() }));
+        let asked = ahead.asked.into_iter().filter(|(list, _)| missing.remove(list));
+        let asked = asked.map(|(list, of)| (list, (of, now))).collect();
+        self.phase = Phase::Digests(Box::new(Lists { target, missing, asked }));
         self.ask_digests(now, out);
+        for (from, list, digests) in ahead.here {
+            self.on_digests(now, from, seq, list, digests, out);
+        }
     }
 
     /// Lists go to all sources in turn.
@@ -418,6 +454,14 @@ impl Leecher {
         digests: Vec<Digest>,
         out: &mut Vec<Output>,
     ) {
+        if let Phase::Manifest { mark, ahead, .. } = &mut self.phase {
+            // Once each.
+            if mark.statement.seq == seq && ahead.asked.get(&list) == Some(&from) {
+                ahead.here.retain(|(_, before, _)| *before != list);
+                ahead.here.push((from, list, digests));
+            }
+            return;
+        }
         let Phase::Digests(lists) = &mut self.phase else { return };
         let asked = lists.asked.get(&list).is_some_and(|(of, _)| *of == from);
         if lists.target.mark.statement.seq != seq || !asked {
@@ -639,7 +683,7 @@ impl Leecher {
                 }
                 self.choose(now, out);
             }
-            Phase::Manifest { mark, of, since } => {
+            Phase::Manifest { mark, of, since, .. } => {
                 let (mark, of, late) = (mark.clone(), *of, now.since(*since) >= ANSWER_NS);
                 if late || !self.connected.contains(&of) {
                     self.ask_manifest(now, mark, Some(of), out);

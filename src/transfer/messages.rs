@@ -25,6 +25,8 @@ use std::ops::Range;
 
 /// States that one replica offers.
 const OFFERS_MAX: usize = 8;
+/// The frame kind of [`Message::Chunk`].
+pub const CHUNK: u16 = 71;
 /// Nodes whose digests are asked for at once: 64 pages each.
 pub const NODES_MAX: u64 = 128;
 /// Ranges in one request.
@@ -111,7 +113,7 @@ impl Message {
             }
             Self::Chunk { seq, chunk, bytes } => {
                 w.u64(seq.0).u64(*chunk);
-                (71, bytes.clone())
+                (CHUNK, bytes.clone())
             }
             Self::Cancel { seq, ranges } => {
                 w.u64(seq.0);
@@ -176,7 +178,7 @@ impl Message {
                 let again = (0..count).map(|_| r.u64()).collect::<Result<_, _>>()?;
                 Self::GetChunks { seq, round, ranges, replace, again }
             }
-            71 => Self::Chunk { seq: Seq(r.u64()?), chunk: r.u64()?, bytes: r.rest() },
+            CHUNK => Self::Chunk { seq: Seq(r.u64()?), chunk: r.u64()?, bytes: r.rest() },
             72 => Self::Cancel { seq: Seq(r.u64()?), ranges: read_ranges(&mut r)? },
             73 => Self::Gone(Seq(r.u64()?)),
             74 => Self::End(Seq(r.u64()?)),

@@ -14,8 +14,11 @@ use crate::types::*;
 const RUN_MAX: u64 = 16;
 /// Most chunks under way from one source, however small they are.
 const CHUNKS_MAX: u64 = 1 << 14;
-/// First window of a source nothing is known of.
-const START_BYTES: u64 = 1 << 20;
+/// First window of a source nothing is known of: a part of what is wanted, so that a small state is not given away to a slow source,
+/// and what a fast and long link holds if there is much.
+const START_PART: u64 = 256;
+const START_BYTES_MIN: u64 = 1 << 20;
+const START_BYTES_MAX: u64 = 4 << 20;
 /// Queueing that is no sign of too large a window.
 const SLACK_NS: u64 = 50_000_000;
 /// Copies of other sources' chunks under way from one source.
@@ -64,7 +67,9 @@ pub(super) fn window(board: &Board, at: usize, now: Tick) -> u64 {
     let steady = u128::from(rate) * 2 * u128::from(rtt_ns) / 1_000_000_000;
     let mut bytes = u64::try_from(steady).unwrap_or(u64::MAX);
     if !source.measured(now) {
-        bytes = bytes.max(START_BYTES.saturating_add(source.burst_bytes()));
+        let wanted = board.wanted.len().saturating_mul(chunk);
+        let start = (wanted / START_PART).clamp(START_BYTES_MIN, START_BYTES_MAX);
+        bytes = bytes.max(start.saturating_add(source.burst_bytes()));
     }
     // One chunk is enough for whoever needs longer than a second for it.
     let least = if rate > 0 && rate < chunk { chunk } else { chunk.saturating_mul(2) };

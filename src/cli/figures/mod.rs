@@ -3,12 +3,16 @@
 //! Each is measured into CSV files; pictures, JSON and verdicts come from reading those back, and from nothing else: `--again` does that
 //! part alone.
 
+mod bars;
 mod checkpoint;
 mod csv;
 mod svg;
+mod transfer;
 
 #[cfg(test)]
 mod figures_tests;
+#[cfg(test)]
+mod transfer_tests;
 
 use serde_json::{Value, json};
 
@@ -26,12 +30,15 @@ pub struct Args {
 enum Figure {
     /// Throughput and latency while replicas write checkpoints: the durability paper's Figures 2 and 10
     Checkpoint(checkpoint::Args),
+    /// Time of a state's transfer between sites far apart: the geographic paper's Figures 4 to 7
+    Transfer(transfer::Args),
 }
 
 /// Measures and draws.
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.figure {
         Figure::Checkpoint(args) => checkpoint::run(args),
+        Figure::Transfer(args) => transfer::run(args),
     }
 }
 

@@ -161,21 +161,21 @@ impl Page {
     }
 }
 
-fn text(out: &mut String, (x, y): (f64, f64), attributes: &str, text: &str) {
+pub(super) fn text(out: &mut String, (x, y): (f64, f64), attributes: &str, text: &str) {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let space = if attributes.is_empty() { "" } else { " " };
     let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\"{space}{attributes}>{text}</text>");
 }
 
 /// A round distance of about `count` ticks up to `max`: 1, 2 or 5 times a power of ten.
-fn tick(max: f64, count: f64) -> f64 {
+pub(super) fn tick(max: f64, count: f64) -> f64 {
     let rough = (max / count).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough * 0.999);
     factor.unwrap_or(10.0) * power
 }
 
-fn number(value: f64, step: f64) -> String {
+pub(super) fn number(value: f64, step: f64) -> String {
     let digits = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
     format!("{value:.digits$}")
 }
