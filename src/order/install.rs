@@ -15,6 +15,7 @@ use super::record::OrderRecord;
 use crate::quorum::VoteSet;
 use crate::types::*;
 use crate::wire::messages::*;
+use std::collections::VecDeque;
 
 impl Orderer {
     /// Whether what comes next is nowhere to be had, as far as can be told: then it is asked for the state instead. One that lies
@@ -74,14 +75,20 @@ impl Orderer {
         self.chain_at = self.chain_at.split_off(&above);
         self.own_marks = self.own_marks.split_off(&above);
         self.marks = self.marks.split_off(&above);
-        self.catch_up = None;
         self.checkpoint_taken = None;
-        self.mark_appended = seq;
+        // Own marks may lie further ahead, where batches of this log were lost: its digests still lead there.
+        let marked = self.durable.mark.statement.seq;
+        let rest: VecDeque<Digest> =
+            (above.0..=marked.0).filter_map(|place| self.durable.digest(Seq(place))).collect();
+        self.catch_up = (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest });
+        self.mark_appended = self.mark_appended.max(seq);
         self.highest = self.highest.max(seq);
         self.last_progress = self.now.tick;
         self.requests.known_progress(progress.iter().copied());
-        let lsn = self.append(OrderRecord::Transferred { mark: mark.clone() }, out);
-        self.hold(lsn, Held::Mark(seq), out);
+        if seq > marked {
+            let lsn = self.append(OrderRecord::Transferred { mark: mark.clone() }, out);
+            self.hold(lsn, Held::Mark(seq), out);
+        }
         self.root_is_certified(mark, out);
         self.advance(out);
     }

@@ -172,6 +172,8 @@ impl Replay {
         records.fold(false, |awaits, record| match record {
             OrderRecord::Learner => true,
             OrderRecord::ViewEntered { .. } => false,
+            // The first records may be gone.
+            OrderRecord::Control(c) => c.learner || c.rejoined == Some(c.view),
             _ => awaits,
         })
     }

@@ -87,9 +87,6 @@ impl Orderer {
 
     /// A quorum of equal roots is a certificate; f+1 others that agree on something else silence this replica.
     fn try_root(&mut self, seq: Seq, out: &mut Vec<Output>) {
-        if self.roots.certified.contains_key(&seq) {
-            return;
-        }
         let Some(own) = self.roots.own.get(&seq).copied() else { return };
         let mut by: BTreeMap<ReplicaId, Mark> =
             self.roots.heard.iter().filter_map(|(r, of)| of.get(&seq).map(|mark| (*r, *mark))).collect();
@@ -99,12 +96,6 @@ impl Orderer {
         let who = |statement: &MarkStatement| -> VoteSet {
             by.iter().filter(|(_, m)| m.statement == *statement).map(|(r, _)| *r).collect()
         };
-        if self.members.quorum().reached_by(who(&own.statement)) {
-            let signed = self.members.byzantine();
-            let equal = by.iter().filter(|(_, m)| signed && m.statement == own.statement);
-            let signatures = equal.map(|(r, m)| (*r, m.signature)).collect();
-            return self.root_is_certified(MarkCertificate { statement: own.statement, signatures }, out);
-        }
         let mut others = by.values().map(|m| m.statement).filter(|s| *s != own.statement);
         if let Some(other) = others.find(|s| self.members.one_correct().reached_by(who(s))) {
             let why = format!(
@@ -117,7 +108,16 @@ impl Orderer {
                 other.batches,
                 other.replies
             );
-            self.halt(why, out);
+            return self.halt(why, out);
+        }
+        // In crash mode a replica's word suffices, here and for whoever takes the state over: it is of a place that a certified mark
+        // covers. Others' roots are an audit alone: after a crash of all there may be too few that passed the same place.
+        let signed = self.members.byzantine();
+        let known = self.roots.certified.contains_key(&seq);
+        if !known && (!signed || self.members.quorum().reached_by(who(&own.statement))) {
+            let equal = by.iter().filter(|(_, m)| signed && m.statement == own.statement);
+            let signatures = equal.map(|(r, m)| (*r, m.signature)).collect();
+            self.root_is_certified(MarkCertificate { statement: own.statement, signatures }, out);
         }
     }
 
