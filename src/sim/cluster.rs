@@ -228,7 +228,7 @@ pub struct Node {
 impl Node {
     /// Of the no-op that it orders after this start.
     fn nonce(&self) -> u64 {
-        1 << 48 | self.boot + 1
+        (1 << 48) | (self.boot + 1)
     }
 }
 
