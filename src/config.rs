@@ -16,13 +16,15 @@
 //! | `view_timeout_ms` | 1000 | see [`Settings::view_timeout_ms`] |
 //! | `[limits]` | see [`Limits`] | sizes and counts all members must agree on |
 //! | `[log]` | see [`LogLimits`] | the log on each replica's disk |
-//! | `[[replica]]` | required | `id` (0, 1, … n−1), `address` ("host:port"), `key` (Ed25519 public key, 64 digits) |
+//! | `[checkpoint]` | see [`CheckpointLimits`] | checkpoints on each replica's disk |
+//! | `[transfer]` | see [`TransferLimits`] | how a state is fetched from other replicas |
+//! | `[[replica]]` | required | `id` (0, 1, … n−1), `address` ("host:port"), `key` (Ed25519 public key, 64 digits), `transfer` ("host:port", for state transfer; without it this replica neither gives nor takes states) |
 //! | `[[client]]` | none | `id` (below 2³¹), `name`, `key` |
 
 mod limits;
 mod words;
 
-pub use limits::{CheckpointLimits, Limits, LogLimits};
+pub use limits::{CheckpointLimits, Limits, LogLimits, TransferLimits};
 pub use words::{CheckpointSchedule, ClientAuth, Durability, LogDevice, LogIo, SnapshotKind, Transport};
 
 use std::collections::HashMap;
@@ -71,6 +73,8 @@ pub struct Settings {
     pub log: LogLimits,
     /// Checkpoints on each replica's disk.
     pub checkpoint: CheckpointLimits,
+    /// State transfer.
+    pub transfer: TransferLimits,
     /// The members, in the order of their ids 0, 1, … n−1.
     pub replicas: Vec<ReplicaEntry>,
     /// Who may send requests; may be empty.
@@ -86,6 +90,9 @@ pub struct ReplicaEntry {
     pub id: ReplicaId,
     /// `host:port`; the host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
     pub address: String,
+    /// Where states are transferred; `None`: nowhere.
+    #[serde(default)]
+    pub transfer: Option<String>,
     /// Ed25519 public key.
     #[serde(deserialize_with = "hex::deserialize")]
     pub key: [u8; 32],
@@ -273,15 +280,31 @@ impl Config {
         changed(&mut checkpoint, "mib_per_second", now.mib_per_second, usual.mib_per_second);
         changed(&mut checkpoint, "log_keep_mib", now.log_keep_mib, usual.log_keep_mib);
         changed(&mut checkpoint, "dir", format!("{:?}", now.dir), format!("{:?}", usual.dir));
-        for (table, lines) in [("limits", limits), ("log", log), ("checkpoint", checkpoint)] {
+        let mut transfer = String::new();
+        let (now, usual) = (&self.transfer, TransferLimits::default());
+        changed(
+            &mut transfer,
+            "strategy",
+            format!("\"{}\"", now.strategy),
+            format!("\"{}\"", usual.strategy),
+        );
+        changed(&mut transfer, "interval_ms", now.interval_ms, usual.interval_ms);
+        changed(&mut transfer, "leader_percent", now.leader_percent, usual.leader_percent);
+        changed(&mut transfer, "mib_per_second", now.mib_per_second, usual.mib_per_second);
+        let tables = [("limits", limits), ("log", log), ("checkpoint", checkpoint), ("transfer", transfer)];
+        for (table, lines) in tables {
             if !lines.is_empty() {
                 let _ = write!(out, "\n[{table}]\n{lines}");
             }
         }
 
-        for ReplicaEntry { id, address, key } in &self.replicas {
+        for ReplicaEntry { id, address, transfer, key } in &self.replicas {
             let key = hex::encode(key);
-            let _ = write!(out, "\n[[replica]]\nid = {id}\naddress = \"{address}\"\nkey = \"{key}\"\n");
+            let _ = write!(out, "\n[[replica]]\nid = {id}\naddress = \"{address}\"\n");
+            if let Some(transfer) = transfer {
+                let _ = writeln!(out, "transfer = \"{transfer}\"");
+            }
+            let _ = writeln!(out, "key = \"{key}\"");
         }
         for ClientEntry { id, name, key } in &self.clients {
             let key = hex::encode(key);
@@ -429,6 +452,8 @@ struct File {
     log: LogLimits,
     #[serde(default)]
     checkpoint: CheckpointLimits,
+    #[serde(default)]
+    transfer: TransferLimits,
     #[serde(rename = "replica")]
     replicas: Vec<ReplicaEntry>,
     #[serde(rename = "client", default)]
@@ -481,6 +506,7 @@ impl File {
             limits: self.limits,
             log: self.log,
             checkpoint: self.checkpoint,
+            transfer: self.transfer,
             replicas: self.replicas,
             clients: self.clients,
         }
@@ -600,18 +626,22 @@ fn check_replicas(replicas: &[ReplicaEntry]) -> Result<(), Wrong> {
             let last = replicas.len() - 1;
             return wrong("id", format!("{} {why}: ids are 0 to {last} in this order, here {i}", replica.id));
         }
-        let (host, port) = match split_address(&replica.address) {
-            Ok(parts) => parts,
-            Err(why) => {
-                let shown = replica.address.escape_debug();
-                return wrong(
-                    "address",
-                    format!("\"{shown}\" {why}: write \"host:port\", such as \"10.0.0.1:7400\""),
-                );
+        let said = [("address", Some(&replica.address)), ("transfer", replica.transfer.as_ref())];
+        for (key, address) in said {
+            let Some(address) = address else { continue };
+            let (host, port) = match split_address(address) {
+                Ok(parts) => parts,
+                Err(why) => {
+                    let shown = address.escape_debug();
+                    return wrong(
+                        key,
+                        format!("\"{shown}\" {why}: write \"host:port\", such as \"10.0.0.1:7400\""),
+                    );
+                }
+            };
+            if let Some(other) = addresses.insert((host.to_ascii_lowercase(), port), i) {
+                return wrong(key, format!("{address} is replica {other}'s address already"));
             }
-        };
-        if let Some(other) = addresses.insert((host.to_ascii_lowercase(), port), i) {
-            return wrong("address", format!("{} is replica {other}'s address already", replica.address));
         }
         if let Some(other) = keys.insert(replica.key, i) {
             return wrong("key", format!("this is replica {other}'s key already: each replica has its own"));
@@ -722,6 +752,12 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
     let ahead_max = log.bytes_max_mib / log.segment_mib - 1;
     range(in_log, "spare_segments", "segments", u64::from(log.spare_segments), 1, ahead_max)?;
     range(in_log, "prefill_segments", "segments", u64::from(log.prefill_segments), 0, ahead_max)?;
+
+    let in_transfer: fn(_, _) -> _ = |key, message| Wrong::within("transfer", key, message);
+    let transfer = &settings.transfer;
+    range(in_transfer, "interval_ms", "milliseconds", transfer.interval_ms, 10, 60_000)?;
+    range(in_transfer, "leader_percent", "percent", u64::from(transfer.leader_percent), 0, 100)?;
+    range(in_transfer, "mib_per_second", "MiB", transfer.mib_per_second, 0, 1 << 20)?;
 
     let in_checkpoint: fn(_, _) -> _ = |key, message| Wrong::within("checkpoint", key, message);
     let checkpoint = &settings.checkpoint;

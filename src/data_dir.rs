@@ -4,6 +4,7 @@
 //! duramen-data/
 //!   cluster.toml          the configuration: the same on every machine, no secrets
 //!   replica-0/key.toml    replica 0's secrets, mode 0600
+//!   replica-0/durability  the durability mode that its log is written in
 //!   replica-0/log/        replica 0's log segments
 //!   replica-0/decisions/  its log of decided batches, where votes are not durable
 //!   client-default.key    a client's secrets, mode 0600

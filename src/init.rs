@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{
     CheckpointLimits, ClientAuth, ClientEntry, Config, ConfigError, Durability, Limits, LogLimits,
-    ReplicaEntry, Settings, Transport, VIEW_TIMEOUT_MS_DEFAULT, check_client_name, split_address,
+    ReplicaEntry, Settings, TransferLimits, Transport, VIEW_TIMEOUT_MS_DEFAULT, check_client_name,
+    split_address,
 };
 use crate::data_dir;
 use crate::keys::{ClientKeys, KeyError, ReplicaKeys, random};
@@ -50,6 +51,8 @@ pub struct InitOptions {
     pub log: LogLimits,
     /// Checkpoints on each replica's disk.
     pub checkpoint: CheckpointLimits,
+    /// State transfer.
+    pub transfer: TransferLimits,
 }
 
 impl Default for InitOptions {
@@ -71,6 +74,7 @@ impl Default for InitOptions {
             limits: Limits::default(),
             log: LogLimits::default(),
             checkpoint: Default::default(),
+            transfer: Default::default(),
         }
     }
 }
@@ -196,8 +200,14 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
         limits: options.limits.clone(),
         log: options.log.clone(),
         checkpoint: options.checkpoint.clone(),
+        transfer: options.transfer.clone(),
         replicas: (replicas.iter().zip(addresses))
-            .map(|(keys, address)| ReplicaEntry { id: keys.id, address, key: keys.public_key() })
+            .map(|(keys, (address, transfer))| ReplicaEntry {
+                id: keys.id,
+                address,
+                transfer: Some(transfer),
+                key: keys.public_key(),
+            })
             .collect(),
         clients: clients
             .iter()
@@ -208,18 +218,20 @@ fn draw(options: &InitOptions) -> Result<(Config, Vec<ReplicaKeys>, Vec<ClientKe
     Ok((config, replicas, clients))
 }
 
-/// Replica i listens on port + i.
-fn addresses(listen: &str, n: u32) -> Result<Vec<String>, InitError> {
+/// Replica i listens on port + i, and on port + n + i for state transfer.
+fn addresses(listen: &str, n: u32) -> Result<Vec<(String, String)>, InitError> {
     let (host, port) = split_address(listen).map_err(|why| {
         let shown = listen.escape_debug();
         InitError::Listen(format!("\"{shown}\" {why}: write \"host:port\", such as \"10.0.0.1:7400\""))
     })?;
-    let last = u32::from(port) + n.saturating_sub(1);
+    let last = u32::from(port) + (2 * n).saturating_sub(1);
     if last > u32::from(u16::MAX) {
-        let message = format!("replica {} would listen on port {last}: choose {} or lower", n - 1, 65536 - n);
+        let message =
+            format!("replica {} would listen on port {last}: choose {} or lower", n - 1, 65536 - 2 * n);
         return Err(InitError::Listen(message));
     }
-    Ok((0..n).map(|i| format!("{host}:{}", u32::from(port) + i)).collect())
+    let at = |i| format!("{host}:{}", u32::from(port) + i);
+    Ok((0..n).map(|i| (at(i), at(n + i))).collect())
 }
 
 fn refuse_used(dir: &Path) -> Result<(), InitError> {

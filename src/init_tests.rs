@@ -95,7 +95,7 @@ fn options_reach_the_configuration() {
             replicas: 3,
             model: FaultModel::Crash,
             f: Some(0),
-            listen: "[::1]:65533".into(),
+            listen: "[::1]:65530".into(),
             clients: vec![],
             transport: Transport::Plain,
             digest: DigestAlgorithm::Sha256,
@@ -109,7 +109,8 @@ fn options_reach_the_configuration() {
     )
     .unwrap();
     assert_eq!((config.group().n(), config.f, config.model), (3, 0, FaultModel::Crash));
-    assert_eq!(config.replicas[2].address, "[::1]:65535");
+    assert_eq!(config.replicas[2].address, "[::1]:65532");
+    assert_eq!(config.replicas[2].transfer.as_deref(), Some("[::1]:65535"));
     assert_eq!((config.transport, config.client_auth), (Transport::Plain, ClientAuth::Channel));
     assert_eq!((config.digest, config.view_timeout_ms), (DigestAlgorithm::Sha256, 70));
     assert_eq!((config.limits.window, config.log.segment_mib), (32, 8));
@@ -195,8 +196,8 @@ fn options_that_cannot_be_are_refused_before_anything_is_made() {
     type Change = fn(&mut InitOptions);
     let cases: [(Change, &str); 13] = [
         (
-            |o| o.listen = "127.0.0.1:65533".into(),
-            "replica 3 would listen on port 65536: choose 65532 or lower",
+            |o| o.listen = "127.0.0.1:65529".into(),
+            "replica 3 would listen on port 65536: choose 65528 or lower",
         ),
         (|o| o.listen = "127.0.0.1".into(), "--listen: \"127.0.0.1\" has no port"),
         (|o| o.listen = "127.0.0.1:0".into(), "1 to 65535"),
@@ -227,8 +228,9 @@ fn options_that_cannot_be_are_refused_before_anything_is_made() {
 fn the_last_possible_port_is_used() {
     let temp = tempfile::tempdir().unwrap();
     let config =
-        init(&InitOptions { listen: "localhost:65532".into(), ..options(temp.path()) }, PASS).unwrap();
-    assert_eq!(config.replicas[3].address, "localhost:65535");
+        init(&InitOptions { listen: "localhost:65528".into(), ..options(temp.path()) }, PASS).unwrap();
+    assert_eq!(config.replicas[3].address, "localhost:65531");
+    assert_eq!(config.replicas[3].transfer.as_deref(), Some("localhost:65535"));
 }
 
 #[test]

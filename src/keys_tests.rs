@@ -20,6 +20,7 @@ fn made() -> Made {
     let client = ClientKeys::generate(CLUSTER, ClientId(3), "alice", &replicas).unwrap();
     let entry = |k: &ReplicaKeys| ReplicaEntry {
         id: k.id,
+        transfer: None,
         address: format!("h:{}", 1 + k.id.0),
         key: k.public_key(),
     };
@@ -35,6 +36,7 @@ fn made() -> Made {
         limits: Limits::default(),
         log: LogLimits::default(),
         checkpoint: Default::default(),
+        transfer: Default::default(),
         replicas: replicas.iter().map(entry).collect(),
         clients: vec![ClientEntry { id: ClientId(3), name: "alice".into(), key: client.public_key() }],
     })

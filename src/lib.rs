@@ -20,6 +20,7 @@
 //!     io: None,
 //!     new_era: false,
 //!     metrics: None,
+//!     progress: Default::default(),
 //! #   #[cfg(feature = "adversary")]
 //! #   adversary: None,
 //!     dir,
@@ -97,6 +98,9 @@ pub mod execute;
 /// States at agreed places of the order, cheap to take and named by one root.
 pub mod checkpoint;
 
+/// The state of others, fetched from all of them at once.
+pub mod transfer;
+
 /// What a client may rely on when it is answered.
 pub mod reply;
 
@@ -123,3 +127,6 @@ mod quorum_tests;
 /// One process, one seed, many replicas: the simulator that tries to break them.
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+
+/// The WAN lab: links between sites, shaped on one machine.
+pub mod wan;

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
 
+use crate::log::Progress;
 use crate::log::storage::DiskFile;
 use crate::log::{AlignedBuffer, BLOCK_BYTES};
 use crate::quorum::{FaultModel, Group as Members};
@@ -259,6 +260,8 @@ pub struct Opened {
     pub head: Head,
     /// Of all of it.
     pub root: Digest,
+    /// Told how much of the body has been read.
+    pub progress: Arc<Progress>,
     file: Arc<dyn DiskFile>,
     digests: Vec<Digest>,
 }
@@ -301,7 +304,7 @@ impl Opened {
         if head.root(&digests) != root {
             return Err(CheckpointError::Damaged("list of digests"));
         }
-        Ok(Self { head, root, file, digests })
+        Ok(Self { head, root, progress: Arc::default(), file, digests })
     }
 
     /// Reads the body, chunk by chunk, each checked, some ahead of the reader: one thread reads and hashes, another builds.
@@ -313,6 +316,7 @@ impl Opened {
         let (chunks_in, chunks) = bounded::<AlignedBuffer>(AHEAD);
         std::thread::scope(|scope| {
             let (file, digests, mut left) = (&self.file, &self.digests, self.head.body_bytes);
+            self.progress.begin(left);
             let reading = scope.spawn(move || -> Result<(), CheckpointError> {
                 let mut at = BLOCK_BYTES as u64;
                 for digest in digests {
@@ -324,6 +328,7 @@ impl Opened {
                     }
                     at += buffer.len() as u64;
                     left -= bytes as u64;
+                    self.progress.reach(self.head.body_bytes - left);
                     if chunks_in.send(buffer).is_err() {
                         return Ok(());
                     }

@@ -31,7 +31,7 @@ use crate::service::{CanonicalReader, PageSource, PagedSnapshot, RestoreError};
 use crate::types::{Digest, DigestAlgorithm};
 
 /// Children of a node.
-const FAN_OUT: usize = 64;
+pub const FAN_OUT: usize = 64;
 /// Bits of an index that choose one of them.
 const BITS: u32 = FAN_OUT.trailing_zeros();
 /// More pages than any machine holds.
@@ -403,18 +403,31 @@ fn root_digest(algorithm: DigestAlgorithm, count: u64, header: &[u8], top: Diges
 /// The root of [`Pages::root`], from the digests of all pages in order (zeros for a free one): what a list of digests must give before
 /// pages are compared with it.
 pub fn root_of(algorithm: DigestAlgorithm, header: &[u8], page_digests: &[Digest]) -> Digest {
-    let (mut digests, mut level) = (page_digests.to_vec(), 0);
-    loop {
+    let nodes: Vec<Digest> = page_digests.chunks(FAN_OUT).map(|pages| node_of(algorithm, pages)).collect();
+    root_of_nodes(algorithm, header, page_digests.len() as u64, &nodes)
+}
+
+/// The digest of the node above up to [`FAN_OUT`] pages, from theirs.
+pub fn node_of(algorithm: DigestAlgorithm, page_digests: &[Digest]) -> Digest {
+    let mut children = [Digest::ZERO; FAN_OUT];
+    children[..page_digests.len()].copy_from_slice(page_digests);
+    node_digest(algorithm, 0, &children)
+}
+
+/// The root over `count` pages, from the digests of the nodes above them in order ([`node_of`]).
+pub fn root_of_nodes(algorithm: DigestAlgorithm, header: &[u8], count: u64, nodes: &[Digest]) -> Digest {
+    let (mut digests, mut level) = (nodes.to_vec(), 1);
+    if digests.is_empty() {
         // No pages have a node above them, too.
-        let nodes = digests.len().div_ceil(FAN_OUT).max(1);
-        digests.resize(nodes * FAN_OUT, Digest::ZERO);
+        digests.push(node_of(algorithm, &[]));
+    }
+    while digests.len() > 1 {
+        digests.resize(digests.len().next_multiple_of(FAN_OUT), Digest::ZERO);
         let above = digests.as_chunks::<FAN_OUT>().0.iter();
         digests = above.map(|children| node_digest(algorithm, level, children)).collect();
-        if let [top] = digests[..] {
-            return root_digest(algorithm, page_digests.len() as u64, header, top);
-        }
         level += 1;
     }
+    root_digest(algorithm, count, header, digests[0])
 }
 
 /// A snapshot of a service that keeps its state in [`Pages`] and a small header.

@@ -46,6 +46,11 @@ impl Schedule {
         seq > Seq(0) && seq.0 % self.period == self.turn
     }
 
+    /// Whether all replicas take the root of their state after place `seq`: one of them writes it to disk as well.
+    pub fn roots(&self, seq: Seq) -> bool {
+        seq > Seq(0) && seq.0.is_multiple_of(self.period / self.turns)
+    }
+
     /// Places between two checkpoints of this replica.
     pub fn period(&self) -> u64 {
         self.period

@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// The same over any disk.
-    pub(super) fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+    pub(crate) fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
         let names = disk.list()?;
         if names.iter().any(|name| name == UNFINISHED) {
             disk.remove(UNFINISHED)?;
@@ -70,6 +70,15 @@ impl Store {
         let mut kept: Vec<Seq> = names.iter().filter_map(|name| seq_of(name)).collect();
         kept.sort_unstable();
         Ok(Self { disk, dir, kept, lock: None })
+    }
+
+    /// Only looks: changes nothing, and holds nobody off.
+    pub fn look(dir: &Path) -> io::Result<Self> {
+        let mut disk = RealDisk::new(dir.to_owned(), !crate::sys::is_memory_fs(dir)?)?;
+        disk.read_only = true;
+        let mut kept: Vec<Seq> = disk.list()?.iter().filter_map(|name| seq_of(name)).collect();
+        kept.sort_unstable();
+        Ok(Self { disk: Arc::new(disk), dir: dir.to_owned(), kept, lock: None })
     }
 
     /// What is there, ascending.

@@ -24,7 +24,8 @@ fn the_command_line_is_well_formed() {
         log_files::Args::augment_args,
         start::Args::augment_args,
         status::Args::augment_args,
-    ] as [fn(clap::Command) -> clap::Command; 7]
+        wan::Args::augment_args,
+    ] as [fn(clap::Command) -> clap::Command; 8]
     {
         check(clap::Command::new("x")).debug_assert();
     }
@@ -159,4 +160,30 @@ fn the_other_commands_read_their_options() {
 #[test]
 fn messages_become_one_line() {
     assert_eq!(one_line("a\n  b\r\n\nc"), "a b c");
+}
+
+#[test]
+fn a_links_file_says_where_to_listen_whom_to_reach_and_how() {
+    let text = "# to site 1\n127.0.0.1:0 127.0.0.1:7400 57~0.1/5#3 75 # slow\n\n[::1]:9 10.0.0.1:80 8@2=dead 0.5 16\n";
+    let plan = wan::read_links(text).unwrap();
+    assert_eq!(plan.doors.len(), 2);
+    let traces: Vec<String> = plan.pipes.iter().map(|pipe| pipe.trace.to_string()).collect();
+    assert_eq!(traces, ["57~0.1/5#3", "57~0.1/5#3", "8@2=dead", "16"]);
+    assert_eq!(plan.pipes[3].delay, std::time::Duration::from_micros(500));
+    assert_eq!((plan.doors[1].target.to_string().as_str(), plan.doors[1].back), ("10.0.0.1:80", 3));
+    for (wrong, place) in
+        [("a b 1", "line 1"), ("\n127.0.0.1:1 127.0.0.1:2 57~1 3", "line 2"), ("# nothing", "no link")]
+    {
+        assert!(wan::read_links(wrong).unwrap_err().contains(place), "{wrong:?}");
+    }
+}
+
+#[test]
+fn wan_takes_links_or_a_group_or_checks() {
+    use clap::error::ErrorKind::*;
+    let args: wan::Args = parse("--group A --site Sydney=1.2.3.4:5 --seed 3 --seconds 9").unwrap();
+    assert_eq!((args.group.as_deref(), args.seed, args.seconds), (Some("A"), Some(3), Some(9)));
+    assert_eq!(parse::<wan::Args>(""), Err(MissingRequiredArgument));
+    assert_eq!(parse::<wan::Args>("--check --links f"), Err(ArgumentConflict));
+    assert_eq!(parse::<wan::Args>("--links f --seed 3"), Err(ArgumentConflict));
 }

@@ -153,3 +153,95 @@ fn a_closed_stdout_is_no_failure() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(temp.path().join("d/cluster.toml").exists());
 }
+
+#[test]
+fn figures_checkpoint_draws_and_judges_what_its_csv_says() {
+    let temp = temp_dir();
+    let said = |args: &[&str]| {
+        let output = duramen(args, temp.path());
+        let (said, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}\n{errors}");
+        said.into_owned()
+    };
+    let measured = said(&["figures", "checkpoint", "--scale", "tiny", "--out", "out", "--dir", "work"]);
+    assert!(!temp.path().join("work").exists(), "the clusters' folder is left behind");
+    let verdicts = |said: &str| said.split_once("verdict ").map(|(_, rest)| rest.to_owned()).unwrap();
+    let out = temp.path().join("out");
+    let files = ["checkpoint-4mb-high.svg", "checkpoint-4mb-medium.svg"];
+    for file in files {
+        let svg = std::fs::read_to_string(out.join(file)).unwrap();
+        assert!(
+            svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("copy-on-write</text>"),
+            "{file}"
+        );
+        assert!(!svg.contains("NaN"), "{file}");
+    }
+    let json = || -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(out.join("checkpoint.json")).unwrap()).unwrap()
+    };
+    assert_eq!(
+        (json()["runs"].as_array().unwrap().len(), json()["verdicts"].as_array().unwrap().len()),
+        (10, 12)
+    );
+    let bands = std::fs::read_to_string(out.join("checkpoint-bands.csv")).unwrap();
+    assert!(
+        bands.contains("synchronized stop-the-world") && bands.contains("sequential copy-on-write"),
+        "{bands}"
+    );
+
+    // The files alone are enough to say the same again, and other files say something else.
+    std::fs::remove_file(out.join(files[0])).unwrap();
+    let again = said(&["figures", "checkpoint", "--again", "--out", "out"]);
+    assert_eq!(verdicts(&again), verdicts(&measured));
+    assert!(out.join(files[0]).exists());
+    let runs = std::fs::read_to_string(out.join("checkpoint-runs.csv")).unwrap();
+    let slower = runs.lines().map(|line| {
+        let mut cells: Vec<&str> = line.split(',').collect();
+        if line.contains(",high,sequential copy-on-write,") {
+            cells[9] = "999000000";
+        }
+        cells.join(",") + "\n"
+    });
+    std::fs::write(out.join("checkpoint-runs.csv"), slower.collect::<String>()).unwrap();
+    let slower = said(&["figures", "checkpoint", "--again", "--out", "out"]);
+    let holds = |json: &serde_json::Value| json["verdicts"][4]["holds"].as_bool();
+    assert!(
+        slower.contains("4 MB, high load: its p99.9 is at most twice as long: DOES NOT HOLD"),
+        "{slower}"
+    );
+    assert_eq!(holds(&json()), Some(false));
+    assert!(json()["run"]["machine"]["cpu"].is_string(), "what it ran on is forgotten");
+}
+
+#[test]
+fn wan_relays_what_a_file_of_links_says() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    let temp = temp_dir();
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = format!("127.0.0.1:0 {} 800 5 # a fast one\n", target.local_addr().unwrap());
+    std::fs::write(temp.path().join("links"), line).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duramen"));
+    command
+        .args(["wan", "--links", "links", "--seconds", "3"])
+        .current_dir(temp.path())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let door = lines.next().unwrap();
+    let address = door.split_whitespace().nth(1).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let (mut server, _) = target.accept().unwrap();
+    client.write_all(b"question").unwrap();
+    server.read_exact(&mut [0; 8]).unwrap();
+    server.write_all(b"answers!!").unwrap();
+    client.read_exact(&mut [0; 9]).unwrap();
+    let told: Vec<String> = lines.collect();
+    assert!(child.wait().unwrap().success());
+    assert!(told.iter().any(|line| line.contains("8 B there, 9 B back")), "{told:?}");
+    fails(
+        &duramen(&["wan", "--group", "A", "--site", "Oslo=127.0.0.1:1"], temp.path()),
+        &["--site", "Sydney"],
+    );
+}

@@ -84,6 +84,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             ..LogLimits::default()
         },
         checkpoint: CheckpointLimits { period: args.checkpoint_period, ..CheckpointLimits::default() },
+        transfer: Default::default(),
     };
     let allow_tmpfs = args.allow_tmpfs;
     let config =

@@ -46,7 +46,7 @@ impl LocalCluster {
         args: &[&str],
         allow_tmpfs: bool,
     ) -> Result<LocalCluster, String> {
-        let listen = format!("127.0.0.1:{}", free_ports(options.replicas as u16)?);
+        let listen = format!("127.0.0.1:{}", free_ports(2 * options.replicas as u16)?);
         let options = InitOptions { listen, ..options };
         if fs::read_dir(&options.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(format!("{}: not empty: choose another folder", options.dir.display()));

@@ -137,6 +137,16 @@ fn describe(record: &OrderRecord) -> String {
             control.prepared.1.len(),
             control.report.1.len()
         ),
+        OrderRecord::Transferred { mark } => {
+            let s = mark.statement;
+            format!(
+                "{:<13}seq {} state {:?}, {} signatures",
+                "transferred",
+                s.seq,
+                s.state,
+                mark.signatures.len()
+            )
+        }
         OrderRecord::NewEra { era } => {
             format!("{:<13}{era}: votes forgotten before count as never cast", "new-era")
         }

@@ -9,6 +9,7 @@ mod checked_load;
 mod connect;
 mod demo;
 mod disk_check;
+mod figures;
 mod init;
 mod kv;
 mod local_cluster;
@@ -16,11 +17,13 @@ mod log_files;
 mod machine;
 mod random;
 mod recover;
+mod replay;
 mod signals;
 mod sim;
 mod start;
 mod status;
 mod test_service;
+mod wan;
 
 #[cfg(test)]
 mod args_tests;
@@ -62,6 +65,8 @@ enum Command {
     Kv(kv::Args),
     /// Look at a replica's log while the replica does not run.
     Log(log_files::Args),
+    /// Execute a replica's log once more, and compare with what a quorum signed.
+    Replay(replay::Args),
     /// Measure what synchronous writes cost on a disk.
     DiskCheck(disk_check::Args),
     /// Measure a cluster under closed-loop load.
@@ -70,6 +75,10 @@ enum Command {
     Sim(sim::Args),
     /// Check that a service is deterministic, and that its states can be taken over.
     TestService(test_service::Args),
+    /// Measure and draw the papers' figures.
+    Figures(figures::Args),
+    /// Shape links as in the papers' wide area network, on this machine.
+    Wan(wan::Args),
     /// Watch four replicas survive kills under load, and prove that nothing was lost.
     Demo(demo::Args),
 }
@@ -83,10 +92,13 @@ impl Command {
             Command::Status(args) => status::run(args),
             Command::Kv(args) => kv::run(args),
             Command::Log(args) => log_files::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::DiskCheck(args) => disk_check::run(args),
             Command::Bench(args) => bench::run(*args),
             Command::Sim(args) => sim::run(args),
             Command::TestService(args) => test_service::run(args),
+            Command::Figures(args) => figures::run(args),
+            Command::Wan(args) => wan::run(args),
             Command::Demo(args) => demo::run(args),
         }
     }
@@ -96,7 +108,11 @@ impl Command {
         match self {
             Command::Start(_) => LevelFilter::Info,
             // They cut connections themselves, or tell in their results who cannot be reached.
-            Command::Bench(_) | Command::Demo(_) | Command::Kv(_) | Command::Status(_) => LevelFilter::Error,
+            Command::Bench(_)
+            | Command::Demo(_)
+            | Command::Figures(_)
+            | Command::Kv(_)
+            | Command::Status(_) => LevelFilter::Error,
             _ => LevelFilter::Warn,
         }
     }

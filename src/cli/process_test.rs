@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use checked_load::{CheckedLoad, Plan};
 use duramen::client::{Client, ClientOptions, Outcome};
-use duramen::config::{CheckpointLimits, Limits, LogLimits, Settings, Transport};
+use duramen::config::{CheckpointLimits, Durability, Limits, LogLimits, Settings, Transport};
 use duramen::init::InitOptions;
 use duramen::keys::ClientKeys;
 use duramen::quorum::FaultModel;
@@ -613,6 +613,35 @@ fn a_bench_whose_cluster_dies_fails_and_counts_what_was_never_answered() {
 }
 
 #[test]
+fn one_that_paused_for_longer_than_the_others_keep_batches_says_that_it_stays_behind() {
+    let durability = Durability::None;
+    let running = Running::with(FaultModel::Crash, |options| InitOptions { durability, ..options });
+    let pid = running.cluster.pid(2).unwrap().to_string();
+    let signal =
+        |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success(), "{name}");
+    running.put("a", "b");
+    signal("-STOP");
+    // The others keep 64 MiB, and as much may wait for it in a connection.
+    let value = "x".repeat(512 << 10);
+    (0..400).for_each(|i| running.put(&format!("key {}", i % 8), &value));
+    signal("-CONT");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = running.client.status(ReplicaId(2), Some(PATIENCE)).unwrap_or_default();
+        if status.contains("behind, and comes no nearer") {
+            break assert!(status.contains("cannot be had again"), "{status}");
+        }
+        assert!(Instant::now() < end, "no alarm: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // The others go on without it.
+    running.put("a", "c");
+    let said: String =
+        (0..2).map(|i| fs::read_to_string(running.cluster.stderr_file(i)).unwrap_or_default()).collect();
+    assert!(said.contains("no longer kept"), "{said}");
+}
+
+#[test]
 fn a_missing_or_exposed_key_is_refused() {
     let temp = temp_dir();
     new_cluster(temp.path(), FaultModel::Crash);
@@ -621,6 +650,25 @@ fn a_missing_or_exposed_key_is_refused() {
     refused(temp.path(), &["key.toml", "chmod 600"]);
     fs::remove_file(&key).unwrap();
     refused(temp.path(), &["key.toml"]);
+}
+
+#[test]
+fn a_log_is_executed_again_from_the_folder_of_its_replica() {
+    let temp = temp_dir();
+    new_cluster(temp.path(), FaultModel::Crash);
+    let output = duramen(&["replay", "cluster/replica-1"], temp.path());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.starts_with("replica 1, from the beginning: 0 places"),
+        "{output:?}"
+    );
+    assert!(said.contains("digest of the state at place 0"), "{said}");
+    fails(&duramen(&["replay", "cluster"], temp.path()), &["no replica's folder"]);
+    fails(&duramen(&["replay", "cluster/replica-7"], temp.path()), &["replica-7"]);
+    // A replica that runs has its log to itself.
+    let held = fs::File::open(temp.path().join("cluster/replica-1/log/LOCK")).unwrap();
+    held.lock().unwrap();
+    fails(&duramen(&["replay", "cluster/replica-1/log"], temp.path()), &["another process"]);
 }
 
 #[test]

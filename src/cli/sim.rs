@@ -113,8 +113,16 @@ fn one(args: &Args, seed: u64) -> Result<(), CliError> {
     match attempt(&args.plan(seed)) {
         Ok(r) => {
             emit(format_args!(
-                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, settled in {} ms",
-                r.events, r.places, r.acknowledged, r.views, r.wiped, r.checkpoints, r.recycled, r.settle_ms
+                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, {} states transferred, settled in {} ms",
+                r.events,
+                r.places,
+                r.acknowledged,
+                r.views,
+                r.wiped,
+                r.checkpoints,
+                r.recycled,
+                r.transferred,
+                r.settle_ms
             ))?;
             emit(format_args!("trace {:016x}", r.trace))
         }
@@ -172,7 +180,7 @@ fn many(args: &Args) -> Result<(), CliError> {
     let (total, failures) = (total.into_inner(), failures.into_inner());
     let seconds = started.elapsed().as_secs_f64();
     emit(format_args!(
-        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled",
+        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, {} states transferred",
         total.seeds,
         args.start,
         total.seeds as f64 / seconds,
@@ -183,7 +191,8 @@ fn many(args: &Args) -> Result<(), CliError> {
         total.views,
         total.wiped,
         total.checkpoints,
-        total.recycled
+        total.recycled,
+        total.transferred
     ))?;
     emit(format_args!(
         "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
@@ -274,6 +283,7 @@ struct Total {
     views: u64,
     wiped: u64,
     checkpoints: u64,
+    transferred: u64,
     recycled: u64,
     outside: u64,
     undecided: u64,
@@ -291,6 +301,7 @@ impl Total {
         self.views += r.views;
         self.wiped += r.wiped;
         self.checkpoints += r.checkpoints;
+        self.transferred += r.transferred;
         self.recycled += r.recycled;
         self.outside += r.outside;
         self.undecided += r.undecided;

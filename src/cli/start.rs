@@ -1,15 +1,19 @@
 //! `duramen start`: one replica, or all of them as child processes. Never formats anything.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use duramen::config::{Config, Durability, LogIo};
-use duramen::replica::{Replica, ReplicaOptions};
+use duramen::replica::{RecoveryProgress, Replica, ReplicaOptions};
 use duramen::service::{KeyValueStore, NullService, Service, SlowService};
 #[cfg(feature = "adversary")]
 use duramen::sim::adversary::catalogue;
+#[cfg(feature = "adversary")]
+use duramen::transfer::lies;
 use duramen::types::ReplicaId;
 use duramen::{data_dir, sys};
 
@@ -83,6 +87,8 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     let durability = config.durability;
     let label = transport_label(&config);
     let address = config.replica(id).map(|entry| entry.address.clone()).unwrap_or_default();
+    let progress = Arc::<RecoveryProgress>::default();
+    let shown = ProgressLine::show(id, progress.clone());
     let replica = Replica::start(ReplicaOptions {
         config,
         dir: args.dir.dir.clone(),
@@ -93,9 +99,14 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
         io: args.io,
         new_era: args.new_era,
         metrics: args.metrics.map(|at| beside(at, id)),
+        progress,
         #[cfg(feature = "adversary")]
         adversary: args.adversary.and_then(catalogue::named),
-    })?;
+        #[cfg(feature = "adversary")]
+        seeder_lie: args.adversary.and_then(lies::named),
+    });
+    drop(shown);
+    let replica = replica?;
     // Only now: a signal during recovery ends the process at once, which harms nothing.
     let interrupt = Interrupt::install()?;
     let (view, log) = (replica.view(), replica.recovery());
@@ -139,12 +150,54 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     }
 }
 
+/// A line on the terminal that follows a start's progress; gone when dropped. Nothing where nobody looks.
+struct ProgressLine {
+    ended: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ProgressLine {
+    fn show(id: ReplicaId, progress: Arc<RecoveryProgress>) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = ended.clone();
+        let thread = std::io::stderr().is_terminal().then(|| {
+            std::thread::spawn(move || {
+                let mut shown = false;
+                while !until.load(Ordering::Acquire) {
+                    if let Some(state) = progress.state() {
+                        shown = true;
+                        let _ = write!(std::io::stderr(), "\r\x1b[Kreplica {id} is {state}");
+                    }
+                    std::thread::park_timeout(LOOK);
+                }
+                if shown {
+                    let _ = write!(std::io::stderr(), "\r\x1b[K");
+                }
+            })
+        });
+        Self { ended, thread }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A name of the catalogue; anything else is answered with all of them.
 #[cfg(feature = "adversary")]
 fn strategy(name: &str) -> Result<&'static str, String> {
-    let row = catalogue::named(name);
-    row.map(|row| row.name)
-        .ok_or_else(|| format!("there is no such strategy; there are\n{}", catalogue::list()))
+    let row = catalogue::named(name).map(|row| row.name);
+    row.or(lies::named(name).map(|lie| lie.name)).ok_or_else(|| {
+        let lies: String =
+            lies::ROWS.iter().map(|l| format!("  {:<24} {:<4} {}\n", l.name, l.id, l.what)).collect();
+        format!("there is no such strategy; there are\n{}{lies}", catalogue::list())
+    })
 }
 
 /// Replica `id`'s own port: the one given and `id` more.

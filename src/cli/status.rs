@@ -40,7 +40,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
     } else {
         as_table(&config, &answers)?;
     }
-    let answered: VoteSet = config.group().members().filter(|id| answers[id.index()].is_ok()).collect();
+    // One that still reads its log answers, and does no more.
+    let works = |answer: &Result<Value, String>| {
+        answer.as_ref().is_ok_and(|status| !status["recovering"].is_object())
+    };
+    let answered: VoteSet = config.group().members().filter(|id| works(&answers[id.index()])).collect();
     let quorum = config.group().quorum();
     if quorum.reached_by(answered) {
         return Ok(());
@@ -123,11 +127,23 @@ fn as_table(config: &Config, answers: &[Result<Value, String>]) -> Result<(), Cl
             short(of("/directory_free_bytes")),
             of("/log/write_us_p99"),
         ))?;
+        if let Some(recovering) = status["recovering"].as_object() {
+            let part = |name: &str| recovering.get(name).and_then(Value::as_u64);
+            let left =
+                part("eta_ms").map_or(String::new(), |ms| format!(", about {} s left", ms.div_ceil(1000)));
+            emit(format_args!(
+                "{:>9}recovering ({}): {} of {} read{left}",
+                "",
+                recovering.get("phase").and_then(Value::as_str).unwrap_or_default(),
+                short(part("bytes").unwrap_or(0)),
+                short(part("bytes_total").unwrap_or(0))
+            ))?;
+        }
         if let Some(why) = status["halted"].as_str() {
             emit(format_args!("{:>9}halted: {why}", ""))?;
         }
-        if status.pointer("/log/has_room") == Some(&Value::Bool(false)) {
-            emit(format_args!("{:>9}its log is full: it takes no new work", ""))?;
+        for alarm in status["alarms"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            emit(format_args!("{:>9}ALARM: {alarm}", ""))?;
         }
         for discard in status["discards"].as_array().into_iter().flatten() {
             let part = |name: &str| discard[name].as_str().unwrap_or_default();

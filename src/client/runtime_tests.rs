@@ -195,6 +195,7 @@ fn cluster_of(
     let replica_keys: Vec<_> = (0..n).map(|i| ReplicaKeys::generate(id, ReplicaId(i)).unwrap()).collect();
     let keys = ClientKeys::generate(id, ClientId(1), "test", &replica_keys).unwrap();
     let replicas = replica_keys.iter().map(|k| ReplicaEntry {
+        transfer: None,
         id: k.id,
         address: format!("127.0.0.1:{}", 1 + k.id.0),
         key: k.public_key(),
@@ -211,6 +212,7 @@ fn cluster_of(
         limits: Limits::default(),
         log: LogLimits::default(),
         checkpoint: Default::default(),
+        transfer: Default::default(),
         replicas: replicas.collect(),
         clients: vec![ClientEntry { id: ClientId(1), name: "test".into(), key: keys.public_key() }],
     };

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::REQUEST_OVERHEAD_BYTES;
 use super::words::{CheckpointSchedule, LogDevice, LogIo, SnapshotKind};
 use crate::checkpoint::schedule::Turns;
+use crate::transfer::StrategyKind;
 
 /// `[limits]`: bounds of the protocol. All members and clients must use the same values ([`Config::fingerprint`]).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -156,4 +157,29 @@ impl CheckpointLimits {
             CheckpointSchedule::Synchronized => Turns::Synchronized,
         }
     }
+}
+
+/// `[transfer]`: how a replica that lacks the state fetches it, and what it may cost the others. Replicas may differ here.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferLimits {
+    /// Who sends what: `pull` (default), `adaptive`, `equal`, `premeasured`, `single` or `whole-hash`.
+    #[serde(deserialize_with = "strategy")]
+    pub strategy: StrategyKind,
+    /// Milliseconds between two allocations of `adaptive`. Default 1000, minimum 10, maximum 60,000.
+    pub interval_ms: u64,
+    /// How much the leader sends, in percent of what others send on average; 0: nothing unless it is alone. Default 25.
+    pub leader_percent: u32,
+    /// MiB per second that a replica sends to all that fetch from it; 0 (the default): as much as they take.
+    pub mib_per_second: u64,
+}
+
+impl Default for TransferLimits {
+    fn default() -> Self {
+        Self { strategy: StrategyKind::Pull, interval_ms: 1000, leader_percent: 25, mib_per_second: 0 }
+    }
+}
+
+fn strategy<'de, D: serde::Deserializer<'de>>(from: D) -> Result<StrategyKind, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::RwLock;
 
 use super::record::{Assembler, Delivery, is_first};
@@ -17,6 +17,11 @@ use crate::types::{Lsn, Seq};
 
 /// How long a full log is waited for before it is looked at again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// How long the disk is still waited for when the host is to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a round that waits for the disk asks whether the host is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// When replies leave; see the [module](super).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +50,33 @@ pub trait Host {
     fn release_early(&mut self, replies: Vec<Self::Replies>);
     /// Every batch up to here is on disk. In [`Mode::Async`] some time after the release, else with it.
     fn logged(&mut self, upto: Seq);
+    /// Whether it is to stop: then a disk that does not answer is not waited for much longer.
+    fn is_stopping(&self) -> bool {
+        false
+    }
+}
+
+/// Bounds the waiting of a host that is to stop.
+struct Patience<'a> {
+    is_stopping: &'a dyn Fn() -> bool,
+    since: Option<Instant>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(is_stopping: &'a dyn Fn() -> bool) -> Self {
+        Self { is_stopping, since: None }
+    }
+
+    /// Errors: the host has been about to stop for too long.
+    fn ask(&mut self) -> Result<(), LayerError> {
+        if !(self.is_stopping)() {
+            return Ok(());
+        }
+        match self.since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE {
+            true => Err(LayerError::Stopped),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Why the layer has ended. Nothing is released any more.
@@ -56,6 +88,9 @@ pub enum LayerError {
     /// The log is full to its last reserve.
     #[error("the log of decisions is full to its last reserve")]
     Full,
+    /// The host was to stop, and the disk did not answer.
+    #[error("stopped while the log of decisions waited for its disk")]
+    Stopped,
     /// A batch is larger than the log takes.
     #[error("a batch is larger than the log of decisions takes")]
     TooLarge,
@@ -175,15 +210,15 @@ impl DurableLayer {
         if self.mode == Mode::Naive {
             for delivery in &deliveries {
                 for record in delivery.records(delivery.operations) {
-                    last = self.append(vec![record])?;
-                    logged = self.wait(last)?;
+                    last = self.append(vec![record], &*host)?;
+                    logged = self.wait(last, &*host)?;
                 }
             }
         } else {
-            last = self.append(deliveries.iter().flat_map(|d| d.records(1)).collect())?;
+            last = self.append(deliveries.iter().flat_map(|d| d.records(1)).collect(), &*host)?;
         }
         if self.mode == Mode::Batched {
-            logged = self.wait(last)?;
+            logged = self.wait(last, &*host)?;
         }
         let execution = Instant::now();
         let replies: Vec<H::Replies> = batches.into_iter().map(|batch| host.execute(batch)).collect();
@@ -196,7 +231,7 @@ impl DurableLayer {
             let mut gate = DurableGate::new(self.durable);
             let durable = gate.hold(last, replies);
             if self.mode == Mode::Parallel {
-                logged = self.wait(last)?;
+                logged = self.wait(last, &*host)?;
             }
             let durable = durable.or_else(|| gate.release(self.persisted.as_ref()?).next());
             host.release(durable.expect("its last record was waited for"));
@@ -207,7 +242,8 @@ impl DurableLayer {
     }
 
     /// Queues records, in one piece if they are not very large. Returns the last one's number.
-    fn append(&mut self, records: Vec<Record>) -> Result<Lsn, LayerError> {
+    fn append<H: Host>(&mut self, records: Vec<Record>, host: &H) -> Result<Lsn, LayerError> {
+        let is_stopping = || host.is_stopping();
         // What is handed over at a time must fit into the queue.
         let most = self.log.queued_bytes_max() / 2;
         let mut last = Lsn(self.log.next_lsn().0 - 1);
@@ -216,19 +252,23 @@ impl DurableLayer {
         for record in records {
             let size = record.payload_bytes();
             if bytes + size > most && !chunk.is_empty() {
-                last = self.append_chunk(std::mem::take(&mut chunk))?;
+                last = self.append_chunk(std::mem::take(&mut chunk), Patience::new(&is_stopping))?;
                 bytes = 0;
             }
             bytes += size;
             chunk.push(record);
         }
         if !chunk.is_empty() {
-            last = self.append_chunk(chunk)?;
+            last = self.append_chunk(chunk, Patience::new(&is_stopping))?;
         }
         Ok(last)
     }
 
-    fn append_chunk(&mut self, mut records: Vec<Record>) -> Result<Lsn, LayerError> {
+    fn append_chunk(
+        &mut self,
+        mut records: Vec<Record>,
+        mut patience: Patience<'_>,
+    ) -> Result<Lsn, LayerError> {
         let places: Vec<(Seq, bool)> = records.iter().map(|r| (r.seq, is_first(r))).collect();
         let first = self.log.next_lsn();
         let mut reserve = false;
@@ -248,6 +288,7 @@ impl DurableLayer {
                 }
                 Err((AppendRefusal::Full, back)) => {
                     records = back;
+                    patience.ask()?;
                     std::thread::sleep(FULL_WAIT);
                 }
                 // Decided before the host heard of it: the reserve is for this.
@@ -263,16 +304,19 @@ impl DurableLayer {
     }
 
     /// Waits until `lsn` is durable; when that was.
-    fn wait(&mut self, lsn: Lsn) -> Result<Instant, LayerError> {
+    fn wait<H: Host>(&mut self, lsn: Lsn, host: &H) -> Result<Instant, LayerError> {
         let mut at = Instant::now();
+        let is_stopping = || host.is_stopping();
+        let mut patience = Patience::new(&is_stopping);
         while self.durable < lsn {
-            match self.events.recv() {
+            match self.events.recv_timeout(STOP_LOOK) {
                 Ok(Event::Durable(persisted, when)) => {
                     at = when;
                     self.persisted(persisted);
                 }
                 Ok(Event::Failed(why)) => return Err(LayerError::Failed(why)),
-                Err(_) => return Err(self.failure()),
+                Err(RecvTimeoutError::Timeout) => patience.ask()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
             }
         }
         Ok(at)
@@ -347,6 +391,11 @@ impl DurableLayer {
         self.log.stats()
     }
 
+    /// Whether the log takes new work.
+    pub fn has_room(&self) -> bool {
+        self.log.has_room()
+    }
+
     /// Which way its writes reach the disk.
     pub fn backend(&self) -> &str {
         self.log.backend()
@@ -355,6 +404,11 @@ impl DurableLayer {
     /// Writes what is queued, waits for it and ends the log's threads.
     pub fn stop(self) {
         self.log.stop();
+    }
+
+    /// As [`DurableLayer::stop`], but gives up after `patience`; see [`Log::stop_within`].
+    pub fn stop_within(self, patience: Duration) -> bool {
+        self.log.stop_within(patience)
     }
 }
 

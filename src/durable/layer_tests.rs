@@ -1,11 +1,14 @@
 //! The layer under a host that orders by itself, on a real disk.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::*;
-use crate::log::{self, Durable, IoBackend, LogOptions};
+use crate::log::{self, Device, Durable, IoBackend, LogOptions};
 use crate::types::{ClusterId, Digest, ReplicaId, Seq, View};
 
 const MODES: [Mode; 4] = [Mode::Parallel, Mode::Batched, Mode::Naive, Mode::Async];
@@ -50,6 +53,7 @@ struct Sequencer {
     reader: Option<DeliveryReader>,
     events: Vec<String>,
     executed: u64,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Sequencer {
@@ -90,6 +94,10 @@ impl Host for Sequencer {
 
     fn release_early(&mut self, replies: Vec<u64>) {
         self.events.extend(replies.iter().map(|place| format!("early {place}")));
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     fn logged(&mut self, upto: Seq) {
@@ -322,5 +330,41 @@ fn a_log_recycled_in_the_middle_of_a_delivery_opens_and_goes_on() {
         let (layer, mut host, found) = start(dir.path(), mode, IoBackend::Auto);
         assert_eq!(found.last().map(|d| d.seq), Some(Seq(61)), "{mode:?}");
         finish(layer, &mut host);
+    }
+}
+
+/// A disk that answers nothing for longer than anybody waits, in every mode, with a queue that fills up and with one that does not.
+#[test]
+fn a_host_that_is_to_stop_does_not_wait_for_a_disk_that_is_stuck() {
+    for mode in MODES {
+        for batches in [1, 40] {
+            // Nothing is released early that could not be appended, so only a full queue holds up this mode.
+            if mode == Mode::Async && batches == 1 {
+                continue;
+            }
+            let dir = real_dir();
+            log::format(&options(dir.path(), IoBackend::Auto)).unwrap();
+            let stuck = Device::new("a stuck disk", Duration::from_secs(30), 1 << 30);
+            let opts = LogOptions {
+                device: Some(stuck),
+                queued_bytes_max: 300 << 10,
+                ..options(dir.path(), IoBackend::Auto)
+            };
+            let mut layer = open(opts, mode, &mut |_| Ok(())).unwrap().start(|_| {}).unwrap();
+            let mut host = Sequencer { reader: Some(layer.reader()), ..Default::default() };
+            let stopping = host.stopping.clone();
+            let stopper = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                stopping.store(true, Ordering::Relaxed);
+            });
+            let began = Instant::now();
+            let many = (1..=batches).map(|place| ordered(place, 4, 16 << 10)).collect();
+            assert_eq!(layer.deliver(many, &mut host), Err(LayerError::Stopped), "{mode:?}, {batches}");
+            assert!(!layer.stop_within(Duration::from_millis(100)), "{mode:?}: it says that all was written");
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(10), "{mode:?}, {batches}: it took {took:?}");
+            assert!(!host.events.iter().any(|event| event.starts_with("release")), "{:?}", host.events);
+            stopper.join().unwrap();
+        }
     }
 }

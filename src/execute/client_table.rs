@@ -116,6 +116,11 @@ impl ClientTable {
         Self { limits, ..Self::default() }
     }
 
+    /// What it is bounded by.
+    pub fn limits(&self) -> ClientTableLimits {
+        self.limits
+    }
+
     /// Number of open sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.len()

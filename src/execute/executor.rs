@@ -11,7 +11,7 @@
 //! # Determinism
 //! Execution time is the highest proposed so far, so it never goes back; each request has a seed of its own.
 
-use super::client_table::{ClientTable, PLACE_BITS, Verdict};
+use super::client_table::{ClientTable, ClientTableLimits, PLACE_BITS, Verdict};
 use crate::checkpoint::frozen::Frozen;
 use crate::reply::routing::{WHOLE_BYTES_MAX, result_digest};
 use crate::service::{Context, QueryReply, Service};
@@ -84,6 +84,22 @@ impl Executor {
         reply_chain: Digest,
     ) -> Self {
         Self { executed, time, reply_chain, ..Self::new(service, table, hasher) }
+    }
+
+    /// Goes on from a state that others had: `restore` puts it into the service and gives the table. On error all is as it was.
+    pub fn take_over<E>(
+        &mut self,
+        (executed, time, reply_chain): (Seq, WallTime, Digest),
+        restore: impl FnOnce(&mut dyn Service) -> Result<ClientTable, E>,
+    ) -> Result<(), E> {
+        self.table = restore(&mut *self.service)?;
+        (self.executed, self.time, self.reply_chain) = (executed, time, reply_chain);
+        Ok(())
+    }
+
+    /// The limits of its table.
+    pub fn table_limits(&self) -> ClientTableLimits {
+        self.table.limits()
     }
 
     /// All that is replicated, frozen: pointers are copied, not bytes.

@@ -40,7 +40,7 @@ impl Device {
         Self::new("the paper's SSD", Duration::from_micros(950), 131_000_000)
     }
 
-    pub(super) fn new(name: &'static str, latency: Duration, bytes_per_second: u64) -> Arc<Self> {
+    pub(crate) fn new(name: &'static str, latency: Duration, bytes_per_second: u64) -> Arc<Self> {
         Arc::new(Self { name, latency, bytes_per_second, free_at: Mutex::new(None) })
     }
 

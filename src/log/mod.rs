@@ -21,6 +21,7 @@ mod gate;
 mod group;
 mod layout;
 mod options;
+mod progress;
 mod reader;
 mod recovery;
 mod scan;
@@ -61,6 +62,7 @@ pub use device::Device;
 pub use error::{Damage, LogError, LogFailed};
 pub use gate::{Durable, DurableGate, Persisted};
 pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
+pub use progress::Progress;
 pub use reader::LogReader;
 pub use stage::{LogEvent, LogStats};
 
@@ -72,7 +74,8 @@ pub(crate) use layout::BLOCK_BYTES;
 use layout::{BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use reader::Index;
 use scan::{Place, Scan};
-use segments::{Maker, Spare, UNFINISHED, is_full, make_segment, segment_name, segment_number};
+pub(crate) use segments::is_full;
+use segments::{Maker, Spare, UNFINISHED, make_segment, segment_name, segment_number};
 use stage::{Bounds, Mail, Shared, Stage};
 use storage::{Disk, RealDisk};
 use writer::{ThreadsWriter, UringWriter, Writer};
@@ -149,7 +152,7 @@ fn open_on(
     on_record: &mut dyn FnMut(ScannedRecord) -> Result<(), String>,
 ) -> Result<OpenLog, LogError> {
     let expect = Some((opts.cluster, opts.replica));
-    let scan = scan::scan(&disk, &opts.dir, expect, true, &mut |header, payload, _| {
+    let scan = scan::scan(&disk, &opts.dir, expect, true, &opts.progress, &mut |header, payload, _| {
         if header.is_own() {
             return Ok(());
         }
@@ -641,6 +644,24 @@ impl Log {
         self.shut_down();
     }
 
+    /// As [`Log::stop`], unless the disk does not answer within `patience`: then the threads are left behind, and with them the
+    /// lock, because what they are at may still be written. Returns whether they ended.
+    pub fn stop_within(mut self, patience: Duration) -> bool {
+        self.shared.post(|mail| mail.stop = true);
+        self.shared.wake.signal();
+        let until = Instant::now() + patience;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= until {
+                ::log::error!("log: the disk does not answer; what is queued for it may not be written");
+                std::mem::forget(self);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.shut_down();
+        true
+    }
+
     fn shut_down(&mut self) {
         self.shared.post(|mail| mail.stop = true);
         self.shared.wake.signal();
@@ -691,17 +712,19 @@ pub fn inspect(
     let mut disk = RealDisk::new(dir.into(), direct).map_err(io)?;
     disk.read_only = true;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let scan = scan::scan(&disk, dir, None, false, &mut |header: &RecordHeader, payload, place: Place| {
-        let record = reader::scanned(header, payload);
-        let inspected = Inspected {
-            segment: place.segment,
-            offset: place.offset,
-            boot_epoch: header.boot_epoch,
-            durable_lsn: header.durable_lsn,
-            record,
-        };
-        each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
-    })?;
+    let unseen = Progress::default();
+    let scan =
+        scan::scan(&disk, dir, None, false, &unseen, &mut |header: &RecordHeader, payload, place: Place| {
+            let record = reader::scanned(header, payload);
+            let inspected = Inspected {
+                segment: place.segment,
+                offset: place.offset,
+                boot_epoch: header.boot_epoch,
+                durable_lsn: header.durable_lsn,
+                record,
+            };
+            each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
+        })?;
     scan.damage(dir)?;
     Ok(RecoveryReport::of(&scan))
 }

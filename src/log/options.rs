@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::device::Device;
 use super::error::LogError;
 use super::layout::{BLOCK_BYTES, DATA_START, KIND_BOOT, RECORD_BYTES_CAP, align_up, record_bytes};
+use super::progress::Progress;
 use crate::types::{ClusterId, Digest, Lsn, ReplicaId, Seq, View};
 
 /// A record to append. The log stores `kind`, `seq`, `view` and `digest` and never looks at them.
@@ -113,6 +114,8 @@ pub struct LogOptions {
     pub device: Option<Arc<Device>>,
     /// Accept a file system in memory (tests).
     pub allow_tmpfs: bool,
+    /// Told how much of the log has been read while it is opened.
+    pub progress: Arc<Progress>,
 }
 
 impl LogOptions {
@@ -134,6 +137,7 @@ impl LogOptions {
             io: IoBackend::Auto,
             device: None,
             allow_tmpfs: false,
+            progress: Arc::default(),
         }
     }
 

@@ -303,14 +303,21 @@ fn recycled_log() -> (Image, Plan, Vec<Placed>, Vec<u64>) {
     let image = disk.image();
     let (mut places, mut numbers) = (Vec::new(), Vec::new());
     let disk: Arc<dyn Disk> = disk;
-    let scan = scan::scan(&disk, Path::new("memory"), None, false, &mut |header, payload, place| {
-        let from = place.offset as usize;
-        places.push((place.segment, from, from + 112 + header.payload_bytes as usize, !header.is_own()));
-        if !header.is_own() {
-            numbers.push(number_of(&reader::scanned(header, payload)));
-        }
-        Ok(())
-    })
+    let scan = scan::scan(
+        &disk,
+        Path::new("memory"),
+        None,
+        false,
+        &Progress::default(),
+        &mut |header, payload, place| {
+            let from = place.offset as usize;
+            places.push((place.segment, from, from + 112 + header.payload_bytes as usize, !header.is_own()));
+            if !header.is_own() {
+                numbers.push(number_of(&reader::scanned(header, payload)));
+            }
+            Ok(())
+        },
+    )
     .unwrap();
     assert!(scan.header.life > 0 && scan.first_lsn > Lsn(1));
     assert!(scan.spares.iter().any(|spare| spare.life > 0), "a spare that was recycled");

@@ -15,6 +15,7 @@ use super::layout::{
     BLOCK_BYTES, BootPayload, Chain, DATA_START, FORMAT, HEADER_BYTES, KIND_BOOT, NotAHeader, RECORD_ALIGN,
     RECORD_MAGIC, RecordHeader, SegmentHeader, align_up, chain_after, is_zero,
 };
+use super::progress::Progress;
 use super::reader::SegmentIndex;
 use super::recovery::{Findings, Verdict, judge};
 use super::segments::{Spare, segment_name, segment_number};
@@ -73,9 +74,12 @@ pub(super) fn scan(
     dir: &Path,
     expect: Option<(ClusterId, ReplicaId)>,
     sync: bool,
+    progress: &Progress,
     sink: Sink<'_>,
 ) -> Result<Scan, LogError> {
     let opened = open_all(disk, dir, sync)?;
+    // Spares have no header of their own.
+    progress.begin(opened.iter().filter(|o| o.header.is_ok()).map(|o| o.file.bytes()).sum());
     let first = opened.first().ok_or_else(|| LogError::NotFormatted(dir.into()))?;
     check_owner(&opened, dir, expect)?;
     let damaged = |segment: &Opened, offset: u64, lsn, why| LogError::Damaged {
@@ -100,6 +104,8 @@ pub(super) fn scan(
         unfinished_bytes: 0,
         records: 0,
         segments: Vec::new(),
+        progress,
+        passed: 0,
     };
     let first_lsn = header.first_lsn;
     let mut at = 0;
@@ -117,6 +123,7 @@ pub(super) fn scan(
         }
     };
 
+    progress.end();
     let last = &opened[at];
     let mut suffix = Suffix {
         durable: walk.durable,
@@ -252,6 +259,9 @@ struct Walk<'a> {
     unfinished_bytes: usize,
     records: u64,
     segments: Vec<SegmentIndex>,
+    progress: &'a Progress,
+    /// Bytes of the segments before.
+    passed: u64,
 }
 
 impl Walk<'_> {
@@ -294,7 +304,9 @@ impl Walk<'_> {
             at = offset + record.bytes();
             let payload = bytes.slice(HEADER_BYTES..);
             sink(&record, payload, Place { segment: segment.number, offset: offset as u64 })?;
+            self.progress.reach(self.passed + at as u64);
         }
+        self.passed += segment.file.bytes();
         self.segments.push(entries);
         Ok(at)
     }

@@ -245,6 +245,6 @@ impl Work {
 }
 
 /// Whether an error says that there is no space.
-pub(super) fn is_full(e: &io::Error) -> bool {
+pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }

@@ -71,6 +71,8 @@ pub struct LogStats {
     pub segments_recycled: u64,
     /// Segments that left the log and whose files were removed.
     pub segments_removed: u64,
+    /// Why the next segment cannot be made, or the oldest one taken away, if so; tried again every second.
+    pub blocked: Option<String>,
 }
 
 impl LogStats {
@@ -89,6 +91,7 @@ impl LogStats {
             first_lsn: Lsn(0),
             segments_recycled: 0,
             segments_removed: 0,
+            blocked: None,
         }
     }
 
@@ -343,15 +346,19 @@ impl Running {
                 self.stage.shared.stats.lock().segments_removed += 1;
             }
             Made::Blocked(e) => {
+                let what = match self.ordered {
+                    Some(Ordered::Leave) => "no old segment can be recycled",
+                    _ => "no spare segment can be made",
+                };
                 if self.blocked.is_none() {
-                    let what = match self.ordered {
-                        Some(Ordered::Leave) => "no old segment can be recycled",
-                        _ => "no spare segment can be made",
-                    };
                     ::log::warn!("log: {what}, tried again every second: {e}");
                 }
+                self.stage.shared.stats.lock().blocked = Some(format!("{what}: {e}"));
                 self.blocked = Some(e);
             }
+        }
+        if self.blocked.is_none() && self.stage.shared.stats.lock().blocked.take().is_some() {
+            ::log::warn!("log: there is space for segments again");
         }
         self.note_segments();
         self.update_room();

@@ -40,6 +40,11 @@ impl MemoryDisk {
         self.capacity.store(self.used(), Ordering::SeqCst);
     }
 
+    /// There is space again.
+    pub fn make_space(&self) {
+        self.capacity.store(0, Ordering::SeqCst);
+    }
+
     /// All of it at one moment, also while a log runs on it.
     pub fn image(&self) -> Image {
         let files = self.files.lock();

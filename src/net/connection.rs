@@ -19,6 +19,9 @@ use std::time::Duration;
 const TLS_REPLICA_BYTES: usize = 128 * 1024;
 const TLS_OTHERS_BYTES: usize = 32 * 1024;
 
+/// What counts as much, when something was sent in bulk.
+const ROOM_BYTES: usize = 256 * 1024;
+
 /// What is known of the other side.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -59,6 +62,8 @@ pub(super) struct Connection {
     assembler: Assembler,
     queue: Queue,
     tls_bytes: usize,
+    /// Queued since the owner was last told of room.
+    bulk: usize,
     shut: bool,
 }
 
@@ -105,6 +110,7 @@ impl Connection {
             assembler: Assembler::new(GREETING_BYTES_MAX),
             queue: Queue::new(usize::MAX),
             tls_bytes: TLS_OTHERS_BYTES,
+            bulk: 0,
             shut: false,
         }
     }
@@ -139,9 +145,19 @@ impl Connection {
     }
 
     pub(super) fn push(&mut self, frame: Frame) -> Result<(), Full> {
+        self.bulk += frame.wire_bytes();
         let pushed = self.queue.push(frame);
         self.flow.queue_bytes.set(self.queue.bytes() as u64);
         pushed
+    }
+
+    /// Whether much was queued since this was last true, and little of it is left.
+    pub(super) fn has_room(&mut self) -> bool {
+        let room = self.bulk >= ROOM_BYTES && self.queue.bytes() < ROOM_BYTES;
+        if room {
+            self.bulk = 0;
+        }
+        room
     }
 
     pub(super) fn queue_bytes(&self) -> usize {

@@ -434,6 +434,11 @@ impl EventLoop {
             if matches!(conn.phase, Phase::Up(From { peer: Peer::Client(_), .. })) {
                 self.clients_queue_bytes -= before - conn.queue_bytes();
             }
+            if let Phase::Up(from @ From { peer: Peer::Replica(_), .. }) = conn.phase
+                && conn.has_room()
+            {
+                self.receiver.room(&from);
+            }
             match flushed {
                 Ok(Flushed::All | Flushed::Blocked) => {}
                 Ok(Flushed::Quota) => {

@@ -10,7 +10,7 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The version of framing and greeting spoken here.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 pub(super) const HELLO: u16 = NET_KINDS + 1;
 pub(super) const HELLO_OK: u16 = NET_KINDS + 2;

@@ -148,6 +148,8 @@ pub struct NetConfig {
     pub replicas: Vec<Remote>,
     /// Clients that may connect, and their keys.
     pub client_keys: HashMap<ClientId, PublicKey>,
+    /// Name of the thread.
+    pub thread: &'static str,
     /// Our private key.
     pub identity: Identity,
     /// Link security, the same on both sides.
@@ -193,6 +195,7 @@ impl NetConfig {
             listen: None,
             replicas,
             client_keys: HashMap::new(),
+            thread: "duramen-net",
             identity,
             transport: Transport::Tls,
             hello_tag: [0; 8],
@@ -232,6 +235,9 @@ pub trait Receiver: Send {
     fn rests(&mut self, _from: &From) -> Option<std::time::Instant> {
         None
     }
+
+    /// What was sent to a replica in bulk has drained: there is room for more.
+    fn room(&mut self, _from: &From) {}
 
     /// Frames were delivered since the last call and no more are at hand: time to pass batches on.
     fn end_of_poll(&mut self);
@@ -466,9 +472,10 @@ pub fn start(config: NetConfig, receiver: Box<dyn Receiver>) -> Result<Net, NetE
         counters: stats::Counters::default(),
     });
     let handle = NetHandle { commands, shared };
+    let thread = config.thread;
     let event_loop = event_loop::EventLoop::new(config, poll, listener, queue, handle.clone(), receiver)?;
     let (ended, done) = bounded(0);
-    let thread = std::thread::Builder::new().name("duramen-net".into()).spawn(move || {
+    let thread = std::thread::Builder::new().name(thread.into()).spawn(move || {
         let _ended: Sender<()> = ended;
         event_loop.run();
     })?;

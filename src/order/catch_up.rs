@@ -33,6 +33,7 @@ impl Orderer {
         } else {
             peer.outside_since = None;
         }
+        self.repeat_root_to(from, &status, out);
         // The last one that it takes: it looks no further than two windows.
         let reach = Seq(status.mark.0.saturating_add(2 * self.config.window)).min(status.decided);
         if lost_mark && let Some(statement) = self.durable.mark_before(reach, status.mark) {
@@ -73,6 +74,10 @@ impl Orderer {
         progress: &[(SessionId, RequestNumber)],
         out: &mut Vec<Output>,
     ) {
+        if seq <= self.executed {
+            // On its way while a later state was installed.
+            return;
+        }
         assert_eq!(seq, self.executed.next(), "batches execute in sequence");
         self.executed = seq;
         if let Some(d) = self.slots.get(&seq).and_then(|s| s.decision.as_ref()) {
@@ -86,7 +91,7 @@ impl Orderer {
         if let Some(batches) = self.chain_at.get(&seq).copied()
             && seq > self.low
         {
-            let statement = MarkStatement { seq, batches, replies };
+            let statement = MarkStatement { seq, batches, replies, state: Digest::ZERO };
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
             self.own_marks.insert(seq, statement);
             if !self.is_learner() {
@@ -246,6 +251,7 @@ impl Orderer {
         self.try_sync(out);
         self.try_rejoin(out);
         self.tell_covered(out);
+        self.state_roots(out);
     }
 
     /// Places behind a hole in our log, which a mark covers already, leave memory once they are executed and on disk.
@@ -298,6 +304,9 @@ impl Orderer {
 
     /// Whether the marks of what was learnt wait for a slow disk: until they are durable all of it is in memory.
     pub(super) fn ahead_of_disk(&self) -> bool {
+        if self.installing.is_some() {
+            return true;
+        }
         // What fills a hole of our own log lies below the mark.
         let kept = self.slots.first_key_value().map_or(self.low.next(), |(seq, _)| *seq);
         self.decided.next().0.saturating_sub(kept.0) > 3 * self.config.window

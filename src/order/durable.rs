@@ -268,6 +268,19 @@ impl DurableState {
                 self.prepared.retain(|seq, _| *seq > to);
                 self.batches.retain(|(seq, _), _| *seq > to);
             }
+            OrderRecord::Transferred { mark } => {
+                let MarkStatement { seq, batches, .. } = mark.statement;
+                if seq <= self.mark.statement.seq {
+                    return refuse("a state that was known already is transferred");
+                }
+                self.base = Base { seq, batches };
+                self.mark = mark.clone();
+                self.marks.clear();
+                self.digests.clear();
+                self.places.clear();
+                self.prepared.retain(|place, _| *place > seq);
+                self.batches.retain(|(place, _), _| *place > seq);
+            }
             OrderRecord::Learner => {
                 if self.view != View(0) || self.mark.statement.seq != Seq(0) || self.learner {
                     return refuse("a learner's log begins so, or not at all");

@@ -30,7 +30,7 @@ fn mark(batches: &[&Batch]) -> OrderRecord {
     let digests: Vec<_> = batches.iter().map(|b| b.digest).collect();
     let chain = digests.iter().fold(Digest::ZERO, |c, d| hasher().chain(&c, d));
     let seq = batches.last().expect("at least one").seq;
-    let statement = MarkStatement { seq, batches: chain, replies: Digest([3; 32]) };
+    let statement = MarkStatement { seq, batches: chain, replies: Digest([3; 32]), state: Digest::ZERO };
     OrderRecord::Mark { mark: MarkCertificate { statement, signatures: Vec::new() }, digests }
 }
 

@@ -5,7 +5,7 @@ use crate::log::Persisted;
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticated, Checked};
 use crate::wire::batch::Batch;
-use crate::wire::messages::{Certificate, Message, NoticeCode};
+use crate::wire::messages::{Certificate, MarkCertificate, Message, NoticeCode};
 use std::sync::Arc;
 
 /// Bounds and times of the agreement.
@@ -85,6 +85,26 @@ pub enum Input {
         /// The disk is short: what others lack is no reason to keep anything.
         pressed: bool,
     },
+    /// The root of the state executed up to a place where all replicas take it.
+    Rooted {
+        /// Which place.
+        seq: Seq,
+        /// The chain of reply digests up to it.
+        replies: Digest,
+        /// The root.
+        state: Digest,
+    },
+    /// A state with this root was received from others.
+    Arrived(MarkCertificate),
+    /// As [`Output::Install`] asked: executed up to there, with these sessions, and a checkpoint of it is durable.
+    Installed {
+        /// From the output.
+        mark: MarkCertificate,
+        /// The highest number executed of each session.
+        progress: Vec<(SessionId, RequestNumber)>,
+    },
+    /// What [`Output::Install`] asked for could not be done; nothing was changed.
+    InstallFailed,
     /// Order a no-op of our own with this nonce (RULES 9).
     OrderNoop(u64),
     /// Crash mode: may a read with this token be answered from the executed state? (RULES 9)
@@ -133,6 +153,14 @@ pub enum Output {
         /// The batch history up to it.
         batches: Digest,
     },
+    /// A quorum names the state that was executed up to this mark's place.
+    Rooted(MarkCertificate),
+    /// What this replica needs next is nowhere to be had: a state is needed.
+    Behind,
+    /// Take over the state that was received; nothing more is handed out until then.
+    Install(MarkCertificate),
+    /// A received state of this place is of no use any more.
+    NotInstalled(Seq),
     /// The log is not asked for these any more.
     Recycle {
         /// Places up to here.

@@ -82,6 +82,12 @@ mod catch_up;
 /// What the log keeps beside checkpoints.
 mod recycle;
 
+/// States that a quorum names.
+mod roots;
+
+/// Such a state in place of what cannot be fetched.
+mod install;
+
 /// What must hold of one state, and between two.
 pub mod invariants;
 

@@ -9,6 +9,7 @@ use super::reads::ReadRound;
 use super::record::OrderRecord;
 use super::rejoin::Learner;
 use super::requests::{Offered, Requests};
+use super::roots::Roots;
 use super::slot::{Decision, Proposal, Slot};
 use crate::log::DurableGate;
 use crate::quorum::Group as Members;
@@ -116,6 +117,10 @@ pub struct Orderer {
     pub(super) marks: BTreeMap<Seq, BTreeMap<ReplicaId, Mark>>,
     pub(super) mark_appended: Seq,
     pub(super) catch_up: Option<CatchUp>,
+    /// The latest states, by root.
+    pub(super) roots: Roots,
+    /// A state others had is being taken over.
+    pub(super) installing: Option<MarkStatement>,
     /// A checkpoint of this place waits for the mark.
     pub(super) checkpoint_taken: Option<Seq>,
     /// Records below this one were given up, or are about to be.
@@ -224,6 +229,8 @@ impl Orderer {
             marks: BTreeMap::new(),
             mark_appended: low,
             catch_up: (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest }),
+            roots: Roots::default(),
+            installing: None,
             checkpoint_taken: None,
             recycled_below: Lsn(1),
             next_seq: low.next(),
@@ -361,6 +368,8 @@ impl Orderer {
             mark: self.low,
             decided: self.decided,
             highest: self.highest,
+            base: self.durable.base().seq,
+            rooted: self.roots.newest(),
         }
     }
 
@@ -439,6 +448,22 @@ impl Orderer {
                 self.on_checkpoint_stored(seq, keep, pressed, out);
                 Ok(())
             }
+            Input::Rooted { seq, replies, state } => {
+                self.on_rooted(seq, replies, state, out);
+                Ok(())
+            }
+            Input::Arrived(mark) => {
+                self.on_arrived(mark, out);
+                Ok(())
+            }
+            Input::Installed { mark, progress } => {
+                self.on_installed(mark, &progress, out);
+                Ok(())
+            }
+            Input::InstallFailed => {
+                self.on_install_failed(out);
+                Ok(())
+            }
             Input::ReadIndex(token) => {
                 self.on_read_index(token, out);
                 Ok(())
@@ -485,6 +510,7 @@ impl Orderer {
             Checked::Stop(stop) => self.on_stop(from, stop, out),
             Checked::StopData(data) => self.on_stop_data(from, data, out),
             Checked::Sync(sync) => self.on_sync(from, sync, out),
+            Checked::Mark(mark) if mark.statement.state != Digest::ZERO => self.on_root(from, mark, out),
             Checked::Mark(mark) => self.on_mark(from, mark, out),
             Checked::Status(status) => self.on_status(from, status, out),
             Checked::Fetch(fetch) => self.on_fetch(from, fetch, out),
@@ -923,6 +949,9 @@ impl Orderer {
 
     /// Hands decided places to execution, in sequence.
     pub(super) fn advance(&mut self, out: &mut Vec<Output>) {
+        if self.installing.is_some() {
+            return;
+        }
         loop {
             let next = self.decided.next();
             let known = self.catch_up.as_ref().and_then(|c| c.digests.front()).copied();

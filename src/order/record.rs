@@ -12,6 +12,7 @@
 //! | 8 | `Learner` | the first record of a log in place of a lost one: no vote until `Rejoined` (RULES 7) |
 //! | 9 | `Rejoined` | what the lost log held cannot matter in views above this one |
 //! | 10 | `Control` | all of the above but batches and marks, so that what lies before may be recycled (RULES 15) |
+//! | 11 | `Transferred` | what lies up to this certified place is in a checkpoint that came from others |
 
 use super::control::Control;
 use crate::log::Record;
@@ -35,6 +36,7 @@ pub enum OrderRecord {
     Learner,
     Rejoined { view: View },
     Control(Box<Control>),
+    Transferred { mark: MarkCertificate },
 }
 
 /// A record as the log stores it: header fields and payload parts.
@@ -102,6 +104,10 @@ impl OrderRecord {
                 control.write(&mut w);
                 (10, Seq(0), control.view, Digest::ZERO, None)
             }
+            Self::Transferred { mark } => {
+                mark.write(&mut w);
+                (11, mark.statement.seq, View(0), mark.statement.batches, None)
+            }
         };
         let mut payload = Vec::with_capacity(2);
         if !w.out.is_empty() {
@@ -141,6 +147,7 @@ impl OrderRecord {
             8 => Self::Learner,
             9 => Self::Rejoined { view },
             10 => Self::Control(Box::new(Control::read(&mut r)?)),
+            11 => Self::Transferred { mark: MarkCertificate::read(&mut r)? },
             _ => return Err(DecodeError::UnknownKind),
         };
         r.end()?;
@@ -148,7 +155,7 @@ impl OrderRecord {
             Self::Prepared { certificate: c, .. } | Self::PreparedRef { certificate: c } => {
                 c.seq == seq && c.view == view && c.digest == digest
             }
-            Self::Mark { mark, .. } => mark.statement.seq == seq,
+            Self::Mark { mark, .. } | Self::Transferred { mark } => mark.statement.seq == seq,
             Self::Control(control) => control.view == view,
             _ => true,
         };

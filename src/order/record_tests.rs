@@ -10,7 +10,12 @@ fn samples() -> Vec<OrderRecord> {
         digest: Digest([4; 32]),
         signatures: vec![(ReplicaId(0), Signature([1; 64])), (ReplicaId(2), Signature([2; 64]))],
     };
-    let statement = MarkStatement { seq: Seq(2), batches: Digest([5; 32]), replies: Digest([6; 32]) };
+    let statement = MarkStatement {
+        seq: Seq(2),
+        batches: Digest([5; 32]),
+        replies: Digest([6; 32]),
+        state: Digest([7; 32]),
+    };
     let mark = MarkCertificate { statement, signatures: certificate.signatures.clone() };
     let batch = Bytes::from_static(b"a batch is opaque to the record");
     vec![

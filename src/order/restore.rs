@@ -10,7 +10,7 @@ use super::record::OrderRecord;
 use crate::types::*;
 use crate::wire::auth::Authenticator;
 use crate::wire::batch::Batch;
-use crate::wire::messages::Certificate;
+use crate::wire::messages::{Certificate, MarkCertificate, MarkStatement};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +47,16 @@ pub enum RestoreError {
     /// A checkpoint of another log.
     #[error("the checkpoint of place {0} comes from another history than the log")]
     Other(Seq),
+    /// The log goes on from a state that came from others, and the checkpoint of it is gone.
+    #[error(
+        "the log goes on from a checkpoint of place {base} that came from others, and the newest that can be read is of place {checkpoint}"
+    )]
+    Gap {
+        /// Where the checkpoint ends.
+        checkpoint: Seq,
+        /// Where the log goes on.
+        base: Seq,
+    },
     /// A checkpoint of another log, or this log lost its end.
     #[error("the checkpoint of place {checkpoint} lies ahead of the log, whose last mark is of place {mark}")]
     Ahead {
@@ -137,6 +147,20 @@ impl Replay {
         self.handed_out
     }
 
+    /// The certificate of a state that came from others, whose checkpoint is the one read, and which the log does not know yet: its
+    /// record is to be appended. `None` if the log knows it.
+    pub fn transferred(&mut self, mark: MarkCertificate) -> Result<Option<OrderRecord>, RestoreError> {
+        let MarkStatement { seq, batches, .. } = mark.statement;
+        let named = self.checkpoint == Base { seq, batches } && self.auth.mark_ok(&mark);
+        if !named || seq <= self.durable.mark.statement.seq {
+            return Ok(None);
+        }
+        let record = OrderRecord::Transferred { mark };
+        self.record(&record)?;
+        self.batches = self.batches.split_off(&(seq.next(), Digest::ZERO));
+        Ok(Some(record))
+    }
+
     /// The durable state so far.
     pub fn durable(&self) -> &DurableState {
         &self.durable
@@ -154,6 +178,20 @@ impl Replay {
 
     /// The core, ready for its first input. All that was handed out is executed.
     pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
+        self.check()?;
+        let mut batches = Vec::new();
+        for ((seq, digest), bytes) in self.batches {
+            let batch = Batch::decode(&self.auth.hasher, seq, bytes)
+                .ok()
+                .filter(|b| b.digest == digest)
+                .ok_or(RestoreError::Batch(seq))?;
+            batches.push(Arc::new(batch));
+        }
+        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+    }
+
+    /// Whether log and checkpoint are of one history, now that all records were taken.
+    pub fn check(&self) -> Result<(), RestoreError> {
         if !self.durable.known {
             return Err(RestoreError::NoControl(self.first));
         }
@@ -164,18 +202,14 @@ impl Replay {
         if checkpoint.seq > mark {
             return Err(RestoreError::Ahead { checkpoint: checkpoint.seq, mark });
         }
+        let base = self.durable.base().seq;
+        if checkpoint.seq < base {
+            return Err(RestoreError::Gap { checkpoint: checkpoint.seq, base });
+        }
         if self.durable.history(checkpoint.seq) != Some(checkpoint.batches) {
             return Err(RestoreError::Other(checkpoint.seq));
         }
-        let mut batches = Vec::new();
-        for ((seq, digest), bytes) in self.batches {
-            let batch = Batch::decode(&self.auth.hasher, seq, bytes)
-                .ok()
-                .filter(|b| b.digest == digest)
-                .ok_or(RestoreError::Batch(seq))?;
-            batches.push(Arc::new(batch));
-        }
-        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+        Ok(())
     }
 }
 

@@ -33,6 +33,7 @@ impl Orderer {
             peer.served_bytes = 0;
             peer.fetches = 0;
         }
+        self.look_behind(out);
         if self.is_learner() {
             self.repair(out);
             return self.learn(out);
@@ -43,6 +44,7 @@ impl Orderer {
         self.change_timers(out);
         self.forward(out);
         self.repeat_marks(out);
+        self.repeat_roots(out);
         self.ask_again_whether_it_leads(out);
     }
 

@@ -19,6 +19,8 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long a connection may last.
 const TIME_MAX: Duration = Duration::from_secs(5);
+/// How long nothing is accepted after the system refused, for want of file descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -35,6 +37,9 @@ pub struct Answer {
 
 /// Answers paths.
 pub type Pages = Box<dyn Fn(&str) -> Answer + Send>;
+
+/// Takes the next connection.
+pub(super) type Accept = Box<dyn FnMut(&TcpListener) -> io::Result<TcpStream> + Send>;
 
 /// The running thread; dropping it ends it.
 pub struct Admin {
@@ -55,6 +60,11 @@ struct Connection {
 impl Admin {
     /// Listens at `address`; port 0 lets the system choose. Errors: the address cannot be used.
     pub fn start(address: SocketAddr, pages: Pages) -> io::Result<Self> {
+        Self::accepting(address, pages, Box::new(|listener| listener.accept().map(|(stream, _)| stream)))
+    }
+
+    /// As [`Admin::start`], with another way to accept.
+    pub(super) fn accepting(address: SocketAddr, pages: Pages, accept: Accept) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(address)
             .map_err(|e| io::Error::new(e.kind(), format!("--metrics {address}: {e}")))?;
@@ -64,7 +74,8 @@ impl Admin {
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
         let thread = std::thread::Builder::new().name("duramen-admin".into()).spawn(move || {
-            Server { poll, listener, pages, connections: BTreeMap::new(), next: 2 }.run(&stop)
+            let connections = BTreeMap::new();
+            Server { poll, listener, accept, again: None, pages, connections, next: 2 }.run(&stop)
         })?;
         Ok(Self { address, stopping, waker, thread: Some(thread) })
     }
@@ -88,6 +99,9 @@ impl Drop for Admin {
 struct Server {
     poll: Poll,
     listener: TcpListener,
+    accept: Accept,
+    /// When to accept again after the system refused: no event tells of that.
+    again: Option<Instant>,
     pages: Pages,
     connections: BTreeMap<usize, Connection>,
     next: usize,
@@ -97,7 +111,7 @@ impl Server {
     fn run(mut self, stopping: &AtomicBool) {
         let mut events = Events::with_capacity(2 * CONNECTIONS_MAX);
         while !stopping.load(Ordering::Acquire) {
-            let first = self.connections.values().map(|c| c.until).min();
+            let first = self.connections.values().map(|c| c.until).chain(self.again).min();
             let wait = first.map(|until| until.saturating_duration_since(Instant::now()));
             match self.poll.poll(&mut events, wait) {
                 Err(e) if e.kind() != ErrorKind::Interrupted => {
@@ -115,11 +129,29 @@ impl Server {
             }
             let now = Instant::now();
             self.connections.retain(|_, c| c.until > now);
+            if self.again.is_some_and(|again| again <= now) {
+                self.accept();
+            }
         }
     }
 
     fn accept(&mut self) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
+        let refused_before = self.again.take().is_some();
+        loop {
+            let mut stream = match (self.accept)(&self.listener) {
+                Ok(stream) => stream,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(e) => {
+                    if !refused_before {
+                        ::log::warn!("the metrics port cannot accept, and tries again: {e}");
+                    }
+                    self.again = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
+            };
             let id = self.next;
             self.next += 1;
             let both = Interest::READABLE | Interest::WRITABLE;

@@ -62,6 +62,26 @@ fn silent_and_slow_clients_are_cut_and_stand_in_nobody_s_way() {
     }
 }
 
+/// No event comes again for a connection that waits since before: all of them must be served, in the end.
+#[test]
+fn connections_that_the_system_refuses_for_a_while_are_served_afterwards() {
+    for (errno, times) in [(libc::EMFILE, 3), (libc::ENFILE, 1), (libc::ECONNABORTED, 2), (libc::EINTR, 2)] {
+        let mut left = times;
+        let pages =
+            Box::new(|_: &str| Answer { code: 503, content_type: "text/plain", body: "behind\n".into() });
+        let accept = Box::new(move |listener: &mio::net::TcpListener| {
+            if left > 0 {
+                left -= 1;
+                return Err(std::io::Error::from_raw_os_error(errno));
+            }
+            listener.accept().map(|(stream, _)| stream)
+        });
+        let admin = Admin::accepting("127.0.0.1:0".parse().unwrap(), pages, accept).unwrap();
+        let answer = ask(admin.address(), b"GET /readyz HTTP/1.1\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "errno {errno}: {answer:?}");
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_is_refused_with_its_address() {
     let admin = start();

@@ -2,18 +2,26 @@
 
 use super::shared::Shared;
 use super::stages::*;
-use crate::checkpoint::file::Head;
-use crate::checkpoint::frozen::Frozen;
+use super::transfer_stage::ToTransfer;
+use crate::checkpoint::file::{Body, Head};
+use crate::checkpoint::frozen::{Frozen, Layout};
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
+use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::types::*;
+use crate::wire::messages::{MarkCertificate, MarkStatement};
 use crossbeam::channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// A checkpoint of what came from others is tried again after this long.
+const INSTALL_AGAIN: Duration = Duration::from_secs(1);
+/// How long a full disk is left alone before the next try.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the checkpoint stage is sent.
 pub enum ToCheckpoint {
@@ -26,8 +34,17 @@ pub enum ToCheckpoint {
         /// The batch history up to it.
         batches: Digest,
     },
+    /// Write this state, which came from others, before anything else; `order` waits for it.
+    Install(Box<Installed>),
     /// End the thread.
     Stop,
+}
+
+/// A state that came from others.
+pub struct Installed {
+    frozen: Frozen,
+    mark: MarkCertificate,
+    progress: Vec<(SessionId, RequestNumber)>,
 }
 
 /// A state to be written.
@@ -72,6 +89,7 @@ pub struct CheckpointStage {
     pub(super) bytes_per_second: u64,
     pub(super) inbox: Receiver<ToCheckpoint>,
     pub(super) to_order: Sender<ToOrder>,
+    pub(super) to_transfer: Option<Sender<ToTransfer>>,
     pub(super) shared: Arc<Shared>,
     /// The longest that writing one took, in seconds.
     pub(super) write_s: f64,
@@ -92,6 +110,11 @@ impl CheckpointStage {
                     let done = self.checkpoint(taken);
                     self.shared.checkpointing.store(false, Ordering::Release);
                     if done.is_err() {
+                        break;
+                    }
+                }
+                ToCheckpoint::Install(installed) => {
+                    if self.install(*installed).is_err() {
                         break;
                     }
                 }
@@ -119,6 +142,8 @@ impl CheckpointStage {
                 Ok(())
             }
             Ok(None) => Err(Stopped),
+            // A later state came from others.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(e) => {
                 ::log::warn!("checkpoint of place {seq}: {e}; the next is tried in its turn");
                 self.shared.checkpoints.lock().failed = Some(e.to_string());
@@ -127,15 +152,35 @@ impl CheckpointStage {
         }
     }
 
-    /// Bytes and time; `None` when told to stop.
-    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
-        let Taken { frozen, written } = taken;
-        let began = Instant::now();
-        let (rate, shared) = (self.bytes_per_second, self.shared.clone());
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Raises the alarm, once.
+    fn no_space(&self, seq: Seq, e: &io::Error) {
+        let mut view = self.shared.checkpoints.lock();
+        if view.failed.is_none() {
+            ::log::warn!("checkpoint of place {seq}: {e}; tried again every second");
+        }
+        view.failed = Some(e.to_string());
+    }
+
+    /// Until the next try, or the stop.
+    fn rest(&self) {
+        let until = Instant::now() + RETRY;
+        while Instant::now() < until && !self.is_stopping() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Writes the body aside, no faster than allowed.
+    fn body(&self, frozen: &Frozen, began: Instant) -> io::Result<(Body, Layout)> {
+        let rate = self.bytes_per_second;
         let mut sent = 0u64;
         let mut pace = |bytes: usize| {
-            if shared.stopping.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
+            if self.is_stopping() {
+                // Not as interrupted: `write_all` would try that again for ever.
+                return Err(io::Error::other("told to stop"));
             }
             sent += bytes as u64;
             if rate > 0 {
@@ -144,11 +189,26 @@ impl CheckpointStage {
             }
             Ok(())
         };
-        let body = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
-        let stopped = self.shared.stopping.load(Ordering::Relaxed);
-        let (body, layout) = match body {
-            Err(_) if stopped => return Ok(None),
-            other => other?,
+        self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out))
+    }
+
+    /// Bytes and time; `None` when told to stop.
+    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
+        let Taken { frozen, mut written } = taken;
+        let mut began = Instant::now();
+        let (body, layout) = loop {
+            match self.body(&frozen, began) {
+                Err(_) if self.is_stopping() => return Ok(None),
+                // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
+                Err(e) if is_full(&e) => {
+                    self.no_space(frozen.seq, &e);
+                    // Execution waits for the disk in the baseline, but not for an operator.
+                    written = None;
+                    self.rest();
+                    began = Instant::now();
+                }
+                other => break other?,
+            }
         };
         let took = began.elapsed();
         let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);
@@ -158,6 +218,16 @@ impl CheckpointStage {
             match self.inbox.recv() {
                 Ok(ToCheckpoint::Covered { seq: covered, batches }) if covered == seq => break batches,
                 Ok(ToCheckpoint::Covered { .. } | ToCheckpoint::Taken(_)) => {}
+                Ok(ToCheckpoint::Install(installed)) => {
+                    // No mark will cover what it leaves behind.
+                    drop(body);
+                    self.store.abandon();
+                    let installed = self.install(*installed);
+                    return match installed {
+                        Ok(()) => Err(io::ErrorKind::Interrupted.into()),
+                        Err(Stopped) => Ok(None),
+                    };
+                }
                 Ok(ToCheckpoint::Stop) | Err(_) => {
                     self.store.abandon();
                     return Ok(None);
@@ -179,6 +249,57 @@ impl CheckpointStage {
         };
         self.store.seal(body, &head)?;
         Ok(Some((head.body_bytes, took)))
+    }
+
+    /// Until it succeeds: the replica does nothing else before.
+    fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
+        let Installed { frozen, mark, progress } = installed;
+        let MarkStatement { seq, batches, replies, .. } = mark.statement;
+        loop {
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return Err(Stopped);
+            }
+            let stopping = self.shared.clone();
+            let mut pace = |_| match stopping.stopping.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("told to stop")),
+                false => Ok(()),
+            };
+            let written = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
+            let sealed = written.and_then(|(body, layout)| {
+                let head = Head {
+                    cluster: self.cluster,
+                    replica: self.me,
+                    members: self.members,
+                    seq,
+                    batches,
+                    replies,
+                    time: frozen.time,
+                    pages: layout.pages,
+                    table_bytes: layout.table_bytes,
+                    header_bytes: layout.header_bytes,
+                    body_bytes: body.bytes(),
+                };
+                self.store.seal(body, &head)
+            });
+            match sealed {
+                Ok(_) => break,
+                Err(e) => {
+                    let why = format!("checkpoint of place {seq}, which came from others: {e}");
+                    self.shared.checkpoints.lock().failed = Some(e.to_string());
+                    self.shared.error(why);
+                    std::thread::sleep(INSTALL_AGAIN);
+                }
+            }
+        }
+        let mut view = self.shared.checkpoints.lock();
+        view.kept = self.store.kept().to_vec();
+        view.failed = None;
+        drop(view);
+        let _ = self.to_order.send(ToOrder::One(Input::Installed { mark, progress }));
+        if let Some(to_transfer) = &self.to_transfer {
+            let _ = to_transfer.send(ToTransfer::Installed(seq));
+        }
+        Ok(())
     }
 
     /// Checks equation (1) against what was measured: P > n · C_max · T_max.
@@ -215,6 +336,17 @@ impl Checkpoints {
         let pressed =
             || shared.checkpoint_wanted.load(Ordering::Relaxed) && seq.0.is_multiple_of(self.mark_interval);
         self.schedule.takes(seq) || pressed()
+    }
+
+    /// Whether all replicas take the root of their state after place `seq`.
+    pub fn roots(&self, seq: Seq) -> bool {
+        self.schedule.roots(seq)
+    }
+
+    /// Hands over a state that came from others.
+    pub fn install(&self, frozen: Frozen, mark: MarkCertificate, progress: Vec<(SessionId, RequestNumber)>) {
+        let installed = Box::new(Installed { frozen, mark, progress });
+        let _ = self.to_checkpoint.send(ToCheckpoint::Install(installed));
     }
 
     /// Freezes and hands over what `freeze` gives, unless one is being written.

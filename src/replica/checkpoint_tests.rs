@@ -12,11 +12,11 @@ use crate::types::*;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-const KEYS: u32 = 40;
-const VALUE_BYTES: usize = 48 << 10;
-const LOG_MIB: u64 = 16;
+pub(super) const KEYS: u32 = 40;
+pub(super) const VALUE_BYTES: usize = 48 << 10;
+pub(super) const LOG_MIB: u64 = 16;
 
-fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: SnapshotKind) -> Cluster {
+pub(super) fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: SnapshotKind) -> Cluster {
     Cluster::with(InitOptions {
         replicas: n,
         model,
@@ -39,7 +39,7 @@ fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: Snapshot
     })
 }
 
-fn put(session: &Session, i: u32) {
+pub(super) fn put(session: &Session, i: u32) {
     let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
     let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
     let outcome = session.invoke(operation, Some(Duration::from_secs(30)));
@@ -64,7 +64,7 @@ fn put_all(cluster: &Cluster, session: &Session, writes: std::ops::Range<u32>) {
 }
 
 /// Every key has what was written to it last, of writes `0..end`.
-fn check(client: &Client, end: u32) {
+pub(super) fn check(client: &Client, end: u32) {
     for key in 0..KEYS {
         let last = (0..end).rev().find(|i| i % KEYS == key).expect("each key was written") as u8;
         let outcome = client.read(KvOperation::Get { key: &key.to_be_bytes() }.encode(), None);
@@ -78,14 +78,14 @@ fn check(client: &Client, end: u32) {
     }
 }
 
-fn number(replica: &Replica, name: &str) -> u64 {
+pub(super) fn number(replica: &Replica, name: &str) -> u64 {
     let json = replica.status_json();
     let from = json.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("no {name} in {json}"));
     let digits = json[from + name.len() + 3..].chars().take_while(char::is_ascii_digit);
     digits.collect::<String>().parse().unwrap_or_else(|_| panic!("{name} in {json}"))
 }
 
-fn checkpoints(cluster: &Cluster, i: u32) -> Vec<PathBuf> {
+pub(super) fn checkpoints(cluster: &Cluster, i: u32) -> Vec<PathBuf> {
     let dir = data_dir::checkpoint_dir(&cluster.path(), &cluster.config, ReplicaId(i));
     let mut files: Vec<PathBuf> = dir.read_dir().unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|f| f.file_name().unwrap().to_string_lossy().starts_with("checkpoint-0"));
@@ -93,7 +93,7 @@ fn checkpoints(cluster: &Cluster, i: u32) -> Vec<PathBuf> {
     files
 }
 
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < until, "{what}");

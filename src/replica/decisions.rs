@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of decided batches kept in memory where none is on disk.
-const RECENT_BYTES_MAX: usize = 64 << 20;
+pub const RECENT_BYTES_MAX: usize = 64 << 20;
 
 /// A batch to execute, and how it was decided where the log keeps that.
 pub struct Decided {
@@ -96,10 +96,16 @@ impl Recent {
         }
     }
 
-    fn get(&self, seq: Seq) -> Option<Bytes> {
-        let first = self.batches.front()?.0;
-        let at = usize::try_from(seq.0.checked_sub(first.0)?).ok()?;
-        self.batches.get(at).map(|(_, batch)| batch.clone())
+    /// Errors: it was dropped.
+    fn get(&self, seq: Seq) -> Result<Option<Bytes>, String> {
+        let Some((first, _)) = self.batches.front() else { return Ok(None) };
+        let at = seq.0.checked_sub(first.0).ok_or_else(|| {
+            format!(
+                "it is no longer kept: durability \"none\" keeps {} MiB, and they begin with place {first}",
+                RECENT_BYTES_MAX >> 20
+            )
+        })?;
+        Ok(usize::try_from(at).ok().and_then(|at| self.batches.get(at)).map(|(_, batch)| batch.clone()))
     }
 }
 
@@ -129,7 +135,7 @@ impl Store {
             }
             _ if lsn != ELSEWHERE => Ok(None),
             Self::Deliveries(log) => Ok(log.read(seq).map_err(|e| e.to_string())?.map(|d| d.body)),
-            Self::Recent(recent) => Ok(recent.lock().get(seq)),
+            Self::Recent(recent) => recent.lock().get(seq),
         }
     }
 }

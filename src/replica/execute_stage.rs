@@ -9,6 +9,8 @@ use super::shared::{LogView, Shared};
 use super::stages::*;
 use super::state_digest::StateDigest;
 use super::status::StatusWriter;
+use super::transfer_stage::ToTransfer;
+use crate::checkpoint::frozen::Frozen;
 use crate::durable::{Delivery, DurableLayer, Host, LayerError, Mode};
 use crate::execute::executor::{Executed, Executor, Outgoing};
 use crate::log::Durable;
@@ -41,6 +43,9 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(1);
 /// The counters of the log of decisions are published this often.
 const PUBLISH: Duration = Duration::from_millis(20);
 
+/// A log of decisions is looked at as often even while nothing is decided.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// Bytes of repeated replies to one connection in one round; the client asks again for the rest.
 const RESEND_BUDGET: usize = 4 << 20;
 
@@ -64,6 +69,10 @@ pub struct ExecuteStage {
     pub(super) digest: StateDigest,
     /// When states are frozen, if they are.
     pub(super) checkpoints: Option<Checkpoints>,
+    /// Where states are hashed at the places where all are, if they are.
+    pub(super) to_roots: Option<Sender<Frozen>>,
+    /// Where states are transferred, if they are.
+    pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// The paper's modes: logs what is executed.
     pub(super) layer: Option<DurableLayer>,
     /// Mode `none`: what peers that are behind may still ask for.
@@ -113,6 +122,12 @@ impl ExecuteStage {
                     self.waiting.insert(token, (connection, read));
                 }
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
+                Ok(ToExecute::Freeze) => {
+                    if let Some(to_transfer) = &self.to_transfer {
+                        let _ = to_transfer.send(ToTransfer::Own(Box::new(self.executor.freeze())));
+                    }
+                }
+                Ok(ToExecute::Install(mark)) => self.install(mark),
                 Ok(ToExecute::Recycle(upto)) => {
                     if let Some(layer) = &self.layer {
                         layer.recycle(upto);
@@ -142,7 +157,7 @@ impl ExecuteStage {
             }
         }
         if let Some(layer) = self.layer.take() {
-            layer.stop();
+            layer.stop_within(STOP_TIME);
         }
     }
 
@@ -153,6 +168,8 @@ impl ExecuteStage {
             (!self.reads_ok).then(|| again.saturating_duration_since(Instant::now())),
             forgetful.then_some(FORGETFUL_PAUSE),
             behind.then_some(BEHIND_PAUSE),
+            // A log that is full gives nothing to do, and must be seen to be full.
+            self.layer.is_some().then_some(LOOK_PAUSE),
         ];
         match waits.into_iter().flatten().min() {
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -185,6 +202,45 @@ impl ExecuteStage {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.take(|| self.executor.freeze(), &self.shared, &self.to_order);
         }
+    }
+
+    /// Freezes the state whose root all replicas take here.
+    fn take_root(&self) {
+        if let Some(to_roots) = &self.to_roots {
+            // One that is still being hashed: this place is left out here.
+            if to_roots.try_send(self.executor.freeze()).is_err() {
+                self.shared.transfer.lock().skipped += 1;
+            }
+        }
+    }
+
+    /// Takes over the state that was received. A checkpoint of it is written at once: `order` goes on when that is durable.
+    fn install(&mut self, mark: MarkCertificate) {
+        let MarkStatement { seq, replies, .. } = mark.statement;
+        let received = self.shared.received.lock().clone();
+        let Some(received) = received.filter(|r| r.target.mark == mark) else {
+            let _ = self.to_order.send(ToOrder::One(Input::InstallFailed));
+            return;
+        };
+        let limits = self.executor.table_limits();
+        let position = (seq, received.target.manifest.time, replies);
+        let taken = self.executor.take_over(position, |service| received.restore(service, limits));
+        drop(received);
+        if let Err(why) = taken {
+            self.shared
+                .error(format!("the state of place {seq} that was received cannot be taken over: {why}"));
+            let _ = self.to_order.send(ToOrder::One(Input::InstallFailed));
+            return;
+        }
+        self.shared.executed.store(seq.0, Ordering::Relaxed);
+        self.unlogged.clear();
+        // The no-op of this start may have executed in what was passed over, and is not ordered twice.
+        self.nonce = self.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+        let progress = self.executor.progress().collect();
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.install(self.executor.freeze(), mark, progress);
+        }
+        self.take_root();
     }
 
     /// Byzantine, and wherever votes are not durable: every replica answers. Else the leader alone, or a read at it could
@@ -268,7 +324,8 @@ impl ExecuteStage {
     fn publish(&mut self, layer: &DurableLayer) {
         if self.published.elapsed() >= PUBLISH {
             self.published = Instant::now();
-            *self.shared.decisions.lock() = Some((LogView::of(&layer.log_stats()), layer.stats()));
+            let log = LogView { has_room: layer.has_room(), ..LogView::of(&layer.log_stats()) };
+            *self.shared.decisions.lock() = Some((log, layer.stats()));
         }
     }
 
@@ -384,11 +441,18 @@ impl Host for ExecuteStage {
         if self.checkpoints.as_ref().is_some_and(|c| c.takes(done.seq, &self.shared)) {
             self.take_checkpoint();
         }
+        if self.checkpoints.as_ref().is_some_and(|c| c.roots(done.seq)) {
+            self.take_root();
+        }
         done
     }
 
     fn release(&mut self, replies: Durable<Vec<Executed>>) {
         self.release_all(replies.into_inner());
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
     }
 
     fn release_early(&mut self, replies: Vec<Executed>) {

@@ -20,6 +20,9 @@ mod standing;
 /// net → verify → order.
 mod receive;
 
+/// net, before there is anything behind it.
+mod doorman;
+
 /// order.
 mod order_stage;
 
@@ -30,8 +33,17 @@ mod liar;
 /// Where decided batches are kept.
 mod decisions;
 
+/// Who stays behind.
+mod lag;
+
 /// execute → reply.
 mod execute_stage;
+
+/// execute → roots.
+mod roots_stage;
+
+/// States from and to other replicas.
+mod transfer_stage;
 
 /// execute → checkpoint files.
 mod checkpoint_stage;
@@ -57,20 +69,37 @@ mod admin;
 /// Checkpoint and log → executed state.
 mod recovery;
 
+/// How far that is.
+mod progress;
+
+/// In which mode the log is written.
+mod promise;
+
+/// The log → executed once more.
+mod audit;
+
 /// Config → recovery → running.
 mod startup;
 
+pub use audit::{Audit, AuditOptions, Difference, audit};
+pub use progress::{RecoveryPhase, RecoveryProgress, RecoveryState};
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
 
 #[cfg(test)]
 mod admin_tests;
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod fair_queue_tests;
 #[cfg(test)]
+mod lag_tests;
+#[cfg(test)]
 mod order_stage_tests;
+#[cfg(test)]
+mod progress_tests;
 #[cfg(test)]
 mod repeats_tests;
 #[cfg(test)]
@@ -78,6 +107,10 @@ mod replica_tests;
 #[cfg(test)]
 mod reply_packer_tests;
 #[cfg(test)]
+mod space_tests;
+#[cfg(test)]
 mod standing_tests;
 #[cfg(test)]
 mod state_digest_tests;
+#[cfg(test)]
+mod transfer_tests;

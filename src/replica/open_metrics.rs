@@ -18,6 +18,9 @@ pub fn unhealthy(shared: &Shared) -> Option<String> {
 
 /// Why a replica is not ready: it does not vote, or is behind.
 pub fn unready(shared: &Shared) -> Option<String> {
+    if let Some(state) = shared.recovery.state() {
+        return Some(format!("recovering: {state}"));
+    }
     let order = shared.order.lock();
     let Some(status) = order.status else { return Some("starting".into()) };
     let ahead = order.peers.iter().filter_map(|(_, s)| s.map(|s| s.decided.0)).max().unwrap_or(0);

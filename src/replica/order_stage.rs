@@ -2,10 +2,13 @@
 
 use super::checkpoint_stage::ToCheckpoint;
 use super::decisions::Decided;
+use super::lag::Lag;
 use super::metrics::Stage;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
+use super::transfer_stage::ToTransfer;
+use crate::config::Durability;
 use crate::log::{AppendError, AppendRefusal, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
@@ -67,6 +70,8 @@ pub struct OrderStage {
     pub(super) liar: Option<super::liar::Liar>,
     /// Where frozen states are written, if they are.
     pub(super) to_checkpoint: Option<Sender<ToCheckpoint>>,
+    /// Where states are transferred, if they are.
+    pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// Bytes of the log that stay for others.
     pub(super) log_keep_bytes: u64,
     /// Decided batches lie in a log of their own.
@@ -75,6 +80,10 @@ pub struct OrderStage {
     pub(super) stored: Option<(Seq, Tick)>,
     /// Bytes of the segments in use when a checkpoint was last asked for.
     pub(super) wanted_at: u64,
+    /// Whether it stays behind, of which up to so many of the others may lie.
+    pub(super) lag: Lag,
+    pub(super) faults: u32,
+    pub(super) durability: Durability,
     /// What each client's groups take up that wait to be answered again.
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
@@ -179,7 +188,8 @@ impl OrderStage {
                     ToOrder::Stop => {
                         self.apply();
                         self.publish();
-                        return self.log.stop();
+                        self.log.stop_within(STOP_TIME);
+                        return;
                     }
                 }
                 next = if steps < STEPS_MAX { self.inbox.try_recv().ok() } else { None };
@@ -203,7 +213,7 @@ impl OrderStage {
                 self.net.pause_clients(false);
             }
         }
-        self.log.stop();
+        self.log.stop_within(STOP_TIME);
     }
 
     fn step(&mut self, now: Now, input: Input) {
@@ -306,6 +316,14 @@ impl OrderStage {
                         let _ = to_checkpoint.send(ToCheckpoint::Covered { seq, batches });
                     }
                 }
+                Output::Rooted(mark) => self.tell_transfer(ToTransfer::Certified(mark)),
+                Output::Behind => self.tell_transfer(ToTransfer::Behind),
+                Output::NotInstalled(seq) => self.tell_transfer(ToTransfer::NotInstalled(seq)),
+                Output::Install(mark) => {
+                    // Behind every batch handed out before it.
+                    self.hand_out(&mut batches);
+                    let _ = self.to_execute.send(ToExecute::Install(mark));
+                }
                 Output::Recycle { upto, below } => {
                     self.log.recycle(below);
                     let _ = self.to_execute.send(ToExecute::Recycle(upto));
@@ -333,6 +351,12 @@ impl OrderStage {
         }
         if !self.frames.is_empty() {
             self.net.send_batch(std::mem::take(&mut self.frames));
+        }
+    }
+
+    fn tell_transfer(&self, message: ToTransfer) {
+        if let Some(to_transfer) = &self.to_transfer {
+            let _ = to_transfer.send(message);
         }
     }
 
@@ -389,6 +413,10 @@ impl OrderStage {
             queue: self.inbox.len(),
             log,
         };
+        let decided = view.peers.iter().filter_map(|(_, status)| status.map(|s| s.decided));
+        let executed = Seq(self.shared.executed.load(Ordering::Relaxed));
+        let behind = self.lag.look(self.clock.now().tick, executed, decided, self.faults, self.durability);
+        *self.shared.behind.lock() = behind;
         *self.shared.order.lock() = view;
     }
 }

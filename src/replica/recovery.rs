@@ -5,10 +5,12 @@
 //! left out, and the one before it is taken: the log still leads on from there (RULES 3).
 
 use super::decisions::certificate_of;
+use super::progress::RecoveryProgress;
 use super::startup::StartError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::file::Opened;
-use crate::checkpoint::frozen::{resume, thaw};
+use crate::checkpoint::frozen::{Frozen, resume, thaw};
+use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
 use crate::durable::{self, Mode, OpenLayer};
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
@@ -27,6 +29,9 @@ use std::path::PathBuf;
 /// Batches between reading and executing the log.
 const REPLAY_BATCHES: usize = 64;
 
+/// States kept of those passed.
+pub const PASSED_MAX: usize = 2;
+
 /// What a start reads from.
 pub struct Recovery<'a> {
     pub(super) auth: &'a Authenticator,
@@ -34,6 +39,9 @@ pub struct Recovery<'a> {
     /// The log of decisions, where there is one.
     pub(super) layer_options: Option<(Mode, LogOptions)>,
     pub(super) table: ClientTableLimits,
+    /// Where all replicas take the root of their state.
+    pub(super) schedule: Option<Schedule>,
+    pub(super) progress: &'a RecoveryProgress,
 }
 
 /// What it found.
@@ -42,6 +50,8 @@ pub struct Recovered {
     pub(super) open: OpenLog,
     pub(super) open_layer: Option<OpenLayer>,
     pub(super) replay: Replay,
+    /// States passed at places where all replicas take their root, the last ones.
+    pub(super) passed: Vec<Frozen>,
 }
 
 /// What an attempt with one checkpoint ends in, if not well.
@@ -56,7 +66,11 @@ impl Recovery<'_> {
     pub fn run(&self, mut service: Box<dyn Service>, store: &mut Store) -> Result<Recovered, StartError> {
         let (cluster, members) = (self.auth.hasher.cluster, self.auth.members);
         while let Some(seq) = store.kept().last().copied() {
-            let failed = match store.read(seq, cluster, members) {
+            let opened = store.read(seq, cluster, members).map(|mut opened| {
+                opened.progress = self.progress.checkpoint.clone();
+                opened
+            });
+            let failed = match opened {
                 Ok(opened) => match self.attempt(service, Some(opened)) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Failed::Start(e)) => return Err(e),
@@ -85,7 +99,7 @@ impl Recovery<'_> {
         let base =
             opened.as_ref().map_or(Base::default(), |o| Base { seq: o.head.seq, batches: o.head.batches });
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
-        let (table, hasher) = (self.table, self.auth.hasher);
+        let (table, hasher, schedule) = (self.table, self.auth.hasher, self.schedule);
         let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
             let mut service = service;
             let mut executor = match opened {
@@ -98,19 +112,31 @@ impl Recovery<'_> {
                     Err(why) => return Err((service, why)),
                 },
             };
+            let mut passed = Vec::new();
+            let mut pass = |executor: &Executor| {
+                if schedule.is_some_and(|s| s.roots(executor.executed())) {
+                    passed.push(executor.freeze());
+                    // Each keeps pages from being written in place.
+                    if passed.len() > PASSED_MAX {
+                        passed.remove(0);
+                    }
+                }
+            };
+            pass(&executor);
             for batch in ready_out {
                 executor.execute(&batch);
+                pass(&executor);
             }
-            Ok(executor)
+            Ok((executor, passed))
         });
         let execute = execute.map_err(|e| Failed::Start(e.into()))?;
         let read = self.read(base, ready_in);
         match execute.join() {
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
-            Ok(Ok(executor)) => {
+            Ok(Ok((executor, passed))) => {
                 let (replay, open, open_layer) = read.map_err(Failed::Start)?;
-                Ok(Recovered { executor, open, open_layer, replay })
+                Ok(Recovered { executor, open, open_layer, replay, passed })
             }
         }
     }

@@ -46,11 +46,16 @@ impl Cluster {
     }
 
     pub fn with(options: InitOptions) -> Self {
+        Self::within(concat!(env!("CARGO_MANIFEST_DIR"), "/target").as_ref(), options)
+    }
+
+    /// In a folder of that folder.
+    pub fn within(parent: &Path, options: InitOptions) -> Self {
         let n = options.replicas;
-        let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let options = InitOptions {
             dir: dir.path().join("cluster"),
-            listen: format!("127.0.0.1:{}", free_ports(n as u16)),
+            listen: format!("127.0.0.1:{}", free_ports(2 * n as u16)),
             ..options
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
@@ -78,8 +83,11 @@ impl Cluster {
             io: None,
             new_era: self.new_era,
             metrics: Some("127.0.0.1:0".parse().unwrap()),
+            progress: Default::default(),
             #[cfg(feature = "adversary")]
             adversary: None,
+            #[cfg(feature = "adversary")]
+            seeder_lie: None,
         }
     }
 
@@ -97,7 +105,7 @@ fn connect(dir: &Path, config: &Config) -> Client {
     Client::connect(ClientOptions::new(config.clone(), keys)).unwrap()
 }
 
-fn put(key: u32) -> bytes::Bytes {
+pub(super) fn put(key: u32) -> bytes::Bytes {
     let (key, value) = (key.to_be_bytes(), [key as u8; 500]);
     KvWrite::Put { key: &key, value: &value }.into_operation()
 }
@@ -184,7 +192,7 @@ fn a_crash_group_survives_the_loss_of_its_leader_and_of_everybody() {
     survives(FaultModel::Crash, 3);
 }
 
-fn put_all(client: &Client, keys: std::ops::Range<u32>) {
+pub(super) fn put_all(client: &Client, keys: std::ops::Range<u32>) {
     let session = client.session();
     for key in keys {
         let outcome = session.invoke(put(key), Some(Duration::from_secs(20)));
@@ -193,7 +201,7 @@ fn put_all(client: &Client, keys: std::ops::Range<u32>) {
 }
 
 /// Waits for what must come, or says what did not.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "{what}");
@@ -342,13 +350,75 @@ fn a_replica_answers_scrapers_and_is_ready_only_with_the_others() {
     });
 }
 
-#[test]
-fn a_mode_that_is_changed_after_init_is_refused() {
-    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::Parallel);
-    (0..3).for_each(|i| cluster.stop(i));
+fn refusal(cluster: &Cluster, durability: Durability) -> Option<String> {
     let mut settings = cluster.config.settings().clone();
-    settings.durability = Durability::Vote;
-    cluster.config = Config::new(settings).unwrap();
-    let Err(why) = Replica::start(cluster.options(0)) else { panic!("its votes are not in the log") };
-    assert!(why.to_string().contains("cannot be changed"), "{why}");
+    settings.durability = durability;
+    let config = Config::new(settings).unwrap();
+    Replica::start(ReplicaOptions { config, ..cluster.options(0) }).err().map(|why| why.to_string())
+}
+
+#[test]
+fn a_mode_that_is_changed_after_init_is_refused_with_the_one_to_set_back() {
+    use Durability::*;
+    for (written, others) in [(Parallel, vec![Vote, Async, Batched]), (None, vec![Vote]), (Vote, vec![None])]
+    {
+        let mut cluster = Cluster::of(FaultModel::Crash, 3, written);
+        (0..3).for_each(|i| cluster.stop(i));
+        for other in others {
+            let why = refusal(&cluster, other).unwrap_or_else(|| panic!("{written} started as {other}"));
+            let back = format!("set it back to \"{written}\"");
+            assert!(why.contains("cannot be changed") && why.contains(&back), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_older_than_the_record_of_its_mode_gets_one_at_its_next_start() {
+    let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::Naive);
+    (0..3).for_each(|i| cluster.stop(i));
+    let file = data_dir::replica_dir(&cluster.path(), ReplicaId(0)).join("durability");
+    std::fs::remove_file(&file).unwrap();
+    let why = refusal(&cluster, Durability::Vote).expect("there is a log of decisions");
+    assert!(why.contains("cannot be changed"), "{why}");
+    cluster.start(0);
+    cluster.stop(0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "naive\n");
+    assert!(refusal(&cluster, Durability::Async).is_some());
+    std::fs::write(&file, "votive\n").unwrap();
+    let why = refusal(&cluster, Durability::Naive).expect("the record is damaged");
+    assert!(why.contains("votive") && why.contains("durability"), "{why}");
+}
+
+#[test]
+fn a_first_start_on_a_busy_port_was_no_start() {
+    for metrics in [false, true] {
+        let mut cluster = Cluster::of(FaultModel::Crash, 3, Durability::None);
+        (0..3).for_each(|i| cluster.stop(i));
+        // A new one in place of it, of which no replica has started.
+        let fresh = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let options = InitOptions {
+            dir: fresh.path().join("cluster"),
+            replicas: 3,
+            model: FaultModel::Crash,
+            durability: Durability::None,
+            listen: format!("127.0.0.1:{}", free_ports(3)),
+            ..InitOptions::default()
+        };
+        cluster.config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
+        cluster.dir = fresh;
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut options = cluster.options(0);
+        let taken = if metrics {
+            options.metrics = Some(other.local_addr().unwrap());
+            None
+        } else {
+            Some(TcpListener::bind(&cluster.config.replicas[0].address).unwrap())
+        };
+        let Err(why) = Replica::start(options) else { panic!("its port is taken") };
+        assert!(why.to_string().contains("in use"), "{why}");
+        drop(taken);
+        // In this mode a second start is refused.
+        (0..3).for_each(|i| cluster.start(i));
+        put_all(&cluster.client(), 0..3);
+    }
 }

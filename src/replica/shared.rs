@@ -2,13 +2,17 @@
 
 use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
+use super::progress::RecoveryProgress;
+use super::transfer_stage::TransferView;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;
+use crate::transfer::received::Received;
 use crate::types::*;
 use crate::wire::messages::{Mode, Status};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Distinct reasons kept per sender for `status`.
@@ -108,6 +112,8 @@ pub struct LogView {
     pub used_bytes: u64,
     /// Segments whose records were given up since the start, and used again or removed.
     pub recycled: u64,
+    /// Why it cannot get more space, if so.
+    pub blocked: Option<String>,
 }
 
 impl LogView {
@@ -125,6 +131,7 @@ impl LogView {
             files_bytes: stats.files_bytes,
             used_bytes: stats.used_bytes,
             recycled: stats.segments_recycled + stats.segments_removed,
+            blocked: stats.blocked.clone(),
             ..Self::default()
         }
     }
@@ -156,10 +163,16 @@ pub struct Shared {
     pub checkpoint_wanted: AtomicBool,
     /// Those on disk, and the last one's figures.
     pub checkpoints: Mutex<CheckpointView>,
+    /// State transfer.
+    pub transfer: Mutex<TransferView>,
+    /// A state that was received and may be taken over.
+    pub received: Mutex<Option<Arc<Received>>>,
     /// The replica is to stop: nobody waits for a disk any more.
     pub stopping: AtomicBool,
     /// Published every heartbeat.
     pub order: Mutex<OrderView>,
+    /// That this replica stays behind, in words.
+    pub behind: Mutex<Option<String>>,
     /// Requests executed since the start.
     pub requests_executed: AtomicU64,
     /// Batches executed since the start.
@@ -172,6 +185,8 @@ pub struct Shared {
     pub executed: AtomicU64,
     /// Why messages had no effect, by sender and reason.
     discards: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// How far the start is with what is on disk.
+    pub recovery: Arc<RecoveryProgress>,
     /// Where time goes.
     pub metrics: Metrics,
     /// The last thing that went wrong, one line.
@@ -179,6 +194,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Of a start whose progress is told there.
+    pub fn new(recovery: Arc<RecoveryProgress>) -> Self {
+        Self { recovery, ..Self::default() }
+    }
+
     /// Counts a message without effect.
     pub fn discard(&self, from: impl ToString, reason: impl ToString) {
         let mut all = self.discards.lock();
@@ -193,6 +213,27 @@ impl Shared {
     pub fn discards(&self) -> Vec<(String, String, u64)> {
         let all = self.discards.lock();
         all.iter().flat_map(|(from, by)| by.iter().map(|(r, n)| (from.clone(), r.clone(), *n))).collect()
+    }
+
+    /// What an operator must see to, as it is now; each goes away by itself once that is done.
+    pub fn alarms(&self) -> Vec<String> {
+        let order = self.order.lock();
+        let decisions = self.decisions.lock();
+        let logs = [
+            ("log", order.status.is_some().then_some(&order.log)),
+            ("log of decisions", decisions.as_ref().map(|(log, _)| log)),
+        ];
+        let mut alarms = Vec::new();
+        for (name, log) in logs.into_iter().filter_map(|(name, log)| Some((name, log?))) {
+            alarms.extend(log.blocked.as_ref().map(|why| format!("{name}: {why}")));
+            if !log.has_room {
+                alarms.push(format!("{name}: it is full, and takes no new work"));
+            }
+        }
+        alarms.extend(self.behind.lock().clone());
+        let failed = &self.checkpoints.lock().failed;
+        alarms.extend(failed.as_ref().map(|why| format!("checkpoint: {why}")));
+        alarms
     }
 
     /// Takes down what went wrong, and says it in the log.

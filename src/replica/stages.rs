@@ -9,6 +9,9 @@
 //! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
 //! | checkpoint | `duramen-ckpt` | `execute`: frozen states; `order`: which one a mark covers | one state | the turn is skipped and counted |
+//! | roots | `duramen-roots` | `execute`: frozen states, at the places where all replicas take one | one state | the place is skipped and counted |
+//! | transfer | `duramen-transfer` | its own sockets (thread `duramen-tnet`), `order`, `roots`, hashes from the pool, the staging writer | [`TRANSFER_PEER_BYTES_MAX`] per replica; chunks: what it asked for | a replica's frame is dropped; chunks are asked for again |
+//! | stager | `duramen-stage` | chunks that were hashed | what `transfer` lets be under way | `transfer` asks for no more |
 //! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
 //!
 //! No cycle can block: `net` and `log` never wait for anybody; `execute` waits for nobody; `order` waits for `log` only.
@@ -18,14 +21,17 @@ use crate::net;
 use crate::order::Input;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::messages::Read;
+use crate::wire::messages::{MarkCertificate, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Bytes of one replica's messages between `net` and the end of their step.
 pub const PEER_BYTES_MAX: usize = 64 << 20;
 /// What one message counts for besides its bytes: its bookkeeping.
 const MESSAGE_BYTES: usize = 256;
+/// Bytes of one replica's frames between the transfer sockets and the transfer stage.
+pub const TRANSFER_PEER_BYTES_MAX: usize = 160 << 20;
 /// Bytes of client groups between `net` and the end of their step; above it clients are not read.
 pub const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait at the execute stage.
@@ -34,6 +40,9 @@ pub const READS_MAX: usize = 4096;
 pub const RESEND_BYTES_MAX: usize = 4 << 20;
 /// Batches that wait to be read from the log for a peer.
 pub const SERVES_MAX: usize = 256;
+
+/// How long a stage that ends waits for a disk that does not answer.
+pub const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// A sender's share of the queues; gives its bytes back when dropped.
 pub struct Credit {
@@ -89,6 +98,10 @@ pub enum ToExecute {
     ReadReady(Vec<u64>),
     /// Refuse these.
     ReadRefused(Vec<u64>),
+    /// Tell the transfer stage what is here.
+    Freeze,
+    /// Take over the state that was received.
+    Install(MarkCertificate),
     /// The log of decisions is not asked for places up to here any more.
     Recycle(Seq),
     /// The digest of state and client table, for `status`.

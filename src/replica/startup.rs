@@ -4,22 +4,30 @@
 //! as unknown until a mark covers it. As long as at most f are like that at a time, the others know; a replica that finds more
 //! refuses to go on until an operator starts it with `new_era`, which puts on record that forgotten votes count as never cast.
 //!
-//! In this order: the configuration and keys are checked; the log is locked and replayed, executing what its marks
-//! cover; the log starts (a torn tail is cut); the stages start; the net listens. Nothing is sent before the log has
-//! started, and no vote before the core allows it.
+//! In this order: the configuration and keys are checked; the addresses are bound, so that a busy one ends a start that changed
+//! nothing; the log is locked and replayed, executing what its marks cover; the log starts (a torn tail is cut); the stages
+//! start, and hear what comes from the net. Nothing but answers to `status` is sent before the log has started, and no vote
+//! before the core allows it.
 
 use super::admin::{Admin, Answer};
 use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
 use super::decisions::{Recent, Store, layer_mode};
+use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
+use super::lag::Lag;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
+use super::progress::RecoveryProgress;
+use super::promise;
 use super::receive::{Receive, Verify, frame};
-use super::recovery::{Recovered, Recovery};
+use super::recovery::{PASSED_MAX, Recovered, Recovery};
+use super::roots_stage::RootsStage;
 use super::shared::Shared;
 use super::stages::*;
 use super::status::StatusWriter;
+use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store as CheckpointStore;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
@@ -34,6 +42,9 @@ use crate::order::record::OrderRecord;
 use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
+use crate::transfer::FetchConfig;
+use crate::transfer::seeder::Seeder;
+use crate::transfer::staging::{self, Staging};
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
 use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
@@ -57,6 +68,9 @@ const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
 const CLIENT_POOL_BYTES: usize = 64 << 20;
 const POOL_BYTES: usize = 512 << 20;
 
+/// Between two warnings of what cannot be read for one replica.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
+
 /// What to run.
 pub struct ReplicaOptions {
     /// The cluster.
@@ -77,9 +91,14 @@ pub struct ReplicaOptions {
     pub new_era: bool,
     /// Where to answer `/metrics`, `/healthz` and `/readyz`, if anywhere. Whoever reaches it can read it.
     pub metrics: Option<SocketAddr>,
+    /// Tells, from another thread, how far the start is with checkpoint and log.
+    pub progress: Arc<RecoveryProgress>,
     /// What it does wrong on purpose.
     #[cfg(feature = "adversary")]
     pub adversary: Option<&'static crate::sim::adversary::catalogue::Row>,
+    /// What it does wrong on purpose to those that fetch a state.
+    #[cfg(feature = "adversary")]
+    pub seeder_lie: Option<&'static crate::transfer::lies::Lie>,
 }
 
 /// Why a replica does not start.
@@ -104,13 +123,23 @@ pub enum StartError {
         "--new-era is for durability modes that keep no votes; with \"vote\" nothing is forgotten: start without it"
     )]
     NothingForgotten,
-    /// The directory was made for another mode.
+    /// The log was written in another mode.
+    #[error("{}: {}", dir.display(), promise::other(*recorded, *configured))]
+    OtherDurability {
+        /// The replica's folder.
+        dir: PathBuf,
+        /// In the folder.
+        recorded: Durability,
+        /// In the configuration.
+        configured: Durability,
+    },
+    /// The directory was made for another mode, before there was a record of it.
     #[error(
         "{}: this replica was made {} a log of decisions, and cluster.toml says durability = \"{configured}\": the mode cannot be changed after `init`",
         dir.display(),
         if *found { "with" } else { "without" }
     )]
-    OtherDurability {
+    OtherLogs {
         /// The replica's folder.
         dir: PathBuf,
         /// Whether there is a log of decisions.
@@ -159,6 +188,8 @@ pub struct Replica {
     to_order: Sender<ToOrder>,
     to_execute: Sender<ToExecute>,
     to_checkpoint: Sender<ToCheckpoint>,
+    to_transfer: Sender<ToTransfer>,
+    transfer_net: Option<net::Net>,
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     status: Arc<StatusWriter>,
@@ -223,6 +254,9 @@ fn format_with(
     allow_tmpfs: bool,
 ) -> Result<(), LogError> {
     let options = log_options(config, log_dir.to_owned(), id, None, allow_tmpfs);
+    if let Some(replica_dir) = log_dir.parent() {
+        promise::record(replica_dir, config.durability).map_err(|e| LogError::Options(e.to_string()))?;
+    }
     log::format(&options)?;
     if layer_mode(config.durability).is_some() {
         let dir = log_dir.with_file_name("decisions");
@@ -241,6 +275,26 @@ fn random() -> Result<u64, StartError> {
         .fill(&mut bytes)
         .map_err(|_| std::io::Error::other("no random numbers"))?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+/// Checks what others say, with this replica's keys.
+pub(super) fn authenticator(config: &Config, keys: &ReplicaKeys, me: ReplicaId) -> Authenticator {
+    let largest = config.limits.largest_batch_bytes();
+    Authenticator {
+        members: config.group(),
+        me,
+        hasher: Hasher { cluster: config.cluster, algorithm: config.digest },
+        client_auth: config.client_auth,
+        limits: BatchLimits {
+            batch_bytes_max: largest,
+            group_bytes_max: largest - BATCH_HEADER_BYTES,
+            batch_requests_max: config.limits.batch_requests.max(1),
+            window: config.limits.window,
+        },
+        // What goes into a log of decisions must prove them to others.
+        accepts_checked: layer_mode(config.durability).is_some(),
+        scheme: Arc::new(Keys::new(config, keys)),
+    }
 }
 
 /// The least of what both sides of a connection must agree on.
@@ -266,6 +320,20 @@ fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
     net
 }
 
+/// The sockets of state transfer: replicas alone, at their own addresses.
+fn transfer_config(config: &Config, id: ReplicaId, identity: Identity, listen: String) -> NetConfig {
+    let mut net = net_config(config, Peer::Replica(id), identity);
+    net.listen = Some(listen);
+    net.thread = "duramen-tnet";
+    net.client_keys.clear();
+    let at = |remote: &Remote| config.replica(remote.id).and_then(|r| r.transfer.clone());
+    net.replicas = std::mem::take(&mut net.replicas)
+        .into_iter()
+        .filter_map(|remote| at(&remote).map(|address| Remote { address, ..remote }))
+        .collect();
+    net
+}
+
 impl Replica {
     /// Starts replica `id` of the cluster in `dir`.
     ///
@@ -273,46 +341,122 @@ impl Replica {
     pub fn start(options: ReplicaOptions) -> Result<Self, StartError> {
         #[cfg(feature = "adversary")]
         let adversary = options.adversary;
-        let ReplicaOptions { config, dir, id, service, insecure, allow_tmpfs, io, new_era, metrics, .. } =
-            options;
+        #[cfg(feature = "adversary")]
+        let seeder_lie = options.seeder_lie;
+        let ReplicaOptions {
+            config,
+            dir,
+            id,
+            service,
+            insecure,
+            allow_tmpfs,
+            io,
+            new_era,
+            metrics,
+            progress,
+            ..
+        } = options;
         config.check_transport(insecure)?;
         let durability = config.durability;
         let votes_durable = durability == Durability::Vote;
         if new_era && votes_durable {
             return Err(StartError::NothingForgotten);
         }
+        let replica_dir = data_dir::replica_dir(&dir, id);
+        let recorded = promise::recorded(&replica_dir)?;
+        if let Some(recorded) = recorded.filter(|mode| *mode != durability) {
+            return Err(StartError::OtherDurability { dir: replica_dir, recorded, configured: durability });
+        }
         let decisions = data_dir::decisions_dir(&dir, id);
         if data_dir::log_dir(&dir, id).is_dir() && decisions.is_dir() != layer_mode(durability).is_some() {
-            let (dir, found) = (data_dir::replica_dir(&dir, id), decisions.is_dir());
-            return Err(StartError::OtherDurability { dir, found, configured: durability });
+            let found = decisions.is_dir();
+            return Err(StartError::OtherLogs { dir: replica_dir, found, configured: durability });
         }
         let Some(entry) = config.replica(id) else {
             let last = config.group().n() - 1;
             return Err(StartError::NoSuchReplica { id, last });
         };
         let listen = entry.address.clone();
+        let transfer_at = entry.transfer.clone();
         let keys = ReplicaKeys::load(&data_dir::replica_key_file(&dir, id), &config, id)?;
-        let members = config.group();
-        let hasher = Hasher { cluster: config.cluster, algorithm: config.digest };
-        let largest = config.limits.largest_batch_bytes();
-        let limits = BatchLimits {
-            batch_bytes_max: largest,
-            group_bytes_max: largest - BATCH_HEADER_BYTES,
-            batch_requests_max: config.limits.batch_requests.max(1),
-            window: config.limits.window,
+        let auth = authenticator(&config, &keys, id);
+        let (members, hasher) = (auth.members, auth.hasher);
+
+        let log_dir = data_dir::log_dir(&dir, id);
+        if log_dir.is_dir() {
+            // Another process of this replica has its port, too; that its log is in use says more. Recovery takes the lock.
+            drop(log::lock(&log_dir)?);
+        }
+        // Bound before anything is written.
+        let shared = Arc::new(Shared::new(progress.clone()));
+        let transport = match config.transport {
+            Transport::Tls => "tls",
+            Transport::Plain => "plain",
         };
-        let scheme = Arc::new(Keys::new(&config, &keys));
-        let client_auth = config.client_auth;
-        // What goes into a log of decisions must prove them to others.
-        let accepts_checked = layer_mode(durability).is_some();
-        let auth = Authenticator { members, me: id, hasher, client_auth, limits, accepts_checked, scheme };
+        let (folder, started) = (dir.clone(), Instant::now());
+        let status = |backend| StatusWriter {
+            me: id,
+            members,
+            transport,
+            durability,
+            backend,
+            dir: folder.clone(),
+            started,
+        };
+        let (door, net_cell): (Arc<Door<Receive>>, Arc<OnceLock<NetHandle>>) = Default::default();
+        let doorman = Doorman {
+            door: door.clone(),
+            net: net_cell.clone(),
+            shared: shared.clone(),
+            status: status(String::new()),
+            inside: None,
+            early: 0,
+        };
+        let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
+        config_net.listen = Some(listen);
+        let net = net::start(config_net, Box::new(doorman))?;
+        let handle = net.handle();
+        let _ = net_cell.set(handle.clone());
+        let (transfer_in, transfer_inbox) = unbounded::<ToTransfer>();
+        let transfers = durability != Durability::None && config.checkpoint.period > 0;
+        let transfer_net = match transfer_at.filter(|_| transfers) {
+            Some(at) => {
+                let sockets = Sockets { to_transfer: transfer_in.clone(), used: Default::default() };
+                let identity = Identity::from_seed(keys.seed);
+                Some(net::start(transfer_config(&config, id, identity, at), Box::new(sockets))?)
+            }
+            None => None,
+        };
+        let address = handle.local_addr();
+        let (state, stats) = (shared.clone(), handle.clone());
+        let page = move |path: &str| {
+            let plain = |trouble: Option<String>| Answer {
+                code: if trouble.is_some() { 503 } else { 200 },
+                content_type: "text/plain",
+                body: trouble.unwrap_or_else(|| "ok".into()) + "\n",
+            };
+            match path {
+                "/metrics" => Answer {
+                    code: 200,
+                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    body: open_metrics::page(id, &state, &stats.stats()),
+                },
+                "/healthz" => plain(open_metrics::unhealthy(&state)),
+                "/readyz" => plain(open_metrics::unready(&state)),
+                _ => Answer {
+                    code: 404,
+                    content_type: "text/plain",
+                    body: "/metrics /healthz /readyz\n".into(),
+                },
+            }
+        };
+        let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
 
         // Replay: what the log's marks cover is executed; the rest waits for the group.
         let table = ClientTableLimits {
             sessions_per_client_max: config.limits.sessions_per_client as usize,
             ..ClientTableLimits::default()
         };
-        let log_dir = data_dir::log_dir(&dir, id);
         // Both logs of a replica share the arm.
         let device = match config.log.device {
             LogDevice::Real => None,
@@ -321,13 +465,15 @@ impl Replica {
         };
         let mut options = log_options(&config, log_dir.clone(), id, io, allow_tmpfs);
         options.device.clone_from(&device);
+        options.progress = progress.log.clone();
         if !votes_durable {
             // Views, reserves and marks alone: little.
             (options.prefill_segments, options.spare_segments) = (0, 1);
         }
         let layer_options = layer_mode(durability).map(|mode| {
             let dir = data_dir::decisions_dir(&dir, id);
-            (mode, LogOptions { device, ..log_options(&config, dir, id, io, allow_tmpfs) })
+            let progress = progress.decisions.clone();
+            (mode, LogOptions { device, progress, ..log_options(&config, dir, id, io, allow_tmpfs) })
         });
         let (turns, interval) = (config.checkpoint.turns(), config.limits.mark_interval);
         let schedule = match durability {
@@ -336,15 +482,26 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery = Recovery { auth: &auth, options, layer_options, table };
-        let Recovered { executor, open, open_layer, mut replay } = recovery.run(service, &mut checkpoints)?;
+        let recovery = Recovery { auth: &auth, options, layer_options, table, schedule, progress: &progress };
+        progress.begin();
+        let recovered = recovery.run(service, &mut checkpoints);
+        progress.end();
+        let Recovered { executor, open, open_layer, mut replay, passed } = recovered?;
         let report = open.report().clone();
+        let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
+        // A state from others whose checkpoint is there, and whose record is not.
+        let mut transferred = None;
+        for seq in staging::staged(&checkpoint_dir)? {
+            let mark = Staging::open(&checkpoint_dir, seq)?.map(|staging| staging.mark);
+            if let Some(record) = mark.map(|mark| replay.transferred(mark)).transpose().map_err(restored)? {
+                transferred = transferred.or(record);
+            }
+        }
         let mark = replay.durable().mark.statement;
         if executor.executed() == mark.seq && executor.reply_chain() != mark.replies {
             let why = RestoreError::Replies(mark.seq);
-            return Err(StartError::Restore { dir: log_dir, why });
+            return Err(restored(why));
         }
-        let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // `init` starts the log once, to put its first record there.
         let restarted = report.boot_epoch > 1;
         if restarted && !votes_durable {
@@ -388,9 +545,11 @@ impl Replica {
             };
             let _ = log_events.send(ToOrder::One(input));
         });
+        // A folder older than the record of its mode gets one.
+        promise::record(&replica_dir, durability)?;
         let (mut log, reader) = open.start(events)?;
-        if let Some(era) = &era {
-            append_now(&mut log, era)?;
+        for record in transferred.iter().chain(&era) {
+            append_now(&mut log, record)?;
         }
         let decisions_bytes = open_layer.as_ref().map_or(0, |open| open.report().log_bytes);
         let layer = open_layer.map(|open| open.start(move |now| room.is(1, now))).transpose()?;
@@ -402,7 +561,6 @@ impl Replica {
         };
         core.begin(clock.now());
 
-        let shared = Arc::new(Shared::default());
         {
             let mut view = shared.checkpoints.lock();
             view.kept = checkpoints.kept().to_vec();
@@ -416,6 +574,18 @@ impl Replica {
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
+        let to_transfer = transfer_net.as_ref().map(|_| transfer_in.clone());
+        // One is hashed while another waits.
+        let (roots_in, roots_inbox) = bounded::<Frozen>(PASSED_MAX);
+        for frozen in passed {
+            let _ = roots_in.try_send(frozen);
+        }
+        let roots = RootsStage {
+            algorithm: config.digest,
+            inbox: roots_inbox,
+            to_order: to_order.clone(),
+            to_transfer: to_transfer.clone(),
+        };
         let checkpointer = schedule.map(|schedule| CheckpointStage {
             store: checkpoints,
             cluster: config.cluster,
@@ -425,6 +595,7 @@ impl Replica {
             bytes_per_second: config.checkpoint.mib_per_second << 20,
             inbox: checkpoint_inbox,
             to_order: to_order.clone(),
+            to_transfer: to_transfer.clone(),
             shared: shared.clone(),
             write_s: 0.0,
             last: None,
@@ -432,26 +603,14 @@ impl Replica {
         shared.view.store(core.view().0, Ordering::Relaxed);
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
         shared.executed.store(executor.executed().0, Ordering::Relaxed);
-        let transport = match config.transport {
-            Transport::Tls => "tls",
-            Transport::Plain => "plain",
-        };
-        let status = Arc::new(StatusWriter {
-            me: id,
-            members,
-            transport,
-            durability,
-            backend: log.backend().to_owned(),
-            dir: dir.clone(),
-            started: Instant::now(),
-        });
+        let status = Arc::new(status(log.backend().to_owned()));
         let pool_threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8));
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(pool_threads)
             .thread_name(|i| format!("duramen-pool{i}"))
             .build()
             .map_err(std::io::Error::other)?;
-        let net_cell: Arc<OnceLock<NetHandle>> = Arc::default();
+        let pool = Arc::new(pool);
         let client_bytes: Arc<AtomicUsize> = Arc::default();
         let paused: Arc<AtomicBool> = Arc::default();
         #[cfg(feature = "adversary")]
@@ -460,13 +619,13 @@ impl Replica {
         let verify = Arc::new(Verify {
             auth: auth.clone(),
             shared: shared.clone(),
-            pool: Arc::new(pool),
+            pool: pool.clone(),
             to_order: to_order.clone(),
             net: net_cell.clone(),
             queue: Default::default(),
         });
         let receive = Receive {
-            auth,
+            auth: auth.clone(),
             shared: shared.clone(),
             verify,
             to_order: to_order.clone(),
@@ -483,11 +642,7 @@ impl Replica {
             cheap: Vec::new(),
             work: Vec::new(),
         };
-        let mut config_net = net_config(&config, Peer::Replica(id), Identity::from_seed(keys.seed));
-        config_net.listen = Some(listen);
-        let net = net::start(config_net, Box::new(receive))?;
-        let handle = net.handle();
-        let _ = net_cell.set(handle.clone());
+        door.open(receive, &handle);
 
         #[cfg(feature = "adversary")]
         let liar = match adversary {
@@ -521,11 +676,16 @@ impl Replica {
             #[cfg(feature = "adversary")]
             liar,
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
+            to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
             own_decisions: layer_mode(durability).is_some(),
             stored: older.map(|seq| (seq, Tick(0))),
             wanted_at: 0,
             resends: HashMap::new(),
+            lag: Lag::default(),
+            // In crash mode nobody lies.
+            faults: if members.byzantine() { members.f() } else { 0 },
+            durability,
         };
         let execute = ExecuteStage {
             executor,
@@ -548,6 +708,8 @@ impl Replica {
                 stop_the_world: config.checkpoint.snapshot == SnapshotKind::StopTheWorld,
                 to_checkpoint: to_checkpoint.clone(),
             }),
+            to_roots: schedule.map(|_| roots_in.clone()),
+            to_transfer: to_transfer.clone(),
             layer,
             recent,
             all_answer: members.byzantine() || !votes_durable,
@@ -563,33 +725,39 @@ impl Replica {
             named("fetch")
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
+        drop(roots_in);
+        if schedule.is_some() {
+            threads.push(named("roots").spawn(move || roots.run())?);
+        }
+        if let Some(net) = &transfer_net {
+            let limits = &config.transfer;
+            let stage = TransferStage {
+                dir: checkpoint_dir,
+                auth,
+                config: FetchConfig {
+                    strategy: limits.strategy,
+                    interval_ns: limits.interval_ms * 1_000_000,
+                    leader_weight_percent: limits.leader_percent,
+                    ..FetchConfig::default()
+                },
+                seeder: Seeder::new(limits.mib_per_second << 20),
+                pool,
+                net: net.handle(),
+                inbox: transfer_inbox,
+                own: transfer_in.clone(),
+                to_order: to_order.clone(),
+                to_execute: to_execute.clone(),
+                shared: shared.clone(),
+                began: Instant::now(),
+                #[cfg(feature = "adversary")]
+                lie: seeder_lie.map(|lie| lie.twist),
+                state: Default::default(),
+            };
+            threads.push(named("transfer").spawn(move || stage.run())?);
+        }
         if let Some(stage) = checkpointer {
             threads.push(named("ckpt").spawn(move || stage.run())?);
         }
-        let address = handle.local_addr();
-        let (state, stats) = (shared.clone(), handle.clone());
-        let page = move |path: &str| {
-            let plain = |trouble: Option<String>| Answer {
-                code: if trouble.is_some() { 503 } else { 200 },
-                content_type: "text/plain",
-                body: trouble.unwrap_or_else(|| "ok".into()) + "\n",
-            };
-            match path {
-                "/metrics" => Answer {
-                    code: 200,
-                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body: open_metrics::page(id, &state, &stats.stats()),
-                },
-                "/healthz" => plain(open_metrics::unhealthy(&state)),
-                "/readyz" => plain(open_metrics::unready(&state)),
-                _ => Answer {
-                    code: 404,
-                    content_type: "text/plain",
-                    body: "/metrics /healthz /readyz\n".into(),
-                },
-            }
-        };
-        let admin = metrics.map(|at| Admin::start(at, Box::new(page))).transpose()?;
         let net = Some(net);
         Ok(Self {
             admin,
@@ -598,6 +766,8 @@ impl Replica {
             to_order,
             to_execute,
             to_checkpoint,
+            to_transfer: transfer_in,
+            transfer_net,
             threads,
             shared,
             status,
@@ -676,6 +846,10 @@ impl Replica {
         let _ = self.to_order.send(ToOrder::Stop);
         let _ = self.to_execute.send(ToExecute::Stop);
         let _ = self.to_checkpoint.send(ToCheckpoint::Stop);
+        if let Some(mut net) = self.transfer_net.take() {
+            net.stop();
+        }
+        let _ = self.to_transfer.send(ToTransfer::Stop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -727,12 +901,18 @@ fn serve(
     net: &NetHandle,
     to_order: &Sender<ToOrder>,
 ) {
+    let mut warned: HashMap<ReplicaId, Instant> = HashMap::new();
     for Serve { to, seq, lsn } in inbox {
         let batch = match store.batch(seq, lsn) {
             Ok(Some(batch)) => batch,
             Ok(None) => continue,
             Err(e) => {
-                ::log::warn!("cannot read place {seq} for replica {to}: {e}");
+                // It asks again and again.
+                let due = warned.get(&to).is_none_or(|at| at.elapsed() > WARN_PAUSE);
+                if due {
+                    warned.insert(to, Instant::now());
+                    ::log::warn!("cannot read place {seq} for replica {to}: {e}");
+                }
                 continue;
             }
         };

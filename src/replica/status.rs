@@ -1,7 +1,9 @@
 //! The state of a replica as one JSON object, for `duramen status`.
 
 use super::checkpoint_stage::CheckpointView;
+use super::doorman::JUST_STARTED;
 use super::shared::Shared;
+use super::transfer_stage::TransferView;
 use crate::config::Durability;
 use crate::durable::RoundStats;
 use crate::net::{Peer, Stats};
@@ -76,6 +78,48 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
     )
 }
 
+fn transfer_json(view: &TransferView) -> String {
+    let millis = |at: Option<u64>| at.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
+    let sources: Vec<String> = view
+        .sources
+        .iter()
+        .map(|s| {
+            format!(
+                r#"{{"replica":{},"bytes":{},"bytes_per_s":{},"outstanding":{},"state":{}}}"#,
+                s.id,
+                s.bytes,
+                s.bytes_per_s,
+                s.outstanding,
+                quoted(&format!("{:?}", s.state).to_lowercase())
+            )
+        })
+        .collect();
+    let banned: Vec<String> =
+        view.banned.iter().map(|(r, why)| format!(r#"{{"replica":{r},"why":{}}}"#, quoted(why))).collect();
+    let serving: Vec<String> = view
+        .serving
+        .iter()
+        .map(|s| format!(r#"{{"to":{},"place":{},"bytes":{}}}"#, s.to, s.seq, s.bytes))
+        .collect();
+    format!(
+        r#""transfer":{{"phase":{},"target":{},"chunks":[{},{}],"bytes":{},"eta_ms":{},"sources":[{}],"banned":[{}],"serving":[{}],"newest":{},"roots_skipped":{},"installed":{},"last_bytes":{},"last_ms":{}}},"#,
+        quoted(view.phase),
+        view.target,
+        view.chunks.0,
+        view.chunks.1,
+        view.received,
+        millis(view.eta_ms),
+        sources.join(","),
+        banned.join(","),
+        serving.join(","),
+        view.newest,
+        view.skipped,
+        view.installed,
+        view.last.0,
+        view.last.1,
+    )
+}
+
 impl StatusWriter {
     /// Everything known at the moment; `digest` where it was asked for, `Some(None)`: not now.
     pub fn json(
@@ -87,7 +131,9 @@ impl StatusWriter {
         let order = shared.order.lock().clone();
         let status = order.status;
         let number = |n: Option<u64>| n.unwrap_or(0);
+        let recovering = shared.recovery.state();
         let mode = match order.mode() {
+            _ if recovering.is_some() => "recovering",
             Mode::Normal => "normal",
             Mode::Changing => "changing",
             Mode::Halted => "halted",
@@ -124,7 +170,9 @@ impl StatusWriter {
             .collect();
         let last_error = shared.last_error.lock().clone().or_else(|| {
             let errors = net.map_or(&[][..], |s| &s.last_errors);
-            let of_replica = errors.iter().rfind(|(peer, _)| matches!(peer, Peer::Replica(_)));
+            let of_replica = errors
+                .iter()
+                .rfind(|(peer, text)| matches!(peer, Peer::Replica(_)) && !text.contains(JUST_STARTED));
             of_replica.map(|(peer, text)| format!("{peer}: {text}"))
         });
         let decisions = shared.decisions.lock().clone();
@@ -132,6 +180,7 @@ impl StatusWriter {
         // Where there is a log of decisions, that is where operations go.
         let log = decisions.as_ref().map_or(kept, |(log, _)| log);
         let rounds = decisions.as_ref().map_or(String::new(), |(_, rounds)| rounds_json(rounds));
+        let alarms: Vec<String> = shared.alarms().iter().map(|alarm| quoted(alarm)).collect();
         let usage = crate::sys::usage();
         let per_write = log.records as f64 / log.writes.max(1) as f64;
         let requests = shared.requests_executed.load(Ordering::Relaxed);
@@ -144,7 +193,7 @@ impl StatusWriter {
             concat!(
                 r#"{{"replica":{me},"pid":{pid},"role":{role},"mode":"{mode}","view":{view},"wish":{wish},"#,
                 r#""mark":{mark},"decided":{decided},"executed":{executed},"durable_lsn":{durable},"#,
-                r#""halted":{halted},"uptime_ms":{uptime},"#,
+                r#""halted":{halted},"alarms":[{alarms}],"recovering":{recovering},"uptime_ms":{uptime},"#,
                 r#""queues":{{"order":{q_order},"execute":{q_execute},"log_bytes":{q_log}}},"#,
                 r#""waiting_groups":{waiting},"instances_in_flight_max":{in_flight},"#,
                 r#""requests_executed":{requests},"batches_executed":{batches},"#,
@@ -153,7 +202,7 @@ impl StatusWriter {
                 r#""first_lsn":{first},"files_bytes":{files},"segments_recycled":{recycled},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
-                r#"{digest}{rounds}{checkpoints}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
+                r#"{digest}{rounds}{checkpoints}{transfer}"stages":{stages},"durability":"{durability}","forgetful":{forgetful},"last_error":{error},"cpu_ms":{cpu},"rss_bytes":{rss},"transport":"{transport}","#,
                 r#""model":"{model:?}","n":{n},"f":{f},"directory_free_bytes":{free}}}"#
             ),
             me = self.me,
@@ -167,6 +216,8 @@ impl StatusWriter {
             executed = shared.executed.load(Ordering::Relaxed),
             durable = kept.durable,
             halted = optional(order.halted.as_deref()),
+            alarms = alarms.join(","),
+            recovering = recovering.map_or("null".to_owned(), |state| state.json()),
             uptime = self.started.elapsed().as_millis(),
             q_order = order.queue,
             q_execute = shared.execute_queue.load(Ordering::Relaxed),
@@ -194,6 +245,7 @@ impl StatusWriter {
             rounds = rounds,
             checkpoints =
                 checkpoints_json(&shared.checkpoints.lock(), shared.checkpointing.load(Ordering::Relaxed)),
+            transfer = transfer_json(&shared.transfer.lock()),
             first = log.first,
             files = kept.files_bytes + decisions.as_ref().map_or(0, |(log, _)| log.files_bytes),
             recycled = log.recycled,

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod reads;
+mod transfers;
 
 pub use checkpoints::Checkpoints;
 
@@ -31,6 +32,7 @@ use reads::Reads;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use transfers::Transfers;
 
 /// Wall clock at tick 0, so that a time is a date.
 const EPOCH_NS: u64 = 1_700_000_000_000_000_000;
@@ -197,6 +199,7 @@ pub struct Node {
     checkpoints: VecDeque<Checkpoint>,
     /// Frozen, and not yet on disk.
     taken: Option<Executor>,
+    transfers: Transfers,
     pub adversary: Option<Box<dyn Adversary>>,
     /// Nanoseconds its wall clock is ahead.
     pub skew: i64,
@@ -255,6 +258,10 @@ pub struct Cluster {
     pub wiped: u64,
     /// Checkpoints that reached a disk.
     pub checkpoints: u64,
+    /// Certificates of states, each counted by whoever holds it.
+    pub rooted: u64,
+    /// States taken over from others.
+    pub transferred: u64,
     /// Log records that they made superfluous.
     pub recycled: u64,
     /// Discards by reason, over all replicas.
@@ -290,6 +297,7 @@ impl Cluster {
                     executor: Executor::new(setup.hasher(), setup.sessions_max),
                     checkpoints: VecDeque::new(),
                     taken: None,
+                    transfers: Transfers::default(),
                     adversary: None,
                     skew: 0,
                     paused_until: Tick(0),
@@ -329,6 +337,8 @@ impl Cluster {
             views_started: 0,
             wiped: 0,
             checkpoints: 0,
+            rooted: 0,
+            transferred: 0,
             recycled: 0,
             discards: BTreeMap::new(),
             turned_away: BTreeMap::new(),
@@ -429,7 +439,9 @@ impl Cluster {
         }
         node.paused_until = Tick(0);
         // Sometimes the newest checkpoint is damaged: the one before it has to do.
-        if node.checkpoints.len() > 1 && self.random.per_mille(200) {
+        // One that came from others is all that its log goes on from.
+        let own = node.checkpoints.back().is_some_and(|c| c.certificate.is_none());
+        if node.checkpoints.len() > 1 && own && self.random.per_mille(200) {
             node.checkpoints.pop_back();
         }
         let (base, executor) = match node.checkpoints.back() {
@@ -445,11 +457,24 @@ impl Cluster {
             return self.restart(r);
         }
         let ready = ready.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
+        let certificate = node.checkpoints.back().and_then(|c| c.certificate.clone());
+        if let Some(mark) = certificate
+            && let Some(record) = replay.transferred(mark).expect("a state of this history")
+        {
+            node.disk.append(&record);
+            node.disk.sync();
+        }
+        let node = &mut self.nodes[r.index()];
+        node.transfers = Transfers::default();
+        let mut passed = vec![node.executor.clone()];
         for batch in ready {
             if correct {
                 self.history.handed(r, &batch);
             }
             let outcome = node.executor.execute(&batch);
+            if batch.seq.0.is_multiple_of(self.setup.order.mark_interval) {
+                passed.push(node.executor.clone());
+            }
             if correct {
                 self.history.executed(r, batch.seq, node.executor.replies, &outcome);
             }
@@ -476,6 +501,14 @@ impl Cluster {
         node.before = Default::default();
         node.tick_due = Tick(u64::MAX);
         self.note(r, || "restart".to_string());
+        // States passed on the way are frozen as they were the first time.
+        let last = std::mem::replace(&mut self.nodes[r.index()].executor, passed[0].clone());
+        for executor in passed {
+            let seq = executor.executed;
+            self.nodes[r.index()].executor = executor;
+            self.take_root(r, seq);
+        }
+        self.nodes[r.index()].executor = last;
         self.schedule_tick(r);
     }
 
@@ -909,6 +942,10 @@ impl Cluster {
                         self.step(r, Input::OwnBatch(Arc::new(batch)));
                     }
                 }
+                Output::Rooted(mark) => self.root_is_certified(r, mark),
+                Output::Behind => self.transfer(r),
+                Output::Install(_) => self.want_install(r),
+                Output::NotInstalled(_) => self.nodes[r.index()].transfers.under_way = false,
                 Output::Covered { seq, batches } => self.store_checkpoint(r, Base { seq, batches }),
                 Output::Recycle { upto, below } => {
                     let node = &mut self.nodes[r.index()];
@@ -980,8 +1017,10 @@ impl Cluster {
         self.answers(r, outcome.answers);
         self.step(r, Input::Executed { seq, replies, progress: outcome.progress });
         self.take_checkpoint(r, seq);
+        self.take_root(r, seq);
         self.nodes[r.index()].executing = false;
         self.start_executing(r);
+        self.try_install(r);
     }
 
     fn answers(&mut self, r: ReplicaId, mut answers: Vec<Answer>) {

@@ -1,7 +1,7 @@
 //! The key-value store behind the real session table, with a chain over all operations and one over all replies.
 
 use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
-use crate::service::{Context, KeyValueStore, QueryReply, Service};
+use crate::service::{Context, DigestWriter, KeyValueStore, QueryReply, Service, Snapshot};
 use crate::sim::operations;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
@@ -144,6 +144,21 @@ impl Executor {
         }
         self.replies = self.hasher.chain(&self.replies, &digest);
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
+    }
+
+    /// The root of state and sessions.
+    pub fn root(&self) -> Digest {
+        let algorithm = self.hasher.algorithm;
+        let mut writer = DigestWriter::new(algorithm);
+        self.table.write_to(&mut writer).expect("hashing does no I/O");
+        let (seq, done) = (self.executed.0.to_le_bytes(), self.done.to_le_bytes());
+        let store = self.store.digest(algorithm);
+        self.hasher.hash(&[&writer.finish().0, &self.state.0, &store.0, &seq, &done])
+    }
+
+    /// The highest number executed of each session.
+    pub fn progress(&self) -> Vec<(SessionId, RequestNumber)> {
+        self.table.progress().collect()
     }
 
     /// Whether this no-op of a replica's own has executed.

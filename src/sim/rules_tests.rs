@@ -810,10 +810,19 @@ fn absurd_numbers_of_an_authentic_replica_are_discarded() {
             let (view, seq, digest) = (View(numbers), Seq(other), Digest([1; 32]));
             let write = vote_of(&c, 0, VoteKind::Write, numbers, other, digest);
             let accept = vote_of(&c, 0, VoteKind::Accept, numbers, other, digest);
-            let statement = MarkStatement { seq, batches: digest, replies: digest };
+            let statement = MarkStatement { seq, batches: digest, replies: digest, state: Digest::ZERO };
             let mark = Mark { statement, signature: c.setup.authenticator(r(0)).sign_mark(&statement) };
             let batch = another_batch(&c, other, 1).bytes;
-            let status = |mode| Status { view, wish: view, mode, mark: seq, decided: seq, highest: seq };
+            let status = |mode| Status {
+                view,
+                wish: view,
+                mode,
+                mark: seq,
+                decided: seq,
+                highest: seq,
+                base: Seq(0),
+                rooted: Seq(0),
+            };
             let all = [
                 Message::Write(write),
                 Message::Accept(accept),

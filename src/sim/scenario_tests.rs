@@ -68,7 +68,7 @@ const TOLD: &[(Mutant, &str)] = &[
     (Mutant::ForgetsWrites, "a_restarted_replica_writes_nothing_where_it_may_have_written"),
     (Mutant::WritesAboveReserve, "a_restarted_replica_writes_nothing_where_it_may_have_written"),
     (Mutant::SpeaksBeforeView, "nothing_is_said_in_a_view_that_is_not_on_disk"),
-    (Mutant::KeepsOldVotes, "a_restarted_follower_that_is_needed_votes_again"),
+    (Mutant::KeepsOldVotes, "a_write_certificate_executes_nothing"),
     (Mutant::TakesOldVotes, "a_restarted_follower_that_is_needed_votes_again"),
     (Mutant::LowestViewWins, "the_certificate_of_the_highest_view_wins"),
     (Mutant::NoValueIsAVote, "a_value_survives_a_liar_and_a_laggard_that_report_nothing"),

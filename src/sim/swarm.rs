@@ -24,6 +24,8 @@ pub struct Report {
     pub wiped: u64,
     /// Checkpoints on disk.
     pub checkpoints: u64,
+    /// States taken over from others.
+    pub transferred: u64,
     /// Log records recycled.
     pub recycled: u64,
     pub events: u64,
@@ -77,14 +79,13 @@ fn draw_checkpoints(setup: &mut Setup, seed: u64) {
     let n = u64::from(setup.members.n());
     if random.per_mille(700) {
         let period = setup.order.mark_interval * n * random.between(1, 4);
-        setup.checkpoints =
-            Some(Checkpoints { period, together: random.per_mille(300), recycles: random.per_mille(800) });
+        setup.checkpoints = Some(Checkpoints {
+            period,
+            together: random.per_mille(300),
+            recycles: random.per_mille(800),
+            pressed: random.per_mille(400),
+        });
     }
-}
-
-/// Whether a fault of this seed costs a replica its log. Until there is state transfer, the others must then keep theirs.
-fn wipes(seed: u64) -> bool {
-    Random::new(seed).below(16) == 13
 }
 
 /// One of the things that go wrong.
@@ -350,9 +351,6 @@ pub fn run(plan: &Plan) -> Report {
     let span_us = *random.pick(&[300_000, 1_000_000, 3_000_000]);
     let faults: Vec<(u64, u64)> =
         (0..*random.pick(&[0, 1, 3, 8, 16])).map(|_| (random.below(span_us), random.next())).collect();
-    if let Some(checkpoints) = &mut c.setup.checkpoints {
-        checkpoints.recycles &= !faults.iter().any(|(_, seed)| wipes(*seed));
-    }
     for (i, (at, seed)) in faults.iter().enumerate() {
         if !plan.without.contains(&i) {
             fault(&mut c, *at, *seed);
@@ -404,6 +402,7 @@ pub fn run(plan: &Plan) -> Report {
         views: c.views_started,
         wiped: c.wiped,
         checkpoints: c.checkpoints,
+        transferred: c.transferred,
         recycled: c.recycled,
         settle_ms,
         undecided: c.check_calls(),

@@ -197,7 +197,12 @@ impl Run {
                 let batch = Batch::decode(&self.auth[at].hasher, seq, batch).expect("our own batch");
                 self.work.push_back((at, Input::OwnBatch(Arc::new(batch))));
             }
-            Output::Covered { .. } | Output::Recycle { .. } => unreachable!("no checkpoints here"),
+            Output::Covered { .. }
+            | Output::Recycle { .. }
+            | Output::Rooted(_)
+            | Output::Behind
+            | Output::Install(_)
+            | Output::NotInstalled(_) => unreachable!("no checkpoints here"),
             Output::ViewStarted(_) => self.shown.views += u64::from(self.correct(at)),
             Output::Halt(why) => assert!(!self.correct(at), "node {at} halts: {why}"),
             Output::Decision(_)

@@ -188,13 +188,14 @@ pub fn vote_bytes(cluster: &ClusterId, kind: VoteKind, view: View, seq: Seq, dig
 }
 
 /// The string a mark's signature covers.
-pub fn mark_bytes(cluster: &ClusterId, statement: &MarkStatement) -> [u8; 104] {
-    let mut out = [0; 104];
-    out[..16].copy_from_slice(b"duramen mark 1  ");
+pub fn mark_bytes(cluster: &ClusterId, statement: &MarkStatement) -> [u8; 136] {
+    let mut out = [0; 136];
+    out[..16].copy_from_slice(b"duramen mark 2  ");
     out[16..32].copy_from_slice(&cluster.0);
     out[32..40].copy_from_slice(&statement.seq.0.to_le_bytes());
     out[40..72].copy_from_slice(&statement.batches.0);
-    out[72..].copy_from_slice(&statement.replies.0);
+    out[72..104].copy_from_slice(&statement.replies.0);
+    out[104..].copy_from_slice(&statement.state.0);
     out
 }
 

@@ -102,6 +102,9 @@ pub struct MarkStatement {
     pub batches: Digest,
     /// The chain of reply digests: execution is audited too.
     pub replies: Digest,
+    /// The root of the executed state with its sessions, at the places where all replicas take it (RULES 4, 17). Elsewhere zero: such a
+    /// mark comes as soon as its place is executed, and no hashing holds up the window.
+    pub state: Digest,
 }
 
 /// MARK.
@@ -193,6 +196,10 @@ pub struct Status {
     pub decided: Seq,
     /// The highest place it has seen proposed in `view`.
     pub highest: Seq,
+    /// Places above this one it can still tell of; what lies below is to be had as a state only.
+    pub base: Seq,
+    /// The place of the newest state that a quorum of equal roots names and that it holds.
+    pub rooted: Seq,
 }
 
 /// FETCH: what you have for `from..=to`.
@@ -522,6 +529,8 @@ impl Message {
                     .u64(m.mark.0)
                     .u64(m.decided.0)
                     .u64(m.highest.0)
+                    .u64(m.base.0)
+                    .u64(m.rooted.0)
                     .u8(m.mode as u8);
             }
             Self::Fetch(m) => {
@@ -616,6 +625,8 @@ impl Message {
                 mark: Seq(r.u64()?),
                 decided: Seq(r.u64()?),
                 highest: Seq(r.u64()?),
+                base: Seq(r.u64()?),
+                rooted: Seq(r.u64()?),
                 mode: match r.u8()? {
                     1 => Mode::Normal,
                     2 => Mode::Changing,
@@ -761,11 +772,11 @@ impl Certificate {
 
 impl MarkStatement {
     fn write(&self, w: &mut Writer) {
-        w.u64(self.seq.0).raw(&self.batches.0).raw(&self.replies.0);
+        w.u64(self.seq.0).raw(&self.batches.0).raw(&self.replies.0).raw(&self.state.0);
     }
 
     fn read(r: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { seq: Seq(r.u64()?), batches: r.digest()?, replies: r.digest()? })
+        Ok(Self { seq: Seq(r.u64()?), batches: r.digest()?, replies: r.digest()?, state: r.digest()? })
     }
 }
 

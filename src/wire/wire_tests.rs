@@ -108,7 +108,12 @@ fn samples() -> Vec<Message> {
     let batch = batch_of(vec![signed(&[invoke(1, b"put"), invoke(2, b"")])]);
     let vote = Vote { view: View(2), seq: Seq(3), digest: batch.digest, signature: Signature([9; 64]) };
     let data = Arc::new(stop_data(1, vec![votes(VoteKind::Write, &[0, 1, 2], Seq(4))]));
-    let statement = MarkStatement { seq: Seq(64), batches: Digest([1; 32]), replies: Digest([2; 32]) };
+    let statement = MarkStatement {
+        seq: Seq(64),
+        batches: Digest([1; 32]),
+        replies: Digest([2; 32]),
+        state: Digest([3; 32]),
+    };
     let signatures = vec![(ReplicaId(0), Signature([1; 64])), (ReplicaId(2), Signature([2; 64]))];
     let reply = Reply {
         session: SessionId(5),
@@ -132,6 +137,8 @@ fn samples() -> Vec<Message> {
             mark: Seq(1),
             decided: Seq(2),
             highest: Seq(9),
+            base: Seq(1),
+            rooted: Seq(2),
         }),
         Message::Fetch(Fetch { from: Seq(1), to: Seq(9) }),
         Message::Decided(Decided {

@@ -1,12 +1,19 @@
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use duramen::client::{Client, ClientOptions};
+use duramen::data_dir;
+use duramen::init::{InitOptions, init};
+use duramen::keys::ClientKeys;
+use duramen::quorum::FaultModel;
 use hdrhistogram::Histogram;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::compare::spread;
-use super::load::due;
-use super::report::{Bin, write_csv, write_hgrm};
+use super::load::{Load, Places, Shape, due};
+use super::report::{Bin, rounds_line, write_csv, write_hgrm};
 use super::workload::*;
 
 fn draws(named: Named, n: usize) -> Vec<Step> {
@@ -166,4 +173,63 @@ fn the_timeline_has_a_line_for_each_bin() {
     assert_eq!(lines[0], "seconds,operations,p50_us,p99_us,max_us,errors");
     assert!(lines[1].starts_with("0.0,1000,500") && lines[1].ends_with(",0"), "{text}");
     assert_eq!(lines[2], "0.1,0,0,0,0,2");
+}
+
+#[test]
+fn an_open_loop_s_queue_is_bounded_and_what_it_does_not_take_is_counted() {
+    let places = Places::new(2, 1, 3);
+    let begin = Instant::now();
+    let at = |ms| begin + Duration::from_millis(ms);
+    assert!(places.take(0, at(0)) && places.take(1, at(1)), "each session has its place");
+    let later: Vec<bool> = (2..9).map(|ms| places.take(ms as usize % 2, at(ms))).collect();
+    assert_eq!(later, [false; 7]);
+    assert_eq!(places.dropped.load(Ordering::Relaxed), 4, "three wait");
+    // Who waits leaves in the order of the times due, then places become free again.
+    assert_eq!((places.leave(0), places.leave(0)), (Some(at(2)), Some(at(4))));
+    assert_eq!((places.leave(0), places.leave(1), places.leave(1)), (None, Some(at(3)), None));
+    assert!(places.take(0, at(9)) && places.take(1, at(10)) && !places.take(0, at(11)));
+    assert_eq!(places.dropped.load(Ordering::Relaxed), 4);
+}
+
+/// Of two places one finds the client full: it must be tried again and again, and each time be counted.
+#[test]
+fn a_refused_request_is_counted_and_does_not_take_its_place_out_of_the_load() {
+    for rate in [None, Some(2000.0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = InitOptions {
+            dir: dir.path().join("cluster"),
+            replicas: 3,
+            model: FaultModel::Crash,
+            listen: "127.0.0.1:1".into(),
+            ..InitOptions::default()
+        };
+        // No replica runs: nothing is answered.
+        let config = init(&options, &|_, _, _| Ok(())).unwrap();
+        let keys = ClientKeys::load(&data_dir::client_key_file(&options.dir, "default"), &config).unwrap();
+        let mut client = ClientOptions::new(config, keys);
+        (client.connect_to, client.outstanding_max) = (Some(0), 1);
+        let client = Client::connect(client).unwrap();
+        let workload = Arc::new(Workload::new(Kind::Null { request_bytes: 8, reply_bytes: 0 }, 1));
+        let deadline = Duration::from_millis(400);
+        let shape = Shape { sessions: 2, outstanding: 1, rate, deadline, seed: 1 };
+        let load = Load::start(&client, workload, shape);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!load.is_idle());
+        let record = load.stop();
+        assert!(record.refused >= 10, "rate {rate:?}: {} refused", record.refused);
+        assert!(record.errors > record.refused, "what was not answered counts, too");
+    }
+}
+
+#[test]
+fn no_time_of_logging_is_told_where_nobody_waited_for_it() {
+    let means = [100.0, 0.0, 100.0, 120.0];
+    let parallel = rounds_line(10, 50, [100.0, 200.0, 200.0, 220.0], true);
+    assert_eq!(
+        parallel,
+        "rounds     10 of 5 operations: executing 100 us, logging 200 us, round 220 us = 1.10 x max(E, L)"
+    );
+    let asynchronous = rounds_line(10, 50, means, false);
+    assert!(!asynchronous.contains("logging 0") && !asynchronous.contains("max("), "{asynchronous}");
+    assert!(asynchronous.contains("round 120 us; logging is not waited for"), "{asynchronous}");
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use duramen::client::{Client, Outcome, Session};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -17,8 +18,14 @@ use super::workload::{Step, Workload};
 
 /// After so many failures it is no measurement any more.
 const ERRORS_MAX: u64 = 10_000;
+/// How often the refilling thread looks whether all has ended.
+const LOOK: Duration = Duration::from_millis(20);
 /// The open loop's thread looks at the clock this often.
 const PACE: Duration = Duration::from_micros(250);
+/// Open loop: requests that may wait for a place at a time; more are not sent, and counted.
+pub const WAITING_MAX: usize = 1 << 20;
+/// A request that the client library did not take leaves its place empty for so long.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// What leaves later than this, although there is room, the generator itself has delayed.
 const LATE: Duration = Duration::from_millis(1);
 
@@ -26,6 +33,17 @@ const LATE: Duration = Duration::from_millis(1);
 pub struct Load {
     shared: Arc<Shared>,
     pace: Option<std::thread::JoinHandle<()>>,
+    refill: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.ended.store(true, Ordering::Relaxed);
+        for thread in [self.pace.take(), self.refill.take()].into_iter().flatten() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// How much at a time.
@@ -54,11 +72,13 @@ struct Shared {
     stopping: AtomicBool,
     recording: AtomicBool,
     in_flight: AtomicUsize,
-    /// Open loop: of each session, requests that wait for an answer to others, by the time they were due.
-    waiting: Vec<Mutex<(u32, VecDeque<Instant>)>>,
-    /// How many of them there are, and were at most.
-    waiting_now: AtomicUsize,
-    waiting_max: AtomicUsize,
+    /// Open loop: what is under way and what waits.
+    places: Places,
+    /// Places whose request was refused: they are filled again a little later, so that the load does not shrink.
+    again: Sender<usize>,
+    refused: AtomicU64,
+    /// All that was under way has ended, or is given up.
+    ended: AtomicBool,
     /// All that was acknowledged since the start, recorded or not.
     acked: AtomicU64,
     record: Mutex<Record>,
@@ -75,6 +95,10 @@ pub struct Record {
     pub service_ns: Histogram<u64>,
     /// Open loop: requests that there was room for and that were sent more than a millisecond after they were due.
     pub late: u64,
+    /// Open loop: requests that were due and never sent, because too many waited already.
+    pub dropped: u64,
+    /// Requests that the client library did not take. They count as errors, too.
+    pub refused: u64,
     /// Requests that were under way when measuring ended, and how long the last of them then took: they are in no percentile.
     pub under_way: usize,
     pub drain: Duration,
@@ -115,6 +139,7 @@ impl Load {
         shape: Shape,
         loading: Option<(AtomicU64, u64)>,
     ) -> Load {
+        let (again, emptied) = unbounded();
         let shared = Arc::new(Shared {
             client: client.clone(),
             sessions: (0..shape.sessions).map(|_| client.session()).collect(),
@@ -125,21 +150,29 @@ impl Load {
             stopping: AtomicBool::new(false),
             recording: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
-            waiting: (0..shape.sessions).map(|_| Default::default()).collect(),
-            waiting_now: AtomicUsize::new(0),
-            waiting_max: AtomicUsize::new(0),
+            places: Places::new(shape.sessions, shape.outstanding, WAITING_MAX),
+            again,
+            refused: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
             acked: AtomicU64::new(0),
             record: Mutex::new(Record {
                 latency_ns: histogram(),
                 bin_ns: histogram(),
                 service_ns: histogram(),
                 late: 0,
+                dropped: 0,
+                refused: 0,
                 under_way: 0,
                 drain: Duration::ZERO,
                 errors: 0,
                 first_error: None,
             }),
         });
+        let refill = {
+            let shared = shared.clone();
+            let named = std::thread::Builder::new().name("bench-refill".into());
+            named.spawn(move || refill(&shared, &emptied)).expect("a thread can be started")
+        };
         let pace = shape.rate.map(|rate| {
             let shared = shared.clone();
             let named = std::thread::Builder::new().name("bench-pace".into());
@@ -153,7 +186,7 @@ impl Load {
                 }
             }
         }
-        Load { shared, pace }
+        Load { shared, pace, refill: Some(refill) }
     }
 
     /// Acknowledged since the start.
@@ -168,17 +201,17 @@ impl Load {
 
     /// The most requests that were due and had to wait because too many were outstanding.
     pub fn waiting_max(&self) -> usize {
-        self.shared.waiting_max.load(Ordering::Relaxed)
+        self.shared.places.most.load(Ordering::Relaxed)
     }
 
     /// Requests that are due and wait because too many are outstanding.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting_now.load(Ordering::Relaxed)
+        self.shared.places.now.load(Ordering::Relaxed)
     }
 
     /// From now on latencies count.
     pub fn start_recording(&self) {
-        self.shared.waiting_max.store(self.waiting(), Ordering::Relaxed);
+        self.shared.places.most.store(self.waiting(), Ordering::Relaxed);
         self.shared.recording.store(true, Ordering::Relaxed);
     }
 
@@ -199,13 +232,13 @@ impl Load {
     }
 
     /// Ends recording and lets no more requests out; waits for those under way, whose failures still count.
-    pub fn stop(self) -> Record {
-        let shared = &self.shared;
+    pub fn stop(mut self) -> Record {
+        let shared = self.shared.clone();
         shared.recording.store(false, Ordering::Relaxed);
         let mut record = shared.record.lock().clone();
         record.end_bin();
         shared.stopping.store(true, Ordering::Relaxed);
-        if let Some(pace) = self.pace {
+        if let Some(pace) = self.pace.take() {
             let _ = pace.join();
         }
         let under_way = || shared.in_flight.load(Ordering::Relaxed);
@@ -218,12 +251,73 @@ impl Load {
         let unanswered = under_way() as u64;
         let ended = shared.record.lock();
         record.errors = ended.errors + unanswered;
+        record.refused = shared.refused.load(Ordering::Relaxed);
+        record.dropped = shared.places.dropped.load(Ordering::Relaxed);
         record.first_error.clone_from(&ended.first_error);
         if unanswered > 0 {
             record.first_error.get_or_insert_with(|| "no answer within the time for one request".into());
         }
         drop(ended);
         record
+    }
+}
+
+/// The places of an open loop's sessions, and the requests that wait for one by the time they were due.
+pub struct Places {
+    /// Of each session: taken, and waiting for one of them.
+    sessions: Vec<Mutex<(u32, VecDeque<Instant>)>>,
+    each: u32,
+    bound: usize,
+    /// How many wait, and did at most.
+    now: AtomicUsize,
+    most: AtomicUsize,
+    /// Turned away because so many waited.
+    pub dropped: AtomicU64,
+}
+
+impl Places {
+    /// So many places `each` session; up to `bound` requests wait.
+    pub fn new(sessions: u32, each: u32, bound: usize) -> Self {
+        Self {
+            sessions: (0..sessions).map(|_| Default::default()).collect(),
+            each,
+            bound,
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a request that is due may leave now; else it waits, or is turned away.
+    pub fn take(&self, session: usize, due: Instant) -> bool {
+        let mut of = self.sessions[session].lock();
+        if of.0 < self.each {
+            of.0 += 1;
+            return true;
+        }
+        // One thread adds.
+        if self.now.load(Ordering::Relaxed) >= self.bound {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            of.1.push_back(due);
+            let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(now, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// A request has ended: when the one was due that leaves in its place; `None`: the place is free.
+    pub fn leave(&self, session: usize) -> Option<Instant> {
+        let mut of = self.sessions[session].lock();
+        let next = of.1.pop_front();
+        match next {
+            Some(_) => self.now.fetch_sub(1, Ordering::Relaxed),
+            None => {
+                of.0 -= 1;
+                0
+            }
+        };
+        next
     }
 }
 
@@ -240,19 +334,12 @@ fn pace(shared: &Arc<Shared>, rate: f64) {
         while start + due(n, rate) <= now {
             let (session, intended) = ((n % shared.sessions.len() as u64) as usize, start + due(n, rate));
             n += 1;
-            let mut waiting = shared.waiting[session].lock();
-            if waiting.0 < shared.shape.outstanding {
-                waiting.0 += 1;
-                drop(waiting);
+            if shared.places.take(session, intended) {
                 shared.in_flight.fetch_add(1, Ordering::Relaxed);
                 if intended.elapsed() > LATE && shared.recording.load(Ordering::Relaxed) {
                     shared.record.lock().late += 1;
                 }
                 draw(shared, session, intended);
-            } else {
-                waiting.1.push_back(intended);
-                let now = shared.waiting_now.fetch_add(1, Ordering::Relaxed) + 1;
-                shared.waiting_max.fetch_max(now, Ordering::Relaxed);
             }
         }
         std::thread::sleep(PACE);
@@ -268,16 +355,21 @@ fn next(shared: &Arc<Shared>, session: usize) {
     if shared.shape.rate.is_none() {
         return draw(shared, session, Instant::now());
     }
-    let mut waiting = shared.waiting[session].lock();
-    match waiting.1.pop_front() {
-        Some(intended) => {
-            drop(waiting);
-            shared.waiting_now.fetch_sub(1, Ordering::Relaxed);
-            draw(shared, session, intended);
-        }
+    match shared.places.leave(session) {
+        Some(intended) => draw(shared, session, intended),
         None => {
-            waiting.0 -= 1;
             shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Fills places again whose request was refused.
+fn refill(shared: &Arc<Shared>, emptied: &Receiver<usize>) {
+    while !shared.ended.load(Ordering::Relaxed) {
+        let Ok(session) = emptied.recv_timeout(LOOK) else { continue };
+        std::thread::sleep(REFUSED_PAUSE);
+        for session in std::iter::once(session).chain(emptied.try_iter()) {
+            next(shared, session);
         }
     }
 }
@@ -322,8 +414,9 @@ fn send(shared: &Arc<Shared>, session: usize, step: Step, intended: Instant, beg
         }
     };
     if let Err(why) = submitted {
-        shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        shared.refused.fetch_add(1, Ordering::Relaxed);
         shared.failed(why.to_string());
+        let _ = shared.again.send(session);
     }
 }
 

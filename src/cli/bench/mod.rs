@@ -1,8 +1,8 @@
 //! `duramen bench`: load on a cluster of child processes, or on one that runs; `bench compare`: two of these, in turn.
 
 mod compare;
-mod load;
-mod report;
+pub mod load;
+pub mod report;
 pub mod workload;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::machine::{Machine, Mount};
 use super::super::{CliError, emit, transport_label};
-use super::load::Record;
+use super::load::{Record, WAITING_MAX};
 use super::{Args, command_line};
 
 /// A tenth of a second. (Only figures: a histogram for each would fill the memory of a long run.)
@@ -65,6 +65,21 @@ pub struct Report<'a> {
     pub config: &'a Config,
     pub machine: &'a Machine,
     pub measured: &'a Measured,
+}
+
+/// What rounds of the durability layer took: means of E, L, max(E, L) and T, without what was not measured.
+pub fn rounds_line(
+    count: u64,
+    operations: u64,
+    [execute, log, larger, round]: [f64; 4],
+    logged: bool,
+) -> String {
+    let each = operations as f64 / count as f64;
+    let logging = match logged {
+        true => format!("logging {log:.0} us, round {round:.0} us = {:.2} x max(E, L)", round / larger),
+        false => format!("round {round:.0} us; logging is not waited for, and its time not measured"),
+    };
+    format!("rounds     {count} of {each:.0} operations: executing {execute:.0} us, {logging}")
 }
 
 /// A client thread that keeps a core this busy may be what limits the figures.
@@ -134,6 +149,11 @@ impl Report<'_> {
         (count > 0).then(|| (count, sum("operations"), means()))
     }
 
+    /// Whether a round lasts until its log write has ended: else the time of that is not known.
+    fn waits_for_log(&self) -> bool {
+        self.config.durability != Durability::Async
+    }
+
     /// Why the load generator may be what was measured.
     fn bottleneck(&self) -> Option<String> {
         let late = self.measured.record.late as f64 / self.measured.acked.max(1) as f64;
@@ -177,12 +197,24 @@ impl Report<'_> {
                 "open loop  {rate:.0} requests due per second; latency counts from then, service from the sending; up to {} had to wait",
                 m.waiting_max
             ))?;
+            let Record { late, dropped, .. } = m.record;
+            if late + dropped > 0 {
+                emit(format_args!(
+                    "note       {late} requests were sent more than 1 ms late although there was room; {dropped} were never sent, because {WAITING_MAX} waited already"
+                ))?;
+            }
             if m.unsent > 0 {
                 emit(format_args!(
                     "note       {} requests were due and not sent when measuring ended: their waiting is in no percentile",
                     m.unsent
                 ))?;
             }
+        }
+        if m.record.refused > 0 {
+            emit(format_args!(
+                "note       {} requests were refused by the client library and count as errors; others took their places",
+                m.record.refused
+            ))?;
         }
         let longest_us = us_of(&m.record.latency_ns, 1.0);
         if m.record.drain.as_secs_f64() * 1e6 > longest_us.max(1e3) {
@@ -208,12 +240,8 @@ impl Report<'_> {
             self.most("/log/write_us_p50"),
             self.most("/log/write_us_p99"),
         ))?;
-        if let Some((count, operations, [execute, log, larger, round])) = self.rounds() {
-            emit(format_args!(
-                "rounds     {count} of {:.0} operations: executing {execute:.0} us, logging {log:.0} us, round {round:.0} us = {:.2} x max(E, L)",
-                operations as f64 / count as f64,
-                round / larger
-            ))?;
+        if let Some((count, operations, means)) = self.rounds() {
+            emit(rounds_line(count, operations, means, self.waits_for_log()))?;
         }
         let per_op = |seconds: f64| seconds * 1e6 / m.acked.max(1) as f64;
         if m.replica_cpu_s.is_empty() {
@@ -292,8 +320,9 @@ impl Report<'_> {
             })
         };
         let rounds = self.rounds().map(|(count, _, [execute, log, larger, round])| {
-            json!({ "execute_us": execute, "log_us": log, "larger_us": larger, "round_us": round,
-                "round_over_larger": round / larger, "count": count })
+            let of_log = |figure: f64| self.waits_for_log().then_some(figure);
+            json!({ "execute_us": execute, "log_us": of_log(log), "larger_us": of_log(larger), "round_us": round,
+                "round_over_larger": of_log(round / larger), "count": count })
         });
         let mut all = json!({
             "command": command_line(),
@@ -307,6 +336,8 @@ impl Report<'_> {
             "waiting_max": m.waiting_max,
             "unsent": m.unsent,
             "late": m.record.late,
+            "dropped": m.record.dropped,
+            "refused": m.record.refused,
             "under_way_at_end": m.record.under_way,
             "drain_s": m.record.drain.as_secs_f64(),
             "interrupted": m.interrupted,

@@ -11,6 +11,8 @@ pub struct Checkpoints {
     pub together: bool,
     /// What checkpoints cover leaves the log.
     pub recycles: bool,
+    /// The disk is short: nothing stays for replicas that are behind.
+    pub pressed: bool,
 }
 
 /// An executed state on disk.
@@ -18,6 +20,8 @@ pub struct Checkpoints {
 pub(super) struct Checkpoint {
     pub(super) base: Base,
     pub(super) executor: Executor,
+    /// Of one that came from others.
+    pub(super) certificate: Option<MarkCertificate>,
 }
 
 impl Cluster {
@@ -41,27 +45,30 @@ impl Cluster {
     /// The checkpoint being written may count: some time later it is on disk.
     pub(super) fn store_checkpoint(&mut self, r: ReplicaId, base: Base) {
         let node = &mut self.nodes[r.index()];
-        let executor = node.taken.clone().expect("what is covered was taken");
+        // A state from others may have taken its place.
+        let Some(executor) = node.taken.clone() else { return };
         assert_eq!(executor.executed, base.seq);
         let boot = node.boot;
         let us = self.random.between(10, 50_000);
         self.later(us, move |c| {
             let node = &mut c.nodes[r.index()];
-            if node.boot != boot {
+            // A later state may have come from others meanwhile.
+            let overtaken = node.checkpoints.back().is_some_and(|newest| newest.base.seq >= base.seq);
+            if node.boot != boot || overtaken {
                 return;
             }
             node.taken = None;
-            node.checkpoints.push_back(Checkpoint { base, executor });
+            node.checkpoints.push_back(Checkpoint { base, executor, certificate: None });
             while node.checkpoints.len() > 2 {
                 node.checkpoints.pop_front();
             }
             c.checkpoints += 1;
             c.note(r, || format!("stores checkpoint {}", base.seq));
-            let recycles = c.setup.checkpoints.is_some_and(|plan| plan.recycles);
+            let plan = c.setup.checkpoints.expect("there are checkpoints");
             let node = &mut c.nodes[r.index()];
-            if let (true, [older, _]) = (recycles, node.checkpoints.make_contiguous()) {
+            if let (true, [older, _]) = (plan.recycles, node.checkpoints.make_contiguous()) {
                 let seq = older.base.seq;
-                c.step(r, Input::CheckpointStored { seq, keep: Lsn(u64::MAX), pressed: false });
+                c.step(r, Input::CheckpointStored { seq, keep: Lsn(u64::MAX), pressed: plan.pressed });
             }
         });
     }

@@ -69,11 +69,21 @@ fn message(stage: &Stage, words: &mut Words, kind: &str, from: ReplicaId) -> Res
             let mut seq = |key| words.maybe_number(key).map(|n| Seq(n.unwrap_or_default()));
             let (mark, decided, highest) = (seq("mark")?, seq("decided")?, seq("highest")?);
             let mode = Mode::Normal;
-            Message::Status(Status { view: View(view), wish: View(wish), mode, mark, decided, highest })
+            Message::Status(Status {
+                view: View(view),
+                wish: View(wish),
+                mode,
+                mark,
+                decided,
+                highest,
+                base: Seq(0),
+                rooted: Seq(0),
+            })
         }
         "mark" => {
             let seq = Seq(words.number("place")?);
-            let statement = MarkStatement { seq, batches: Digest([1; 32]), replies: Digest([1; 32]) };
+            let (batches, replies) = (Digest([1; 32]), Digest([1; 32]));
+            let statement = MarkStatement { seq, batches, replies, state: Digest::ZERO };
             let signature = match unsigned(words)? {
                 true => Signature::NONE,
                 false => stage.cluster.setup.authenticator(from).sign_mark(&statement),
@@ -188,8 +198,12 @@ fn stop_data(stage: &Stage, words: &mut Words, from: ReplicaId) -> Result<StopDa
     let (view, sender) = (View(words.number("view")?), from);
     let mut mark = MarkCertificate::default();
     if let Some(height) = words.maybe_number("mark")? {
-        mark.statement =
-            MarkStatement { seq: Seq(height), batches: Digest([1; 32]), replies: Digest([1; 32]) };
+        mark.statement = MarkStatement {
+            seq: Seq(height),
+            batches: Digest([1; 32]),
+            replies: Digest([1; 32]),
+            state: Digest::ZERO,
+        };
         let by = words.maybe("marked-by").map(|list| replicas(list, stage.members())).transpose()?;
         let sign = |r: ReplicaId| {
             (r, stage.cluster.setup.authenticator(signer(stage, from, r)).sign_mark(&mark.statement))

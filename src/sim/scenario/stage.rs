@@ -74,7 +74,8 @@ impl Stage {
             Some(other) => return Err(no_such(other, "way to keep votes")),
         };
         if let Some(period) = words.maybe_number("checkpoints")? {
-            setup.checkpoints = Some(Checkpoints { period: period.max(1), together: true, recycles: true });
+            setup.checkpoints =
+                Some(Checkpoints { period: period.max(1), together: true, recycles: true, pressed: false });
         }
         let hasher = setup.hasher();
         let mut cluster = Cluster::new(setup, 1);

@@ -1,0 +1,134 @@
+//! Whole replicas that lack what nobody's log has any more: they take over a state from the others.
+
+use super::checkpoint_tests::{KEYS, LOG_MIB, VALUE_BYTES, check, checkpoints, cluster, number, put, wait};
+use super::replica_tests::Cluster;
+use super::{Replica, format_learner};
+use crate::client::Session;
+use crate::config::{Durability, SnapshotKind};
+use crate::data_dir;
+use crate::quorum::FaultModel;
+use crate::types::*;
+
+/// As much as the log may hold, and half as much again.
+const WRITES: u32 = ((3 * LOG_MIB / 2) << 20) as u32 / VALUE_BYTES as u32;
+
+/// Writes while one replica is away: the others wait for each other, for theirs are small logs.
+fn put_without(cluster: &Cluster, session: &Session, writes: std::ops::Range<u32>) {
+    for i in writes {
+        put(session, i);
+        if i % 8 == 0 {
+            wait("they do not get to one place", || {
+                let executed = || cluster.replicas.iter().flatten().map(|r| number(r, "executed"));
+                executed().max() == executed().min()
+            });
+        }
+    }
+}
+
+/// Everybody has executed as much as anybody, and takes part.
+fn all_together(cluster: &Cluster) {
+    let running = || cluster.replicas.iter().flatten();
+    // Without durable votes one that restarted counts as faulty until a mark covers what it forgot.
+    let takes_part =
+        |json: String| json.contains("\"mode\":\"normal\"") && json.contains("\"forgetful\":false");
+    wait("they do not come together", || {
+        let executed = || running().map(|r| number(r, "executed"));
+        executed().max() == executed().min() && running().all(|r| takes_part(r.status_json()))
+    });
+}
+
+fn installed(cluster: &Cluster, i: u32) -> u64 {
+    number(cluster.replicas[i as usize].as_ref().expect("it runs"), "installed")
+}
+
+fn lags(model: FaultModel, n: u32, durability: Durability) {
+    let mut cluster = cluster(model, n, durability, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    put_without(&cluster, &session, 0..KEYS);
+    let last = n - 1;
+    cluster.stop(last);
+    put_without(&cluster, &session, KEYS..KEYS + WRITES);
+    for replica in cluster.replicas.iter().flatten() {
+        assert!(number(replica, "first_lsn") > 1, "{}", replica.status_json());
+    }
+    cluster.start(last);
+    wait("it takes no state over", || installed(&cluster, last) == 1);
+    put_without(&cluster, &session, KEYS + WRITES..KEYS + WRITES + 5);
+    all_together(&cluster);
+    // It is needed now, and has what the others have; so it has after a restart.
+    cluster.stop(last - 1);
+    put(&session, KEYS + WRITES + 5);
+    check(&client, KEYS + WRITES + 6);
+    cluster.start(last - 1);
+    all_together(&cluster);
+    cluster.stop(last);
+    cluster.start(last);
+    all_together(&cluster);
+    assert_eq!(installed(&cluster, last), 0, "it goes on from its own checkpoint");
+    cluster.stop(0);
+    put(&session, KEYS + WRITES + 6);
+    check(&client, KEYS + WRITES + 7);
+}
+
+#[test]
+fn a_crash_replica_that_was_away_for_long_takes_a_state_over() {
+    lags(FaultModel::Crash, 3, Durability::Vote);
+}
+
+#[test]
+fn a_byzantine_replica_that_was_away_for_long_takes_a_state_over() {
+    lags(FaultModel::Byzantine, 4, Durability::Vote);
+}
+
+#[test]
+fn one_without_durable_votes_takes_a_state_over() {
+    lags(FaultModel::Byzantine, 4, Durability::Parallel);
+}
+
+#[test]
+fn one_that_lost_its_disk_learns_from_a_state() {
+    let mut cluster = cluster(FaultModel::Byzantine, 4, Durability::Vote, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    put_without(&cluster, &session, 0..WRITES);
+    cluster.stop(2);
+    put_without(&cluster, &session, WRITES..2 * WRITES);
+    let (dir, config) = (cluster.path(), cluster.config.clone());
+    let id = ReplicaId(2);
+    std::fs::remove_dir_all(data_dir::log_dir(&dir, id)).unwrap();
+    std::fs::remove_dir_all(data_dir::checkpoint_dir(&dir, &config, id)).unwrap();
+    format_learner(&data_dir::log_dir(&dir, id), &config, id, true).unwrap();
+    cluster.start(2);
+    wait("it takes no state over", || installed(&cluster, 2) >= 1);
+    all_together(&cluster);
+    // What was received is no longer on disk, the checkpoint of it is.
+    let left = || data_dir::checkpoint_dir(&dir, &config, id).read_dir().unwrap();
+    wait("the received chunks go", || {
+        !left().any(|e| e.unwrap().file_name().to_string_lossy().starts_with("transfer"))
+    });
+    assert!(!checkpoints(&cluster, 2).is_empty());
+    cluster.stop(3);
+    put(&session, 2 * WRITES);
+    check(&client, 2 * WRITES + 1);
+}
+
+#[test]
+fn replicas_that_all_restart_offer_states_again() {
+    let mut cluster = cluster(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
+    let client = cluster.client();
+    let session = client.session();
+    put_without(&cluster, &session, 0..KEYS);
+    cluster.stop(2);
+    put_without(&cluster, &session, KEYS..KEYS + WRITES);
+    let newest = |r: &Replica| number(r, "newest");
+    let before: Vec<u64> = cluster.replicas.iter().flatten().map(newest).collect();
+    assert!(before.iter().all(|seq| *seq > 0), "{before:?}");
+    (0..2).for_each(|i| cluster.stop(i));
+    (0..3).for_each(|i| cluster.start(i));
+    wait("it takes no state over", || installed(&cluster, 2) >= 1);
+    all_together(&cluster);
+    cluster.stop(0);
+    put(&session, KEYS + WRITES);
+    check(&client, KEYS + WRITES + 1);
+}

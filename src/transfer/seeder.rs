@@ -1,0 +1,299 @@
+//! [core] Serves states to replicas that lack them: one session each, only as fast as its connection drains, all together within a
+//! bound on bytes per second.
+//!
+//! A session pins the state it is about until its leecher ends it or has been silent for [`LEASE_NS`]. It never sends a chunk twice
+//! unless told that it was lost; what a leecher can make this replica send is what it can take, within the bound.
+
+use super::image::Image;
+use super::messages::{Message, NODES_MAX};
+use crate::types::*;
+use crate::wire::messages::MarkCertificate;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+/// States kept besides those that sessions pin.
+const KEPT: usize = 2;
+/// A session whose leecher says nothing for so long does not pin its state any more.
+const LEASE_NS: u64 = 60_000_000_000;
+/// Bytes handed to a connection before it says that it has room again.
+const AHEAD_BYTES: u64 = 1 << 20;
+/// Ranges that one leecher may have queued.
+const QUEUE_MAX: usize = 1 << 16;
+/// Chunks passed over at once that were sent before.
+const SKIPS_MAX: usize = 1 << 16;
+/// What the bound lets pass at once.
+const BURST_NS: u64 = 50_000_000;
+
+/// A state with its certificate.
+pub struct Offered {
+    /// Names it.
+    pub mark: MarkCertificate,
+    /// It.
+    pub image: Arc<Image>,
+    manifest: OnceLock<Bytes>,
+}
+
+struct Session {
+    offered: Arc<Offered>,
+    queue: VecDeque<Range<u64>>,
+    /// One bit for each chunk.
+    sent: Vec<u64>,
+    /// Handed over since the connection last had room.
+    ahead: u64,
+    heard: Tick,
+    bytes: u64,
+}
+
+impl Session {
+    fn bit(chunk: u64) -> (usize, u64) {
+        ((chunk / 64) as usize, 1 << (chunk % 64))
+    }
+
+    /// The next chunk to send. Gives up after a while of chunks that were sent before: the next tick goes on.
+    fn next(&mut self) -> Option<u64> {
+        for _ in 0..SKIPS_MAX {
+            let range = self.queue.front_mut()?;
+            let chunk = range.start;
+            let (word, bit) = Self::bit(chunk);
+            let Some(sent) = self.sent.get_mut(word) else {
+                // Beyond the last is nobody's.
+                self.queue.pop_front();
+                continue;
+            };
+            range.start += 1;
+            if range.is_empty() {
+                self.queue.pop_front();
+            }
+            if *sent & bit == 0 {
+                *sent |= bit;
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn forget(&mut self, chunk: u64) {
+        let (word, bit) = Self::bit(chunk);
+        if let Some(sent) = self.sent.get_mut(word) {
+            *sent &= !bit;
+        }
+    }
+
+    fn cancel(&mut self, ranges: &[Range<u64>]) {
+        let mut left = VecDeque::new();
+        for have in self.queue.drain(..) {
+            let mut pieces = vec![have];
+            for gone in ranges {
+                pieces = pieces
+                    .into_iter()
+                    .flat_map(|p| [p.start..p.end.min(gone.start), p.start.max(gone.end)..p.end])
+                    .filter(|p| !p.is_empty())
+                    .collect();
+            }
+            left.extend(pieces);
+        }
+        self.queue = left;
+    }
+}
+
+/// One replica's serving side.
+#[derive(Default)]
+pub struct Seeder {
+    kept: VecDeque<Arc<Offered>>,
+    sessions: BTreeMap<ReplicaId, Session>,
+    /// Most bytes per second; 0: no bound.
+    bytes_per_second: u64,
+    /// What the bound allows at the moment, bytes.
+    allowance: f64,
+    counted: Tick,
+}
+
+/// What one session sends, for `status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Serving {
+    /// To whom.
+    pub to: ReplicaId,
+    /// The state of which place.
+    pub seq: Seq,
+    /// Sent so far.
+    pub bytes: u64,
+}
+
+impl Seeder {
+    /// Sends at most so many bytes per second; 0: no bound.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, ..Self::default() }
+    }
+
+    /// A quorum named a state that this replica has.
+    pub fn offer(&mut self, mark: MarkCertificate, image: Arc<Image>) {
+        self.kept.retain(|kept| kept.mark.statement.seq != mark.statement.seq);
+        self.kept.push_back(Arc::new(Offered { mark, image, manifest: OnceLock::new() }));
+        while self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The newest state there is.
+    pub fn newest(&self) -> Option<Seq> {
+        self.kept.back().map(|o| o.mark.statement.seq)
+    }
+
+    /// What is being sent.
+    pub fn serving(&self) -> impl Iterator<Item = Serving> {
+        self.sessions.iter().map(|(to, s)| Serving {
+            to: *to,
+            seq: s.offered.mark.statement.seq,
+            bytes: s.bytes,
+        })
+    }
+
+    fn find(&self, seq: Seq, from: ReplicaId) -> Option<Arc<Offered>> {
+        let pinned = self.sessions.get(&from).map(|s| &s.offered);
+        self.kept.iter().chain(pinned).find(|o| o.mark.statement.seq == seq).cloned()
+    }
+
+    /// Takes a leecher's message; what is to be sent to it is appended to `out`.
+    pub fn on_message(&mut self, now: Tick, from: ReplicaId, message: Message, out: &mut Vec<Message>) {
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.heard = now;
+        }
+        match message {
+            Message::Ask => {
+                // It begins anew, and may have lost all it was sent.
+                if let Some(session) = self.sessions.get_mut(&from) {
+                    session.queue.clear();
+                    session.sent.fill(0);
+                }
+                let marks = self.kept.iter().rev().map(|o| o.mark.clone()).collect();
+                out.push(Message::Offer(marks));
+            }
+            Message::GetManifest(seq) => match self.open(now, seq, from) {
+                Some(session) => {
+                    let offered = &session.offered;
+                    let manifest = offered.manifest.get_or_init(|| offered.image.manifest().encode()).clone();
+                    session.ahead += manifest.len() as u64;
+                    out.push(Message::Manifest { seq, manifest });
+                }
+                None => out.push(Message::Gone(seq)),
+            },
+            Message::GetDigests { seq, part, first, nodes } => match self.open(now, seq, from) {
+                Some(session) => {
+                    let digests = session.offered.image.digests(part, first, nodes.min(NODES_MAX));
+                    session.ahead += 32 * digests.len() as u64;
+                    out.push(Message::Digests { seq, part, first, digests });
+                }
+                None => out.push(Message::Gone(seq)),
+            },
+            Message::GetChunks { seq, ranges, replace, again, .. } => match self.open(now, seq, from) {
+                Some(session) => {
+                    if replace {
+                        session.queue.clear();
+                    }
+                    again.into_iter().for_each(|chunk| session.forget(chunk));
+                    let room = QUEUE_MAX - session.queue.len();
+                    session.queue.extend(ranges.into_iter().take(room));
+                    self.feed(now, from, out);
+                }
+                None => out.push(Message::Gone(seq)),
+            },
+            Message::Cancel { seq, ranges } => {
+                if let Some(session) = self.session(from, seq) {
+                    session.cancel(&ranges);
+                }
+            }
+            Message::End(seq) => {
+                if self.session(from, seq).is_some() {
+                    self.sessions.remove(&from);
+                }
+            }
+            Message::Offer(_)
+            | Message::Manifest { .. }
+            | Message::Digests { .. }
+            | Message::Chunk { .. }
+            | Message::Gone(_) => {}
+        }
+    }
+
+    fn session(&mut self, from: ReplicaId, seq: Seq) -> Option<&mut Session> {
+        self.sessions.get_mut(&from).filter(|s| s.offered.mark.statement.seq == seq)
+    }
+
+    /// The leecher's session about this state, a new one if it was about another.
+    fn open(&mut self, now: Tick, seq: Seq, from: ReplicaId) -> Option<&mut Session> {
+        let offered = self.find(seq, from)?;
+        let ahead = self.sessions.get(&from).map_or(0, |s| s.ahead);
+        if self.session(from, seq).is_none() {
+            let words = {
+                use super::image::Part;
+                let chunks: u64 = Part::ALL.map(|p| offered.image.part(p).page_count()).iter().sum();
+                chunks.div_ceil(64) as usize
+            };
+            let (queue, sent) = (VecDeque::new(), vec![0; words]);
+            self.sessions.insert(from, Session { offered, queue, sent, ahead, heard: now, bytes: 0 });
+        }
+        self.sessions.get_mut(&from)
+    }
+
+    /// Its connection has room again.
+    pub fn room(&mut self, now: Tick, from: ReplicaId, out: &mut Vec<Message>) {
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.ahead = 0;
+            self.feed(now, from, out);
+        }
+    }
+
+    /// A connection is new: what was on its way is lost, which the leecher finds out.
+    pub fn connected(&mut self, from: ReplicaId) {
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.ahead = 0;
+            session.queue.clear();
+        }
+    }
+
+    fn feed(&mut self, now: Tick, from: ReplicaId, out: &mut Vec<Message>) {
+        self.fill(now);
+        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let seq = session.offered.mark.statement.seq;
+        while session.ahead < AHEAD_BYTES && (self.bytes_per_second == 0 || self.allowance > 0.0) {
+            let Some(chunk) = session.next() else { break };
+            let mut bytes = Vec::new();
+            if !session.offered.image.chunk(chunk, &mut bytes) {
+                continue;
+            }
+            let length = bytes.len() as u64;
+            session.ahead += length;
+            session.bytes += length;
+            self.allowance -= length as f64;
+            out.push(Message::Chunk { seq, chunk, bytes: bytes.into() });
+        }
+    }
+
+    fn fill(&mut self, now: Tick) {
+        let rate = self.bytes_per_second as f64 / 1e9;
+        let most = rate * BURST_NS as f64;
+        self.allowance = (self.allowance + rate * now.since(self.counted) as f64).min(most);
+        self.counted = now;
+    }
+
+    /// Time passed: silent leechers lose their pins, and the bound may allow more.
+    pub fn tick(&mut self, now: Tick, mut send: impl FnMut(ReplicaId, Vec<Message>)) {
+        self.sessions.retain(|_, s| now.since(s.heard) < LEASE_NS);
+        let waiting: Vec<ReplicaId> =
+            self.sessions.iter().filter(|(_, s)| !s.queue.is_empty()).map(|(r, _)| *r).collect();
+        for to in waiting {
+            let mut out = Vec::new();
+            self.feed(now, to, &mut out);
+            if !out.is_empty() {
+                send(to, out);
+            }
+        }
+    }
+
+    /// Whether something waits for the bound, or for the next tick.
+    pub fn waits(&self) -> bool {
+        self.sessions.values().any(|s| s.ahead < AHEAD_BYTES && !s.queue.is_empty())
+    }
+}
