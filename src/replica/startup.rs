@@ -736,6 +736,7 @@ impl Replica {
                 auth,
                 config: FetchConfig {
                     strategy: limits.strategy,
+                    offerers: if members.byzantine() { members.f() as usize + 1 } else { 1 },
                     interval_ns: limits.interval_ms * 1_000_000,
                     leader_weight_percent: limits.leader_percent,
                     ..FetchConfig::default()

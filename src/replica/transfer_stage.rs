@@ -77,7 +77,8 @@ pub enum ToTransfer {
 /// What the staging thread is sent.
 enum ToStager {
     Begin(Arc<Staging>, Appender),
-    Chunk(u64, Bytes),
+    /// Of the state of which place; which; its bytes.
+    Chunk(Seq, u64, Bytes),
     End,
 }
 
@@ -418,14 +419,15 @@ impl TransferStage {
                         let digest = crate::checkpoint::pages::page_digest(algorithm, index, &bytes);
                         let (right, length) = (digest == expected, bytes.len() as u64);
                         if right {
-                            let _ = to_stager.send(ToStager::Chunk(chunk, bytes));
+                            let _ = to_stager.send(ToStager::Chunk(seq, chunk, bytes));
                         }
                         let _ = back.send(ToTransfer::Checked { seq, chunk, from, bytes: length, right });
                     });
                 }
                 Output::Write { chunk, bytes } => {
-                    if let Some(to_stager) = &self.state.to_stager {
-                        let _ = to_stager.send(ToStager::Chunk(chunk, bytes));
+                    if let (Some(staging), Some(to_stager)) = (&self.state.staging, &self.state.to_stager) {
+                        let seq = staging.mark.statement.seq;
+                        let _ = to_stager.send(ToStager::Chunk(seq, chunk, bytes));
                     }
                 }
                 Output::Complete => self.complete(),
@@ -466,7 +468,9 @@ impl TransferStage {
         }
         appender.flush(&staging)?;
         staging.name(&self.dir)?;
-        for old in staging::staged(&self.dir)?.into_iter().filter(|old| *old != seq) {
+        // That of the last one taken over names what a start between checkpoint and log record goes on from.
+        let gone = |old: &Seq| *old != seq && Some(*old) != self.state.done;
+        for old in staging::staged(&self.dir)?.into_iter().filter(gone) {
             staging::remove(&self.dir, old)?;
         }
         if kept > 0 {
@@ -553,8 +557,10 @@ fn stage(inbox: &Receiver<ToStager>, back: &Sender<ToTransfer>) {
                 current = Some((staging, appender));
                 continue;
             }
-            ToStager::Chunk(chunk, bytes) => {
-                let Some((staging, appender)) = &mut current else { continue };
+            ToStager::Chunk(of, chunk, bytes) => {
+                // One of an earlier target may have been hashed late.
+                let right = |(staging, _): &&mut (Arc<Staging>, _)| staging.mark.statement.seq == of;
+                let Some((staging, appender)) = current.as_mut().filter(right) else { continue };
                 let appended = appender.append(staging, chunk, &bytes);
                 let idle = inbox.is_empty();
                 appended.and_then(|written| {

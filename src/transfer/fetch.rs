@@ -83,6 +83,8 @@ impl FromStr for StrategyKind {
 pub struct FetchConfig {
     /// Who sends what.
     pub strategy: StrategyKind,
+    /// A target that so many offer is taken before any newer one: one of them is correct. A liar may keep a certificate to itself.
+    pub offerers: usize,
     /// Adaptive: nanoseconds between two allocations (the paper's I).
     pub interval_ns: u64,
     /// Premeasured: bytes per second of each source; who is not in it gets the least of them.
@@ -101,6 +103,7 @@ impl Default for FetchConfig {
     fn default() -> Self {
         Self {
             strategy: StrategyKind::Pull,
+            offerers: 1,
             interval_ns: 1_000_000_000,
             weights: BTreeMap::new(),
             leader_weight_percent: 25,

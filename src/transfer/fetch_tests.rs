@@ -297,6 +297,7 @@ fn absurd_sizes_do_not_overflow() {
     for strategy in StrategyKind::ALL {
         for (chunks, chunk_bytes) in [(u64::MAX, u64::MAX), (u64::MAX, 0), (u64::MAX, 1), (3, u64::MAX)] {
             let config = FetchConfig {
+                offerers: 1,
                 strategy,
                 interval_ns: u64::MAX,
                 weights: [(id(0), u64::MAX), (id(1), u64::MAX), (id(2), 0)].into_iter().collect(),
@@ -488,6 +489,7 @@ fn no_sequence_of_events_loses_a_chunk() {
         let chunks = random.between(1, 60);
         let n = random.between(1, 6) as u32;
         let config = FetchConfig {
+            offerers: 1,
             strategy,
             interval_ns: random.between(1, 2 * SECOND),
             weights: (0..n).map(|r| (id(r), random.next() >> random.below(64))).collect(),

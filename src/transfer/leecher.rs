@@ -24,6 +24,10 @@ use std::sync::Arc;
 
 /// After the first offer, others' are waited for so long.
 const OFFERS_NS: u64 = 300_000_000;
+/// And a state that enough of them offer, so long.
+const AGREED_NS: u64 = 3_000_000_000;
+/// Without anything of use for so long, all is asked for anew: who offered the target may not mean to send it.
+const STUCK_NS: u64 = 20_000_000_000;
 /// Without any, everybody is asked again after this.
 const ASK_NS: u64 = 1_000_000_000;
 /// A manifest or a list of digests that does not come by then is asked of another.
@@ -140,6 +144,8 @@ pub struct Leecher {
     leader: Option<ReplicaId>,
     phase: Phase,
     began: Tick,
+    /// When something of use last came.
+    moved: Tick,
     /// Bytes of chunks received.
     pub received: u64,
 }
@@ -169,6 +175,7 @@ impl Leecher {
             leader: None,
             phase,
             began: now,
+            moved: now,
             received: 0,
         }
     }
@@ -221,6 +228,7 @@ impl Leecher {
 
     /// All over again: what was the target is nowhere any more.
     fn restart(&mut self, now: Tick, out: &mut Vec<Output>) {
+        self.moved = now;
         self.sources.clear();
         self.phase = Phase::Asking { since: now, first: None, offers: BTreeMap::new() };
         out.extend(self.connected.iter().map(|to| Output::Send(*to, Message::Ask)));
@@ -316,7 +324,7 @@ impl Leecher {
         })
     }
 
-    /// The newest state offered, once enough have answered.
+    /// The newest state that enough offer, once enough have answered; the newest of all if no such one comes.
     fn choose(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Phase::Asking { first, offers, .. } = &self.phase else { return };
         let waited = first.is_some_and(|at| now.since(at) >= OFFERS_NS);
@@ -325,10 +333,17 @@ impl Leecher {
         if !(waited || all) {
             return;
         }
-        let newest = offers.values().flatten().max_by_key(|m| m.statement.seq).cloned();
+        let has = |marks: &[MarkCertificate], of: &MarkCertificate| {
+            marks.iter().any(|m| m.statement == of.statement)
+        };
+        let late = first.is_some_and(|at| now.since(at) >= AGREED_NS);
+        let enough = |of: &MarkCertificate| {
+            late || offers.values().filter(|marks| has(marks, of)).count() >= self.config.offerers
+        };
+        let newest = offers.values().flatten().filter(|m| enough(m)).max_by_key(|m| m.statement.seq).cloned();
         let Some(mark) = newest else { return };
-        let has = |marks: &Vec<MarkCertificate>| marks.iter().any(|m| m.statement == mark.statement);
-        self.sources = offers.iter().filter(|(_, marks)| has(marks)).map(|(r, _)| *r).collect();
+        self.moved = now;
+        self.sources = offers.iter().filter(|(_, marks)| has(marks, &mark)).map(|(r, _)| *r).collect();
         self.ask_manifest(now, mark, None, out);
         self.ask_ahead(out);
     }
@@ -379,6 +394,7 @@ impl Leecher {
             self.ban(from, format!("its manifest of place {seq} is not what the certificate names"), out);
             return self.ask_manifest(now, mark, Some(from), out);
         };
+        self.moved = now;
         let mut digests = [Vec::new(), Vec::new()];
         let mut missing = BTreeSet::new();
         for part in Part::ALL {
@@ -478,6 +494,7 @@ impl Leecher {
             && digests.chunks(FAN_OUT).zip(nodes).all(|(d, node)| node_of(self.algorithm, d) == *node);
         if right {
             all[start..end].copy_from_slice(&digests);
+            self.moved = now;
         } else {
             lists.missing.insert(list);
             self.ban(from, format!("its digests of place {seq} are not what the certificate names"), out);
@@ -495,6 +512,7 @@ impl Leecher {
 
     /// There is a place for the target's chunks; those that `has` tells of lie there already, or are the same in what is here.
     pub fn stored(&mut self, now: Tick, staging: &Staging, out: &mut Vec<Output>) {
+        self.moved = now;
         let phase = std::mem::replace(&mut self.phase, Phase::Complete);
         let Phase::Storing(target) = phase else {
             self.phase = phase;
@@ -628,6 +646,7 @@ impl Leecher {
         let spare = chunks.spares.remove(&chunk);
         let mut fetched = Vec::new();
         if right {
+            self.moved = now;
             chunks.fetch.step(now, Input::Verified { chunk }, &mut fetched);
             if let Some((_, spare)) = spare {
                 self.dropped(now, spare.len() as u64, &mut fetched);
@@ -649,6 +668,7 @@ impl Leecher {
         if self.target() != Some(seq) {
             return;
         }
+        self.moved = now;
         if let Phase::Chunks(chunks) = &mut self.phase {
             chunks.unwritten = chunks.unwritten.saturating_sub(bytes);
         }
@@ -674,6 +694,10 @@ impl Leecher {
 
     /// Time passed.
     pub fn tick(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let asks = matches!(self.phase, Phase::Manifest { .. } | Phase::Digests(_) | Phase::Chunks(_));
+        if asks && now.since(self.moved) >= STUCK_NS && !self.waits_for_disk() {
+            return self.restart(now, out);
+        }
         match &mut self.phase {
             Phase::Asking { since, .. } => {
                 let again = now.since(*since) >= ASK_NS;

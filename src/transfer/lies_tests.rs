@@ -72,6 +72,8 @@ struct Rig {
     lie: Option<Lie>,
     /// Ticks that each message of the liar takes.
     slow: u64,
+    /// As in the configuration.
+    offerers: usize,
     leecher: Option<Leecher>,
     dir: tempfile::TempDir,
     staging: Option<(Arc<Staging>, super::staging::Appender)>,
@@ -107,6 +109,7 @@ impl Rig {
             seeders: seeders.collect(),
             lie: None,
             slow: 1_000_000,
+            offerers: 1,
             leecher: None,
             dir: tempfile::tempdir().unwrap(),
             staging: None,
@@ -134,7 +137,7 @@ impl Rig {
         let mut out = Vec::new();
         let above = own.as_ref().map_or(Seq(0), |own| own.seq);
         let leecher = Leecher::start(
-            FetchConfig::default(),
+            FetchConfig { offerers: self.offerers, ..FetchConfig::default() },
             ALGORITHM,
             (above, own),
             self.seeders.keys().copied().collect::<BTreeSet<_>>(),
@@ -412,6 +415,56 @@ fn a_state_that_goes_away_is_replaced_by_a_newer_one() {
     let mut again = KeyValueStore::new();
     rig.restore(&mut again, None);
     assert_eq!(again.digest(ALGORITHM), service.digest(ALGORITHM));
+}
+
+/// A liar whose mark is needed for a certificate can keep the newest one to itself, offer it alone, and send nothing of its state, or
+/// a little of it now and then.
+fn b22_newest_of_one(offerers: usize, sends: usize) -> Rig {
+    let mut service = store(8000);
+    let old = image(&service, 64);
+    (0..100).for_each(|i| put(&mut service, i, 2));
+    let new = image(&service, 128);
+    let mut chunks = 0;
+    let mut rig = Rig::lying(std::slice::from_ref(&old), move |message| match message {
+        Message::Chunk { .. } => {
+            chunks += 1;
+            if chunks <= sends { vec![message] } else { vec![] }
+        }
+        other => vec![other],
+    });
+    rig.offerers = offerers;
+    rig.proven.push(mark(&new));
+    rig.seeders.get_mut(&LIAR).unwrap().offer(mark(&new), new);
+    rig.start(None);
+    rig
+}
+
+#[test]
+fn b22_a_state_that_one_alone_offers_is_not_waited_for() {
+    let mut rig = b22_newest_of_one(2, 3);
+    assert!(rig.run(10), "{:?} {:?}", rig.leecher.as_ref().map(Leecher::phase), rig.blamed);
+    assert_eq!(rig.target.as_ref().map(|t| t.mark.statement.seq), Some(Seq(64)));
+}
+
+#[test]
+fn b29_cancels_do_not_multiply_what_is_queued() {
+    let image = image(&store(100), 64);
+    let mut seeder = Seeder::new(1);
+    seeder.offer(mark(&image), image);
+    let mut out = Vec::new();
+    let (first, all) = (1u64 << 32, 1u64 << 33);
+    for _ in 0..20 {
+        let ranges = vec![first..all; 4096];
+        let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, again: vec![] };
+        seeder.on_message(Tick(1), ME, ask, &mut out);
+    }
+    let began = std::time::Instant::now();
+    for round in 0..4 {
+        let ranges = (0..4096).map(|i| first + 8 * i + 2 * round..first + 8 * i + 2 * round + 1).collect();
+        seeder.on_message(Tick(1), ME, Message::Cancel { seq: Seq(64), ranges }, &mut out);
+    }
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    assert!(seeder.queued(ME) <= 1 << 16, "{}", seeder.queued(ME));
 }
 
 /// One lie, and the word by which it is blamed; nothing if it is only slow.

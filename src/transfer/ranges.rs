@@ -37,6 +37,13 @@ impl RangeSet {
         self.runs.iter().map(|(start, end)| *start..*end)
     }
 
+    /// The runs that share a chunk with `of`, ascending.
+    pub fn touching(&self, of: &Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let before = self.runs.range(..of.start).next_back().filter(|(_, end)| **end > of.start);
+        let inside = (!of.is_empty()).then(|| self.runs.range(of.start..of.end)).into_iter().flatten();
+        before.into_iter().chain(inside).map(|(start, end)| *start..*end)
+    }
+
     /// The chunks from the last to the first.
     pub fn backwards(&self) -> impl Iterator<Item = u64> + '_ {
         self.iter().rev().flat_map(|run| run.rev())

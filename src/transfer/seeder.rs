@@ -6,6 +6,7 @@
 
 use super::image::Image;
 use super::messages::{Message, NODES_MAX};
+use super::ranges::RangeSet;
 use crate::types::*;
 use crate::wire::messages::MarkCertificate;
 use bytes::Bytes;
@@ -81,18 +82,24 @@ impl Session {
         }
     }
 
+    /// Pieces can be many more than there were ranges: what does not fit any more is given up, and asked for again.
     fn cancel(&mut self, ranges: &[Range<u64>]) {
+        let gone: RangeSet = ranges.iter().cloned().collect();
         let mut left = VecDeque::new();
         for have in self.queue.drain(..) {
-            let mut pieces = vec![have];
-            for gone in ranges {
-                pieces = pieces
-                    .into_iter()
-                    .flat_map(|p| [p.start..p.end.min(gone.start), p.start.max(gone.end)..p.end])
-                    .filter(|p| !p.is_empty())
-                    .collect();
+            let mut start = have.start;
+            for gone in gone.touching(&have) {
+                if left.len() >= QUEUE_MAX {
+                    break;
+                }
+                if start < gone.start {
+                    left.push_back(start..gone.start);
+                }
+                start = gone.end;
             }
-            left.extend(pieces);
+            if left.len() < QUEUE_MAX && start < have.end {
+                left.push_back(start..have.end);
+            }
         }
         self.queue = left;
     }
@@ -193,7 +200,7 @@ impl Seeder {
                         session.queue.clear();
                     }
                     again.into_iter().for_each(|chunk| session.forget(chunk));
-                    let room = QUEUE_MAX - session.queue.len();
+                    let room = QUEUE_MAX.saturating_sub(session.queue.len());
                     session.queue.extend(ranges.into_iter().take(room));
                     self.feed(now, from, out);
                 }
@@ -290,6 +297,12 @@ impl Seeder {
                 send(to, out);
             }
         }
+    }
+
+    /// Ranges that wait for one leecher.
+    #[cfg(test)]
+    pub(super) fn queued(&self, of: ReplicaId) -> usize {
+        self.sessions.get(&of).map_or(0, |s| s.queue.len())
     }
 
     /// Whether something waits for the bound, or for the next tick.
