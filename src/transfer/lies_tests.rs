@@ -378,6 +378,7 @@ fn what_came_before_a_restart_does_not_come_again() {
     let before = rig.chunk_bytes;
     (rig.due, rig.events) = Default::default();
     (rig.staging, rig.leecher) = (None, None);
+    rig.seeders.values_mut().for_each(|seeder| seeder.connected(ME));
     rig.start(None);
     assert!(rig.run(60));
     assert!(rig.chunk_bytes < all + before / 2, "{before} before, {} in all, of {all}", rig.chunk_bytes);
