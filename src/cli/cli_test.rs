@@ -66,7 +66,7 @@ fn failures_exit_1_with_one_line_that_says_what_to_do() {
     let temp = temp_dir();
     let init = |more: &[&str]| duramen(&[&["init", "--dir", "d"], more].concat(), temp.path());
     fails(&init(&["--replicas", "3"]), &["3 bear no fault", "4 or more"]);
-    fails(&init(&["--listen", "127.0.0.1:65534"]), &["port 65537", "65532 or lower"]);
+    fails(&init(&["--listen", "127.0.0.1:65534"]), &["port 65541", "65528 or lower"]);
     fails(&init(&["--transport", "plain"]), &["--insecure"]);
     fails(&init(&["--client-auth", "channel"]), &["client_auth", "signature"]);
     fails(&init(&["--client", "../x"]), &["client's name"]);
