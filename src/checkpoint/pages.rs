@@ -450,6 +450,7 @@ impl<P: Page> PagedSnapshot for PagedState<P> {
     fn page(&self, index: u64, out: &mut Vec<u8>) -> bool {
         let page = self.pages.get(index);
         if let Some(page) = page {
+            out.reserve(page.bytes());
             page.write_to(out);
         }
         page.is_some()

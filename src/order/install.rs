@@ -85,6 +85,12 @@ impl Orderer {
         self.highest = self.highest.max(seq);
         self.last_progress = self.now.tick;
         self.requests.known_progress(progress.iter().copied());
+        // What was proposed at places passed over may or may not have been decided there: what is not known to be executed waits again.
+        self.requests.all_unproposed();
+        for batch in self.slots.values().flat_map(|slot| slot.batches.values()) {
+            self.requests.proposed(&batch.group_digests);
+        }
+        self.requests.purge();
         if seq > marked {
             let lsn = self.append(OrderRecord::Transferred { mark: mark.clone() }, out);
             self.hold(lsn, Held::Mark(seq), out);

@@ -4,6 +4,7 @@
 use super::shared::Shared;
 use super::stages::*;
 use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::pages::page_digest;
 use crate::net::{self, Closed, From, NetHandle, Peer, To};
 use crate::order::Input;
 use crate::transfer::image::Image;
@@ -416,7 +417,7 @@ impl TransferStage {
                     let (seq, algorithm) = (staging.mark.statement.seq, self.auth.hasher.algorithm);
                     let (to_stager, back) = (to_stager.clone(), self.own.clone());
                     self.pool.spawn(move || {
-                        let digest = crate::checkpoint::pages::page_digest(algorithm, index, &bytes);
+                        let digest = page_digest(algorithm, index, &bytes);
                         let (right, length) = (digest == expected, bytes.len() as u64);
                         if right {
                             let _ = to_stager.send(ToStager::Chunk(seq, chunk, bytes));
@@ -442,32 +443,7 @@ impl TransferStage {
     /// A file for the target, with what earlier ones hold of it.
     fn store(&mut self, target: &Target) -> io::Result<Arc<Staging>> {
         let seq = target.mark.statement.seq;
-        let mut earlier = Vec::new();
-        for seq in staging::staged(&self.dir)? {
-            earlier.extend(Staging::open(&self.dir, seq)?);
-        }
-        let (staging, mut appender) =
-            Staging::create(&self.dir, target.mark.clone(), target.manifest.clone())?;
-        let algorithm = self.auth.hasher.algorithm;
-        let mut kept = 0u64;
-        for chunk in 0..target.manifest.chunks() {
-            let ((part, index), expected) = (target.manifest.place(chunk), target.digest(chunk));
-            for old in &earlier {
-                if index >= old.manifest.part(part).pages {
-                    continue;
-                }
-                let bytes = old.read(old.manifest.chunk_of(part, index))?;
-                let right =
-                    |b: &Vec<u8>| crate::checkpoint::pages::page_digest(algorithm, index, b) == expected;
-                if let Some(bytes) = bytes.filter(right) {
-                    appender.append(&staging, chunk, &bytes)?;
-                    kept += bytes.len() as u64;
-                    break;
-                }
-            }
-        }
-        appender.flush(&staging)?;
-        staging.name(&self.dir)?;
+        let (staging, appender, kept) = staging::begin(&self.dir, target, self.auth.hasher.algorithm)?;
         // That of the last one taken over names what a start between checkpoint and log record goes on from.
         let gone = |old: &Seq| *old != seq && Some(*old) != self.state.done;
         for old in staging::staged(&self.dir)?.into_iter().filter(gone) {

@@ -11,6 +11,7 @@
 
 use std::any::Any;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use rayon::ThreadPool;
@@ -32,13 +33,24 @@ const PAGES_MAX: u64 = 1 << 40;
 /// A string of bytes as pages.
 pub struct Pieces {
     bytes: Vec<u8>,
+    /// Of all pieces: whoever asks for one asks for all, again and again.
+    digests: OnceLock<(DigestAlgorithm, Vec<Digest>)>,
 }
 
 impl Pieces {
     fn of(snapshot: &dyn Snapshot) -> io::Result<Self> {
         let mut bytes = Vec::with_capacity(usize::try_from(snapshot.bytes()).unwrap_or(0));
         snapshot.write_to(&mut bytes as &mut dyn Write)?;
-        Ok(Self { bytes })
+        Ok(Self { bytes, digests: OnceLock::new() })
+    }
+
+    fn digests(&self, algorithm: DigestAlgorithm) -> &[Digest] {
+        let (of, digests) = self.digests.get_or_init(|| {
+            let pieces = self.bytes.chunks(PIECE_BYTES).enumerate();
+            (algorithm, pieces.map(|(i, piece)| page_digest(algorithm, i as u64, piece)).collect())
+        });
+        assert_eq!(*of, algorithm, "a cluster has one algorithm");
+        digests
     }
 
     fn piece(&self, index: u64) -> Option<&[u8]> {
@@ -64,12 +76,12 @@ impl PagedSnapshot for Pieces {
     }
 
     fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest {
-        self.piece(index).map_or(Digest::ZERO, |piece| page_digest(algorithm, index, piece))
+        let known = self.digests(algorithm).get(usize::try_from(index).unwrap_or(usize::MAX));
+        known.copied().unwrap_or_default()
     }
 
     fn root(&self, algorithm: DigestAlgorithm, _pool: Option<&ThreadPool>) -> Digest {
-        let digests: Vec<Digest> = (0..self.page_count()).map(|i| self.page_digest(i, algorithm)).collect();
-        root_of(algorithm, &self.header(), &digests)
+        root_of(algorithm, &self.header(), self.digests(algorithm))
     }
 
     fn changed_since(&self, _older: &dyn PagedSnapshot) -> Vec<u64> {
@@ -150,6 +162,11 @@ impl Image {
         let from = first.saturating_mul(FAN_OUT as u64).min(pages.page_count());
         let to = from.saturating_add(nodes.saturating_mul(FAN_OUT as u64)).min(pages.page_count());
         (from..to).map(|index| pages.page_digest(index, self.algorithm)).collect()
+    }
+
+    /// Chunks of both parts.
+    pub fn chunks(&self) -> u64 {
+        Part::ALL.map(|part| self.part(part).page_count()).iter().sum()
     }
 
     /// What says how the rest is to be checked.

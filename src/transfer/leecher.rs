@@ -187,13 +187,7 @@ impl Leecher {
 
     /// The place of the target, once there is one.
     pub fn target(&self) -> Option<Seq> {
-        Some(match &self.phase {
-            Phase::Asking { .. } | Phase::Complete => return None,
-            Phase::Manifest { mark, .. } => mark.statement.seq,
-            Phase::Digests(lists) => lists.target.mark.statement.seq,
-            Phase::Storing(target) => target.mark.statement.seq,
-            Phase::Chunks(chunks) => chunks.target.mark.statement.seq,
-        })
+        self.statement().map(|statement| statement.seq)
     }
 
     /// What it is at, for `status`.
@@ -293,15 +287,20 @@ impl Leecher {
     }
 
     fn on_offer(&mut self, now: Tick, from: ReplicaId, marks: Vec<MarkCertificate>, out: &mut Vec<Output>) {
-        let good = |m: &MarkCertificate| m.statement.state != Digest::ZERO && (self.proven)(m);
-        if !marks.iter().all(good) {
-            return self.ban(from, "offers a state without a quorum's certificate".into(), out);
-        }
         let target = self.statement();
         if target.is_some_and(|target| marks.iter().any(|m| m.statement == target)) {
             // It came late, and has what the others have.
             self.sources.insert(from);
             return self.feed(now, Input::Up(from), out);
+        }
+        // Certificates cost: once for each question, and not while nobody is asked.
+        let Phase::Asking { offers, .. } = &self.phase else { return };
+        if offers.contains_key(&from) {
+            return;
+        }
+        let good = |m: &MarkCertificate| m.statement.state != Digest::ZERO && (self.proven)(m);
+        if !marks.iter().all(good) {
+            return self.ban(from, "offers a state without a quorum's certificate".into(), out);
         }
         let useful: Vec<MarkCertificate> =
             marks.into_iter().filter(|m| m.statement.seq > self.above).collect();
@@ -699,10 +698,11 @@ impl Leecher {
             return self.restart(now, out);
         }
         match &mut self.phase {
-            Phase::Asking { since, .. } => {
+            Phase::Asking { since, offers, .. } => {
                 let again = now.since(*since) >= ASK_NS;
                 if again {
                     *since = now;
+                    offers.clear();
                     out.extend(self.connected.iter().map(|to| Output::Send(*to, Message::Ask)));
                 }
                 self.choose(now, out);

@@ -6,7 +6,7 @@ use super::leecher::{Leecher, Output, Target};
 use super::messages::Message;
 use super::received::Received;
 use super::seeder::Seeder;
-use super::staging::{Staging, staged};
+use super::staging::{Staging, begin};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::page_digest;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
@@ -15,7 +15,6 @@ use crate::types::*;
 use crate::wire::messages::{MarkCertificate, MarkStatement};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::path::Path;
 use std::sync::Arc;
 
 const ALGORITHM: DigestAlgorithm = DigestAlgorithm::Blake3;
@@ -160,13 +159,8 @@ impl Rig {
             match output {
                 Output::Send(to, message) => self.at(1_000_000, Event::ToSeeder(to, message)),
                 Output::Store(target) => {
-                    let earlier: Vec<Staging> = staged(self.dir.path())
-                        .unwrap()
-                        .into_iter()
-                        .filter_map(|seq| Staging::open(self.dir.path(), seq).unwrap())
-                        .collect();
-                    let (dir, of) = (self.dir.path().to_owned(), *target);
-                    let (staging, appender) = stage(&dir, &of, &earlier);
+                    let of = *target;
+                    let (staging, appender, _) = begin(self.dir.path(), &of, ALGORITHM).unwrap();
                     let staging = Arc::new(staging);
                     self.staging = Some((staging.clone(), appender));
                     self.target = Some(of);
@@ -297,23 +291,6 @@ impl Rig {
         let again = Image::of(Frozen { seq, time, replies, table: restored, state }, ALGORITHM).unwrap();
         assert_eq!(again.root(None), image.root(None));
     }
-}
-
-fn stage(dir: &Path, target: &Target, earlier: &[Staging]) -> (Staging, super::staging::Appender) {
-    let (staging, mut appender) = Staging::create(dir, target.mark.clone(), target.manifest.clone()).unwrap();
-    for chunk in 0..target.manifest.chunks() {
-        let (part, index) = target.manifest.place(chunk);
-        for old in earlier.iter().filter(|old| index < old.manifest.part(part).pages) {
-            let bytes = old.read(old.manifest.chunk_of(part, index)).unwrap();
-            if let Some(bytes) = bytes.filter(|b| page_digest(ALGORITHM, index, b) == target.digest(chunk)) {
-                appender.append(&staging, chunk, &bytes).unwrap();
-                break;
-            }
-        }
-    }
-    appender.flush(&staging).unwrap();
-    staging.name(dir).unwrap();
-    (staging, appender)
 }
 
 fn honest(images: &[Arc<Image>]) -> u64 {
@@ -568,4 +545,53 @@ fn b29_all_leechers_together_stay_within_the_bound() {
     }
     assert!(sent <= 3 << 20, "{sent} bytes in two seconds at 1 MiB/s");
     assert!(sent >= 3 << 19, "{sent}");
+}
+
+#[test]
+fn offers_that_nobody_asked_for_are_not_looked_at() {
+    let image = image(&store(100), 64);
+    let checked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = checked.clone();
+    let proven = Box::new(move |_: &MarkCertificate| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        true
+    });
+    let (mut out, others) = (Vec::new(), BTreeSet::from([ReplicaId(1), ReplicaId(2)]));
+    let config = FetchConfig::default();
+    let mut leecher = Leecher::start(config, ALGORITHM, (Seq(0), None), others, proven, Tick(1), &mut out);
+    let offer = Message::Offer(vec![mark(&image)]);
+    for _ in 0..100 {
+        leecher.on_message(Tick(2), ReplicaId(1), offer.clone(), &mut out);
+    }
+    assert_eq!(checked.load(std::sync::atomic::Ordering::Relaxed), 1);
+    leecher.on_message(Tick(3), ReplicaId(2), offer, &mut out);
+    assert_eq!(leecher.phase(), "manifest");
+    let mut other = mark(&image);
+    other.statement.seq = Seq(128);
+    for _ in 0..100 {
+        leecher.on_message(Tick(4), ReplicaId(2), Message::Offer(vec![other.clone()]), &mut out);
+    }
+    assert_eq!(checked.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_session_goes_on_although_what_it_was_handed_got_lost() {
+    let image = image(&store(8000), 64);
+    let chunks = image.chunks();
+    let mut seeder = Seeder::new(0);
+    seeder.offer(mark(&image), image);
+    let mut out = Vec::new();
+    let ranges = std::iter::once(0..chunks).collect();
+    let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, again: vec![] };
+    seeder.on_message(Tick(1), ME, ask, &mut out);
+    let first = out.len();
+    assert!(first > 0);
+    // It is heard of, and no room comes.
+    let mut more = 0;
+    for second in 1..70 {
+        let now = Tick(second * 1_000_000_000);
+        seeder.on_message(now, ME, Message::Cancel { seq: Seq(64), ranges: vec![] }, &mut out);
+        seeder.tick(now, |_, sent| more += sent.len());
+    }
+    assert!(more > 0 && more <= first + 1, "{first} and {more}");
 }

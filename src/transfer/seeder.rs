@@ -20,6 +20,8 @@ const KEPT: usize = 2;
 const LEASE_NS: u64 = 60_000_000_000;
 /// Bytes handed to a connection before it says that it has room again.
 const AHEAD_BYTES: u64 = 1 << 20;
+/// A connection that is alive has drained what it was handed within this, or loses it.
+const DRAIN_NS: u64 = 60_000_000_000;
 /// Ranges that one leecher may have queued.
 const QUEUE_MAX: usize = 1 << 16;
 /// Chunks passed over at once that were sent before.
@@ -43,6 +45,8 @@ struct Session {
     sent: Vec<u64>,
     /// Handed over since the connection last had room.
     ahead: u64,
+    /// When it last was.
+    handed: Tick,
     heard: Tick,
     bytes: u64,
 }
@@ -233,13 +237,10 @@ impl Seeder {
         let offered = self.find(seq, from)?;
         let ahead = self.sessions.get(&from).map_or(0, |s| s.ahead);
         if self.session(from, seq).is_none() {
-            let words = {
-                use super::image::Part;
-                let chunks: u64 = Part::ALL.map(|p| offered.image.part(p).page_count()).iter().sum();
-                chunks.div_ceil(64) as usize
-            };
+            let words = offered.image.chunks().div_ceil(64) as usize;
             let (queue, sent) = (VecDeque::new(), vec![0; words]);
-            self.sessions.insert(from, Session { offered, queue, sent, ahead, heard: now, bytes: 0 });
+            let session = Session { offered, queue, sent, ahead, handed: now, heard: now, bytes: 0 };
+            self.sessions.insert(from, session);
         }
         self.sessions.get_mut(&from)
     }
@@ -272,6 +273,7 @@ impl Seeder {
             }
             let length = bytes.len() as u64;
             session.ahead += length;
+            session.handed = now;
             session.bytes += length;
             self.allowance -= length as f64;
             out.push(Message::Chunk { seq, chunk, bytes: bytes.into() });
@@ -288,6 +290,10 @@ impl Seeder {
     /// Time passed: silent leechers lose their pins, and the bound may allow more.
     pub fn tick(&mut self, now: Tick, mut send: impl FnMut(ReplicaId, Vec<Message>)) {
         self.sessions.retain(|_, s| now.since(s.heard) < LEASE_NS);
+        // What net threw away for want of room will never drain.
+        for session in self.sessions.values_mut().filter(|s| now.since(s.handed) >= DRAIN_NS) {
+            session.ahead = 0;
+        }
         let waiting: Vec<ReplicaId> =
             self.sessions.iter().filter(|(_, s)| !s.queue.is_empty()).map(|(r, _)| *r).collect();
         for to in waiting {

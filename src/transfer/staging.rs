@@ -3,25 +3,27 @@
 //!
 //! ```text
 //! file "transfer-<seq>":   magic 8 | length of the certificate u32 | of the manifest u32 | crc32c u32 | certificate | manifest
-//!                          chunk u64 | length u32 | crc32c u32 | bytes        … in the order of arrival
+//!                          chunk u64 | length u32 | bytes        … in the order of arrival
 //! ```
 //! Nothing in it is believed: chunks are compared with the digests that the root leads to before they are used, the certificate is
-//! checked as one from a peer. What stands behind the first record that does not check was being written in a crash, and is lost.
+//! checked as one from a peer. A record that reaches beyond the end was being written in a crash: what is from there on is lost.
 
 use super::image::Manifest;
+use super::leecher::Target;
+use crate::checkpoint::pages::page_digest;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
 use crate::wire::messages::MarkCertificate;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"DURATRAN";
 const HEAD_BYTES: u64 = 20;
-const RECORD_BYTES: u64 = 16;
+const RECORD_BYTES: u64 = 12;
 /// Longer than any certificate or manifest.
 const PART_BYTES_MAX: u64 = 1 << 30;
 /// Bytes gathered for one write.
@@ -59,6 +61,34 @@ pub fn remove(dir: &Path, seq: Seq) -> io::Result<()> {
     }
 }
 
+/// A named file for `target`, with what earlier ones in the directory hold of it: so many bytes.
+pub fn begin(
+    dir: &Path,
+    target: &Target,
+    algorithm: DigestAlgorithm,
+) -> io::Result<(Staging, Appender, u64)> {
+    let mut earlier = Vec::new();
+    for seq in staged(dir)? {
+        earlier.extend(Staging::open(dir, seq)?);
+    }
+    let (staging, mut appender) = Staging::create(dir, target.mark.clone(), target.manifest.clone())?;
+    let mut kept = 0;
+    for chunk in 0..target.manifest.chunks() {
+        let ((part, index), expected) = (target.manifest.place(chunk), target.digest(chunk));
+        for old in earlier.iter().filter(|old| index < old.manifest.part(part).pages) {
+            let bytes = old.read(old.manifest.chunk_of(part, index))?;
+            if let Some(bytes) = bytes.filter(|b| page_digest(algorithm, index, b) == expected) {
+                appender.append(&staging, chunk, &bytes)?;
+                kept += bytes.len() as u64;
+                break;
+            }
+        }
+    }
+    appender.flush(&staging)?;
+    staging.name(dir)?;
+    Ok((staging, appender, kept))
+}
+
 /// Where each chunk lies: offset and length; none here if the length is 0.
 type Index = Vec<(u64, u32)>;
 
@@ -74,7 +104,7 @@ pub struct Staging {
 
 impl Staging {
     /// A new file, without chunks and without its name.
-    pub fn create(dir: &Path, mark: MarkCertificate, manifest: Manifest) -> io::Result<(Self, Appender)> {
+    fn create(dir: &Path, mark: MarkCertificate, manifest: Manifest) -> io::Result<(Self, Appender)> {
         let path = dir.join(UNFINISHED);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         let mut w = Writer::default();
@@ -138,7 +168,7 @@ impl Staging {
     }
 
     /// Gives a new file its name: it takes the place of one of the same state.
-    pub fn name(&self, dir: &Path) -> io::Result<()> {
+    fn name(&self, dir: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         std::fs::rename(dir.join(UNFINISHED), file_of(dir, self.mark.statement.seq))?;
         File::open(dir)?.sync_all()
@@ -187,7 +217,6 @@ impl Appender {
         let at = self.at + self.buffer.len() as u64 + RECORD_BYTES;
         self.buffer.extend_from_slice(&chunk.to_le_bytes());
         self.buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-        self.buffer.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
         self.buffer.extend_from_slice(bytes);
         self.placed.push((chunk, at, bytes.len() as u32));
         if self.buffer.len() < WRITE_BYTES {
@@ -201,7 +230,6 @@ impl Appender {
         if self.buffer.is_empty() {
             return Ok(0);
         }
-        (&self.file).flush()?;
         self.file.write_all_at(&self.buffer, self.at)?;
         self.at += self.buffer.len() as u64;
         self.buffer.clear();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::svg::{number, text, tick};
+use super::svg::{LEFT, RIGHT, WIDTH, begin, grid, number, text, tick};
 
 /// A page with one chart.
 pub struct Chart {
@@ -28,9 +28,6 @@ pub struct Bars {
     pub bars: Vec<(usize, f64, f64)>,
 }
 
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = 16.0;
 const HEIGHT: f64 = 300.0;
 const BOTTOM: f64 = 36.0;
 const COLOURS: [&str; 6] = ["#1f5fa8", "#4f8a3c", "#c0504d", "#7b5ea7", "#b07d2b", "#4aa0a0"];
@@ -41,17 +38,7 @@ impl Chart {
         let top = 66.0 + 16.0 * self.notes.len() as f64;
         let bottom = top + HEIGHT;
         let height = bottom + BOTTOM;
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-             font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>"
-        );
-        text(&mut out, (LEFT, 24.0), "font-size=\"16\" font-weight=\"bold\"", &self.title);
-        for (i, note) in self.notes.iter().enumerate() {
-            text(&mut out, (LEFT, 44.0 + 16.0 * i as f64), "fill=\"#666\"", note);
-        }
+        let mut out = begin(height, &self.title, &self.notes);
         self.legend(&mut out, top - 18.0);
         let values = self.groups.iter().flat_map(|group| &group.bars).flat_map(|bar| [bar.1, bar.2]);
         let largest = values.fold(f64::MIN_POSITIVE, f64::max);
@@ -59,13 +46,8 @@ impl Chart {
         let y_max = (largest / step).ceil() * step;
         let at_y = |y: f64| bottom - y.max(0.0) / y_max * HEIGHT;
         for n in 0..=(y_max / step).round() as u32 {
-            let (value, right) = (f64::from(n) * step, WIDTH - RIGHT);
-            let y = at_y(value);
-            let _ = writeln!(
-                out,
-                "<line x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>"
-            );
-            text(&mut out, (LEFT - 6.0, y + 4.0), "text-anchor=\"end\"", &number(value, step));
+            let value = f64::from(n) * step;
+            grid(&mut out, at_y(value), &number(value, step));
         }
         let slot = (WIDTH - LEFT - RIGHT) / self.groups.len().max(1) as f64;
         for (i, group) in self.groups.iter().enumerate() {

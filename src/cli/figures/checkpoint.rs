@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duramen::config::{CheckpointSchedule, SnapshotKind};
-use serde_json::{Value, json};
 
 use super::super::{CliError, emit};
-use super::Verdict;
 use super::csv::Table;
+use super::{Verdict, tell};
 use judge::{Measured, groups, page, verdicts};
 use measure::measure_all;
 
@@ -171,7 +170,7 @@ impl Tables {
 
 /// Measures unless told to look again, then draws and judges.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let mut facts = json!(null);
+    let mut facts = None;
     if !args.again {
         if cfg!(debug_assertions) && args.scale != Scale::Tiny {
             return Err(CliError::Failed(
@@ -179,7 +178,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             ));
         }
         std::fs::create_dir_all(&args.out)?;
-        facts = measure_all(&args)?;
+        facts = Some(measure_all(&args)?);
     }
     let tables = Tables::read(&args.out).map_err(CliError::Failed)?;
     let groups = groups(&tables).map_err(CliError::Failed)?;
@@ -189,23 +188,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
         emit(format_args!("figure     {}", file.display()))?;
     }
     let verdicts: Vec<Verdict> = groups.iter().flat_map(verdicts).collect();
-    for verdict in &verdicts {
-        verdict.print()?;
-    }
-    let file = args.out.join(JSON);
-    if args.again {
-        // What the run was is not in the tables.
-        let before =
-            std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        facts = before.map_or(Value::Null, |before| before["run"].clone());
-    }
-    let all = json!({
-        "figure": "checkpoint",
-        "run": facts,
-        "runs": groups.iter().flat_map(|group| &group.runs).map(Measured::json).collect::<Vec<_>>(),
-        "verdicts": verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
-    });
-    std::fs::write(&file, format!("{all:#}\n"))?;
+    let runs = groups.iter().flat_map(|group| &group.runs).map(Measured::json).collect();
+    tell("checkpoint", &args.out.join(JSON), facts, runs, &verdicts)?;
     emit(format_args!("files      {}: {RUNS}, {BINS}, {BANDS}, {JSON}", args.out.display()))
 }
 

@@ -14,6 +14,8 @@ mod figures_tests;
 #[cfg(test)]
 mod transfer_tests;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{CliError, emit};
@@ -40,6 +42,24 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Figure::Checkpoint(args) => checkpoint::run(args),
         Figure::Transfer(args) => transfer::run(args),
     }
+}
+
+/// Prints the verdicts, and writes `file` with them, the runs, and what the run was: `None` as it stands there, for it is in no table.
+fn tell(
+    figure: &str,
+    file: &Path,
+    facts: Option<Value>,
+    runs: Vec<Value>,
+    verdicts: &[Verdict],
+) -> Result<(), CliError> {
+    for verdict in verdicts {
+        verdict.print()?;
+    }
+    let before = || serde_json::from_str::<Value>(&std::fs::read_to_string(file).ok()?).ok();
+    let facts = facts.or_else(|| Some(before()?["run"].clone()));
+    let verdicts: Vec<Value> = verdicts.iter().map(Verdict::json).collect();
+    let all = json!({ "figure": figure, "run": facts, "runs": runs, "verdicts": verdicts });
+    Ok(std::fs::write(file, format!("{all:#}\n"))?)
 }
 
 /// What a figure shows, beside what the paper says.

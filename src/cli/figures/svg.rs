@@ -51,9 +51,12 @@ pub struct Band {
     pub to: f64,
 }
 
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = 16.0;
+/// Of every document.
+pub(super) const WIDTH: f64 = 960.0;
+/// Where plots begin.
+pub(super) const LEFT: f64 = 72.0;
+/// Beside plots.
+pub(super) const RIGHT: f64 = 16.0;
 const PLOT_HEIGHT: f64 = 110.0;
 /// Between two plots: a title and the ticks.
 const GAP: f64 = 44.0;
@@ -68,17 +71,7 @@ impl Page {
     pub fn svg(&self) -> String {
         let top = 40.0 + 16.0 * self.notes.len() as f64 + if self.bands.is_empty() { 0.0 } else { 20.0 };
         let height = top + self.panels.len() as f64 * (PLOT_HEIGHT + GAP) + BOTTOM;
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-             font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>"
-        );
-        text(&mut out, (LEFT, 24.0), "font-size=\"16\" font-weight=\"bold\"", &self.title);
-        for (i, note) in self.notes.iter().enumerate() {
-            text(&mut out, (LEFT, 44.0 + 16.0 * i as f64), "fill=\"#666\"", note);
-        }
+        let mut out = begin(height, &self.title, &self.notes);
         let mut x = LEFT;
         for (kind, name) in self.bands.iter().enumerate() {
             let y = top - 12.0;
@@ -122,13 +115,7 @@ impl Page {
         }
         for n in 0..=(y_max / y_step).round() as u32 {
             let value = f64::from(n) * y_step;
-            let y = at_y(value);
-            let _ = writeln!(
-                out,
-                "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>",
-                WIDTH - RIGHT
-            );
-            text(out, (LEFT - 6.0, y + 4.0), "text-anchor=\"end\"", &number(value, y_step));
+            grid(out, at_y(value), &number(value, y_step));
         }
         for n in 0..=(x_max / x_step + 1e-9) as u32 {
             let value = f64::from(n) * x_step;
@@ -159,6 +146,30 @@ impl Page {
         let turned = format!("text-anchor=\"middle\" transform=\"rotate(-90 {x} {y:.1})\"");
         text(out, (x, y), &turned, &panel.y_label);
     }
+}
+
+/// A document with its title and the notes below.
+pub(super) fn begin(height: f64, title: &str, notes: &[String]) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+         font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>"
+    );
+    text(&mut out, (LEFT, 24.0), "font-size=\"16\" font-weight=\"bold\"", title);
+    for (i, note) in notes.iter().enumerate() {
+        text(&mut out, (LEFT, 44.0 + 16.0 * i as f64), "fill=\"#666\"", note);
+    }
+    out
+}
+
+/// A line across the plot at height `y`, with what it stands for.
+pub(super) fn grid(out: &mut String, y: f64, label: &str) {
+    let right = WIDTH - RIGHT;
+    let _ =
+        writeln!(out, "<line x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>");
+    text(out, (LEFT - 6.0, y + 4.0), "text-anchor=\"end\"", label);
 }
 
 pub(super) fn text(out: &mut String, (x, y): (f64, f64), attributes: &str, text: &str) {

@@ -11,11 +11,10 @@ mod measure;
 use std::path::PathBuf;
 
 use duramen::transfer::StrategyKind;
-use serde_json::{Value, json};
 
 use super::super::{CliError, emit};
-use super::Verdict;
 use super::csv::Table;
+use super::{Verdict, tell};
 use judge::{Case, cases, chart, verdicts};
 use measure::measure_all;
 
@@ -112,7 +111,7 @@ fn sources_table() -> Table {
 
 /// Measures unless told to look again, then draws and judges.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let mut facts = json!(null);
+    let mut facts = None;
     if !args.again {
         if cfg!(debug_assertions) && args.scale != Scale::Tiny {
             return Err(CliError::Failed(
@@ -120,7 +119,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             ));
         }
         std::fs::create_dir_all(&args.out)?;
-        facts = measure_all(&args)?;
+        facts = Some(measure_all(&args)?);
     }
     let table = Table::read(&args.out.join(RUNS)).map_err(CliError::Failed)?;
     let cases = cases(&table).map_err(CliError::Failed)?;
@@ -130,23 +129,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         emit(format_args!("figure     {}", file.display()))?;
     }
     let verdicts: Vec<Verdict> = cases.iter().flat_map(verdicts).collect();
-    for verdict in &verdicts {
-        verdict.print()?;
-    }
-    let file = args.out.join(JSON);
-    if args.again {
-        // What the run was is not in the tables.
-        let before =
-            std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        facts = before.map_or(Value::Null, |before| before["run"].clone());
-    }
-    let all = json!({
-        "figure": "transfer",
-        "run": facts,
-        "runs": cases.iter().map(Case::json).collect::<Vec<_>>(),
-        "verdicts": verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
-    });
-    std::fs::write(&file, format!("{all:#}\n"))?;
+    tell("transfer", &args.out.join(JSON), facts, cases.iter().map(Case::json).collect(), &verdicts)?;
     emit(format_args!("files      {}: {RUNS}, {SOURCES}, {JSON}", args.out.display()))
 }
 
