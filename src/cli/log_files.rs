@@ -137,16 +137,14 @@ fn describe(record: &OrderRecord) -> String {
             control.prepared.1.len(),
             control.report.1.len()
         ),
-        OrderRecord::Transferred { mark } => {
-            let s = mark.statement;
-            format!(
-                "{:<13}seq {} state {:?}, {} signatures",
-                "transferred",
-                s.seq,
-                s.state,
-                mark.signatures.len()
-            )
-        }
+        OrderRecord::Transferred { state } => format!(
+            "{:<13}seq {} state {:?}, {} signatures, mark at seq {}",
+            "transferred",
+            state.statement.seq,
+            state.statement.state,
+            state.signatures.len(),
+            state.mark.statement.seq
+        ),
         OrderRecord::NewEra { era } => {
             format!("{:<13}{era}: votes forgotten before count as never cast", "new-era")
         }

@@ -268,18 +268,31 @@ impl DurableState {
                 self.prepared.retain(|seq, _| *seq > to);
                 self.batches.retain(|(seq, _), _| *seq > to);
             }
-            OrderRecord::Transferred { mark } => {
-                let MarkStatement { seq, batches, .. } = mark.statement;
+            OrderRecord::Transferred { state } => {
+                let MarkStatement { seq, batches, .. } = state.statement;
+                let to = state.mark.statement.seq;
                 if seq <= self.mark.statement.seq {
                     return refuse("a state that was known already is transferred");
                 }
+                let chain = state.digests.iter().fold(batches, |c, d| self.hasher.chain(&c, d));
+                if to.0.checked_sub(seq.0) != Some(state.digests.len() as u64)
+                    || chain != state.mark.statement.batches
+                {
+                    return refuse("a transferred state's digests do not lead to its mark");
+                }
+                let held =
+                    |(place, digest): (u64, &Digest)| self.batches.get(&(Seq(place), *digest)).copied();
+                self.places =
+                    (seq.0 + 1..).zip(&state.digests).map(|p| held(p).unwrap_or_default()).collect();
                 self.base = Base { seq, batches };
-                self.mark = mark.clone();
+                self.mark = state.mark.clone();
                 self.marks.clear();
-                self.digests.clear();
-                self.places.clear();
-                self.prepared.retain(|place, _| *place > seq);
-                self.batches.retain(|(place, _), _| *place > seq);
+                if to > seq {
+                    self.marks.push((state.mark.clone(), lsn));
+                }
+                self.digests = state.digests.clone();
+                self.prepared.retain(|place, _| *place > to);
+                self.batches.retain(|(place, _), _| *place > to);
             }
             OrderRecord::Learner => {
                 if self.view != View(0) || self.mark.statement.seq != Seq(0) || self.learner {
@@ -455,6 +468,14 @@ impl DurableState {
     pub fn mark_before(&self, upto: Seq, above: Seq) -> Option<MarkStatement> {
         let end = self.marks.partition_point(|(m, _)| m.statement.seq <= upto);
         self.marks[..end].last().map(|(m, _)| m.statement).filter(|s| s.seq > above)
+    }
+
+    /// The nearest mark that covers `seq`, and the digests that lead to it from there.
+    pub fn covering(&self, seq: Seq) -> Option<(MarkCertificate, Vec<Digest>)> {
+        let first = self.marks.partition_point(|(m, _)| m.statement.seq < seq);
+        let mark = self.marks.get(first).map_or(&self.mark, |(mark, _)| mark);
+        let digests = self.digests.get(self.at(seq.next())?..self.at(mark.statement.seq.next())?)?;
+        Some((mark.clone(), digests.to_vec()))
     }
 
     /// The furthest mark reachable from `from` with at most `most` digests, else the next one, and those digests.

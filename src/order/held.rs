@@ -16,6 +16,7 @@ pub(super) enum Held {
     ViewEntered(View),
     Reserve(View, Seq),
     Mark(Seq),
+    Transferred(Seq),
     Control { upto: Seq, below: Lsn },
 }
 
@@ -80,6 +81,10 @@ impl Orderer {
             Held::Mark(seq) => {
                 let seq = *seq;
                 self.window_moves(held.map(|_| seq), out);
+            }
+            Held::Transferred(marked) => {
+                let marked = *marked;
+                self.transferred(held.map(|_| marked), out);
             }
             Held::Control { upto, below } => self.recycle(*upto, *below, out),
         }

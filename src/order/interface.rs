@@ -5,7 +5,7 @@ use crate::log::Persisted;
 use crate::types::*;
 use crate::wire::auth::{AuthenticGroup, Authenticated, Checked};
 use crate::wire::batch::Batch;
-use crate::wire::messages::{Certificate, MarkCertificate, Message, NoticeCode};
+use crate::wire::messages::{Certificate, Message, NoticeCode, StateCertificate};
 use std::sync::Arc;
 
 /// Bounds and times of the agreement.
@@ -94,12 +94,14 @@ pub enum Input {
         /// The root.
         state: Digest,
     },
+    /// The state of this place is being sent to a replica that needs it, which will ask for what follows.
+    Seeding(Seq),
     /// A state with this root was received from others.
-    Arrived(MarkCertificate),
+    Arrived(StateCertificate),
     /// As [`Output::Install`] asked: executed up to there, with these sessions, and a checkpoint of it is durable.
     Installed {
         /// From the output.
-        mark: MarkCertificate,
+        state: StateCertificate,
         /// The highest number executed of each session.
         progress: Vec<(SessionId, RequestNumber)>,
     },
@@ -154,11 +156,11 @@ pub enum Output {
         batches: Digest,
     },
     /// A quorum names the state that was executed up to this mark's place.
-    Rooted(MarkCertificate),
+    Rooted(StateCertificate),
     /// What this replica needs next is nowhere to be had: a state is needed.
     Behind,
     /// Take over the state that was received; nothing more is handed out until then.
-    Install(MarkCertificate),
+    Install(StateCertificate),
     /// A received state of this place is of no use any more.
     NotInstalled(Seq),
     /// The log is not asked for these any more.

@@ -30,6 +30,8 @@ mutants! {
     RestartedLeaderLeads,
     /// ACCEPT leaves before its record is durable.
     VotesBeforeDurable,
+    /// RULES 17: one replica's word names a state in Byzantine mode.
+    RootsOfOne,
     /// A replica whose mark is lower than its SYNC's votes below that one, also against what it decided.
     VotesBelowMark,
     /// A crash-mode leader that learns decisions of a later view goes on answering.

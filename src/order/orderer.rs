@@ -121,6 +121,12 @@ pub struct Orderer {
     pub(super) roots: Roots,
     /// A state others had is being taken over.
     pub(super) installing: Option<MarkStatement>,
+    /// It was, and its record is on its way to the disk.
+    pub(super) installed: Option<(StateCertificate, Vec<(SessionId, RequestNumber)>)>,
+    /// Places whose state was sent to others, and when last.
+    pub(super) seeded: BTreeMap<Seq, Tick>,
+    /// Since when others' logs begin above what is decided here.
+    pub(super) lost_since: Option<Tick>,
     /// A checkpoint of this place waits for the mark.
     pub(super) checkpoint_taken: Option<Seq>,
     /// Records below this one were given up, or are about to be.
@@ -231,6 +237,9 @@ impl Orderer {
             catch_up: (!rest.is_empty()).then_some(CatchUp { mark: None, digests: rest }),
             roots: Roots::default(),
             installing: None,
+            installed: None,
+            lost_since: None,
+            seeded: BTreeMap::new(),
             checkpoint_taken: None,
             recycled_below: Lsn(1),
             next_seq: low.next(),
@@ -452,12 +461,16 @@ impl Orderer {
                 self.on_rooted(seq, replies, state, out);
                 Ok(())
             }
-            Input::Arrived(mark) => {
-                self.on_arrived(mark, out);
+            Input::Seeding(seq) => {
+                self.seeded.insert(seq, self.now.tick);
                 Ok(())
             }
-            Input::Installed { mark, progress } => {
-                self.on_installed(mark, &progress, out);
+            Input::Arrived(state) => {
+                self.on_arrived(state, out);
+                Ok(())
+            }
+            Input::Installed { state, progress } => {
+                self.on_installed(state, progress, out);
                 Ok(())
             }
             Input::InstallFailed => {

@@ -19,7 +19,7 @@ use crate::log::Record;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
 use crate::wire::error::DecodeError;
-use crate::wire::messages::{Certificate, MarkCertificate};
+use crate::wire::messages::{Certificate, MarkCertificate, StateCertificate};
 use bytes::Bytes;
 
 /// One record.
@@ -36,7 +36,7 @@ pub enum OrderRecord {
     Learner,
     Rejoined { view: View },
     Control(Box<Control>),
-    Transferred { mark: MarkCertificate },
+    Transferred { state: StateCertificate },
 }
 
 /// A record as the log stores it: header fields and payload parts.
@@ -104,9 +104,9 @@ impl OrderRecord {
                 control.write(&mut w);
                 (10, Seq(0), control.view, Digest::ZERO, None)
             }
-            Self::Transferred { mark } => {
-                mark.write(&mut w);
-                (11, mark.statement.seq, View(0), mark.statement.batches, None)
+            Self::Transferred { state } => {
+                state.write(&mut w);
+                (11, state.statement.seq, View(0), state.statement.batches, None)
             }
         };
         let mut payload = Vec::with_capacity(2);
@@ -147,7 +147,7 @@ impl OrderRecord {
             8 => Self::Learner,
             9 => Self::Rejoined { view },
             10 => Self::Control(Box::new(Control::read(&mut r)?)),
-            11 => Self::Transferred { mark: MarkCertificate::read(&mut r)? },
+            11 => Self::Transferred { state: StateCertificate::read(&mut r)? },
             _ => return Err(DecodeError::UnknownKind),
         };
         r.end()?;
@@ -155,7 +155,8 @@ impl OrderRecord {
             Self::Prepared { certificate: c, .. } | Self::PreparedRef { certificate: c } => {
                 c.seq == seq && c.view == view && c.digest == digest
             }
-            Self::Mark { mark, .. } | Self::Transferred { mark } => mark.statement.seq == seq,
+            Self::Mark { mark, .. } => mark.statement.seq == seq,
+            Self::Transferred { state } => state.statement.seq == seq,
             Self::Control(control) => control.view == view,
             _ => true,
         };

@@ -44,6 +44,9 @@ impl Orderer {
         let near = |p: &&Peer| now.since(p.seen.max(begun)) < PIN_NS && !lost(p);
         let pinned =
             self.peers.values().filter(near).map(|p| p.status.map(|s| s.mark).unwrap_or_default()).min();
+        // Nor is what follows a state that is on its way to one of them let go before it has come to ask for it.
+        self.seeded.retain(|_, told| now.since(*told) < PIN_NS);
+        let pinned = pinned.into_iter().chain(self.seeded.keys().copied()).min();
         let covered = match pinned {
             Some(pinned) if !pressed && !broken(Mutant::ForgetsLaggards) => seq.min(pinned),
             _ => seq,

@@ -10,7 +10,7 @@ use super::record::OrderRecord;
 use crate::types::*;
 use crate::wire::auth::Authenticator;
 use crate::wire::batch::Batch;
-use crate::wire::messages::{Certificate, MarkCertificate, MarkStatement};
+use crate::wire::messages::{Certificate, MarkStatement, StateCertificate};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -149,13 +149,13 @@ impl Replay {
 
     /// The certificate of a state that came from others, whose checkpoint is the one read, and which the log does not know yet: its
     /// record is to be appended. `None` if the log knows it.
-    pub fn transferred(&mut self, mark: MarkCertificate) -> Result<Option<OrderRecord>, RestoreError> {
-        let MarkStatement { seq, batches, .. } = mark.statement;
-        let named = self.checkpoint == Base { seq, batches } && self.auth.mark_ok(&mark);
+    pub fn transferred(&mut self, state: StateCertificate) -> Result<Option<OrderRecord>, RestoreError> {
+        let MarkStatement { seq, batches, .. } = state.statement;
+        let named = self.checkpoint == Base { seq, batches } && self.auth.state_ok(&state);
         if !named || seq <= self.durable.mark.statement.seq {
             return Ok(None);
         }
-        let record = OrderRecord::Transferred { mark };
+        let record = OrderRecord::Transferred { state };
         self.record(&record)?;
         self.batches = self.batches.split_off(&(seq.next(), Digest::ZERO));
         Ok(Some(record))

@@ -1,7 +1,10 @@
-//! [core] Roots: the executed state at places where all replicas take it, named by a quorum (RULES 4, 17).
+//! [core] Roots: the executed state at places where all replicas take it, named by f+1 (RULES 4, 17).
 //!
 //! Such a mark is one of its own, beside the one that moves the window at the same place: hashing a large state takes long, and
-//! nothing waits for it. A quorum of equal ones is the target of a state transfer, and an audit of the state itself.
+//! nothing waits for it. f+1 equal ones, together with a quorum's mark that covers the place, are the target of a state transfer,
+//! and an audit of the state itself. A quorum of roots is not asked for: a liar who votes and marks, so that the others' logs move on,
+//! and withholds his roots would keep whoever fell behind from ever coming back. One correct replica's word is enough: it states a
+//! root only of what a quorum's mark covers.
 
 use super::interface::*;
 use super::orderer::*;
@@ -18,9 +21,16 @@ const KEPT: usize = 3;
 pub(super) struct Roots {
     /// Hashed, above the durable mark: reply history and root.
     waiting: BTreeMap<Seq, (Digest, Digest)>,
-    own: BTreeMap<Seq, Mark>,
+    own: BTreeMap<Seq, Own>,
     heard: BTreeMap<ReplicaId, BTreeMap<Seq, Mark>>,
-    certified: BTreeMap<Seq, MarkCertificate>,
+    certified: BTreeMap<Seq, StateCertificate>,
+}
+
+/// An own root, and what covers its place: the digests behind it up to the quorum's mark.
+#[derive(Clone, Debug)]
+struct Own {
+    mark: Mark,
+    covered: (MarkCertificate, Vec<Digest>),
 }
 
 /// Drops the lowest until no more than [`KEPT`] are left.
@@ -51,10 +61,13 @@ impl Orderer {
             self.roots.waiting.first_key_value().map(|(s, w)| (*s, *w)).filter(|(s, _)| *s <= self.low)
         {
             self.roots.waiting.pop_first();
-            let Some(batches) = self.durable.history(seq) else { continue };
+            let (Some(batches), Some(covered)) = (self.durable.history(seq), self.durable.covering(seq))
+            else {
+                continue;
+            };
             let statement = MarkStatement { seq, batches, replies, state };
             let mark = Mark { statement, signature: self.auth.sign_mark(&statement) };
-            self.roots.own.insert(seq, mark);
+            self.roots.own.insert(seq, Own { mark, covered });
             keep_last(&mut self.roots.own);
             if !self.is_learner() {
                 out.push(Output::Broadcast(Message::Mark(mark)));
@@ -85,9 +98,9 @@ impl Orderer {
         Ok(())
     }
 
-    /// A quorum of equal roots is a certificate; f+1 others that agree on something else silence this replica.
+    /// f+1 equal roots are a certificate; f+1 others that agree on something else silence this replica.
     fn try_root(&mut self, seq: Seq, out: &mut Vec<Output>) {
-        let Some(own) = self.roots.own.get(&seq).copied() else { return };
+        let Some(Own { mark: own, covered }) = self.roots.own.get(&seq).cloned() else { return };
         let mut by: BTreeMap<ReplicaId, Mark> =
             self.roots.heard.iter().filter_map(|(r, of)| of.get(&seq).map(|mark| (*r, *mark))).collect();
         if !self.is_learner() {
@@ -110,26 +123,30 @@ impl Orderer {
             );
             return self.halt(why, out);
         }
-        // In crash mode a replica's word suffices, here and for whoever takes the state over: it is of a place that a certified mark
-        // covers. Others' roots are an audit alone: after a crash of all there may be too few that passed the same place.
+        // In crash mode a replica's word suffices, here and for whoever takes the state over: others' roots are an audit alone.
         let signed = self.members.byzantine();
         let known = self.roots.certified.contains_key(&seq);
-        if !known && (!signed || self.members.quorum().reached_by(who(&own.statement))) {
+        let enough = self.members.one_correct().reached_by(who(&own.statement));
+        if !known && (!signed || enough) {
             let equal = by.iter().filter(|(_, m)| signed && m.statement == own.statement);
             let signatures = equal.map(|(r, m)| (*r, m.signature)).collect();
-            self.root_is_certified(MarkCertificate { statement: own.statement, signatures }, out);
+            let (mark, digests) = covered;
+            self.root_is_certified(
+                StateCertificate { statement: own.statement, signatures, digests, mark },
+                out,
+            );
         }
     }
 
-    pub(super) fn root_is_certified(&mut self, mark: MarkCertificate, out: &mut Vec<Output>) {
-        self.roots.certified.insert(mark.statement.seq, mark.clone());
+    pub(super) fn root_is_certified(&mut self, state: StateCertificate, out: &mut Vec<Output>) {
+        self.roots.certified.insert(state.statement.seq, state.clone());
         keep_last(&mut self.roots.certified);
-        out.push(Output::Rooted(mark));
+        out.push(Output::Rooted(state));
     }
 
     /// A mark is lost as any message is: the newest is said again until it is certified.
     pub(super) fn repeat_roots(&self, out: &mut Vec<Output>) {
-        if let Some((seq, mark)) = self.roots.own.last_key_value()
+        if let Some((seq, Own { mark, .. })) = self.roots.own.last_key_value()
             && *seq > self.roots.newest()
         {
             out.push(Output::Broadcast(Message::Mark(*mark)));
@@ -142,7 +159,7 @@ impl Orderer {
         if status.rooted < newest
             && status.decided >= newest
             && !self.is_learner()
-            && let Some(mark) = self.roots.own.get(&newest)
+            && let Some(Own { mark, .. }) = self.roots.own.get(&newest)
         {
             out.push(Output::Send(from, Message::Mark(*mark)));
         }

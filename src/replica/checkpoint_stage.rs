@@ -11,7 +11,7 @@ use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::types::*;
-use crate::wire::messages::{MarkCertificate, MarkStatement};
+use crate::wire::messages::{MarkStatement, StateCertificate};
 use crossbeam::channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub enum ToCheckpoint {
 /// A state that came from others.
 pub struct Installed {
     frozen: Frozen,
-    mark: MarkCertificate,
+    mark: StateCertificate,
     progress: Vec<(SessionId, RequestNumber)>,
 }
 
@@ -295,7 +295,7 @@ impl CheckpointStage {
         view.kept = self.store.kept().to_vec();
         view.failed = None;
         drop(view);
-        let _ = self.to_order.send(ToOrder::One(Input::Installed { mark, progress }));
+        let _ = self.to_order.send(ToOrder::One(Input::Installed { state: mark, progress }));
         if let Some(to_transfer) = &self.to_transfer {
             let _ = to_transfer.send(ToTransfer::Installed(seq));
         }
@@ -344,7 +344,7 @@ impl Checkpoints {
     }
 
     /// Hands over a state that came from others.
-    pub fn install(&self, frozen: Frozen, mark: MarkCertificate, progress: Vec<(SessionId, RequestNumber)>) {
+    pub fn install(&self, frozen: Frozen, mark: StateCertificate, progress: Vec<(SessionId, RequestNumber)>) {
         let installed = Box::new(Installed { frozen, mark, progress });
         let _ = self.to_checkpoint.send(ToCheckpoint::Install(installed));
     }

@@ -215,7 +215,7 @@ impl ExecuteStage {
     }
 
     /// Takes over the state that was received. A checkpoint of it is written at once: `order` goes on when that is durable.
-    fn install(&mut self, mark: MarkCertificate) {
+    fn install(&mut self, mark: StateCertificate) {
         let MarkStatement { seq, replies, .. } = mark.statement;
         let received = self.shared.received.lock().clone();
         let Some(received) = received.filter(|r| r.target.mark == mark) else {

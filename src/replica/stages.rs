@@ -21,7 +21,7 @@ use crate::net;
 use crate::order::Input;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
-use crate::wire::messages::{MarkCertificate, Read};
+use crate::wire::messages::{Read, StateCertificate};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -101,7 +101,7 @@ pub enum ToExecute {
     /// Tell the transfer stage what is here.
     Freeze,
     /// Take over the state that was received.
-    Install(MarkCertificate),
+    Install(StateCertificate),
     /// The log of decisions is not asked for places up to here any more.
     Recycle(Seq),
     /// The digest of state and client table, for `status`.

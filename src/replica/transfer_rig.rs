@@ -26,7 +26,7 @@ use crate::wan::relay::{Plan, Relay};
 use crate::wan::table1::Group;
 use crate::wire::auth::{Authenticator, BatchLimits, Scheme, mark_bytes};
 use crate::wire::batch::Hasher;
-use crate::wire::messages::{MarkCertificate, MarkStatement, Signature};
+use crate::wire::messages::{MarkCertificate, MarkStatement, Signature, StateCertificate};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
@@ -428,10 +428,14 @@ impl Setup<'_> {
         let algorithm = self.state.0.algorithm;
         let image = Arc::new(Image::of(frozen(PLACE, self.state.clone()), algorithm)?);
         let statement = MarkStatement { seq: PLACE, state: image.root(None), ..MarkStatement::default() };
-        let signed = mark_bytes(&CLUSTER, &statement);
-        let signatures =
-            self.others().map(|at| (ReplicaId(at as u32), Signature(identities[at].sign(&signed))));
-        let mark = MarkCertificate { statement, signatures: signatures.collect() };
+        let signed = |statement| {
+            let bytes = mark_bytes(&CLUSTER, &statement);
+            let sign = |at: usize| (ReplicaId(at as u32), Signature(identities[at].sign(&bytes)));
+            MarkCertificate { statement, signatures: self.others().map(sign).collect() }
+        };
+        let root = signed(statement);
+        let mark = signed(MarkStatement { state: Digest::ZERO, ..statement });
+        let mark = StateCertificate { statement, signatures: root.signatures, digests: Vec::new(), mark };
         for at in self.others() {
             let _ = sites[at].to_transfer.send(ToTransfer::Image(image.clone()));
             let _ = sites[at].to_transfer.send(ToTransfer::Certified(mark.clone()));

@@ -16,7 +16,7 @@ use crate::transfer::staging::{self, Appender, Staging};
 use crate::transfer::{FetchConfig, SourceProgress};
 use crate::types::*;
 use crate::wire::auth::Authenticator;
-use crate::wire::messages::MarkCertificate;
+use crate::wire::messages::StateCertificate;
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use rayon::ThreadPool;
@@ -47,7 +47,7 @@ pub enum ToTransfer {
     /// A frozen state whose root was stated.
     Image(Arc<Image>),
     /// A quorum names a state.
-    Certified(MarkCertificate),
+    Certified(StateCertificate),
     /// This replica lacks what no log has.
     Behind,
     /// What is here.
@@ -177,7 +177,7 @@ pub struct State {
     /// Stated, not certified.
     images: VecDeque<Arc<Image>>,
     /// Certified before its image was there.
-    early: Option<MarkCertificate>,
+    early: Option<StateCertificate>,
     connected: BTreeSet<ReplicaId>,
     /// Asked the execute stage what is here.
     asked: bool,
@@ -313,7 +313,7 @@ impl TransferStage {
         }
     }
 
-    fn certified(&mut self, mark: MarkCertificate) {
+    fn certified(&mut self, mark: StateCertificate) {
         let seq = mark.statement.seq;
         match self.state.images.iter().position(|image| image.seq == seq) {
             Some(at) => {
@@ -381,7 +381,7 @@ impl TransferStage {
             algorithm,
             (above, self.state.own.clone()),
             self.state.connected.clone(),
-            Box::new(move |mark| auth.mark_ok(mark)),
+            Box::new(move |mark| auth.state_ok(mark)),
             now,
             &mut out,
         );
@@ -506,6 +506,9 @@ impl TransferStage {
         let mut view = self.shared.transfer.lock();
         let now = self.now();
         view.serving = self.seeder.serving().collect();
+        for serving in &view.serving {
+            let _ = self.to_order.send(ToOrder::One(Input::Seeding(serving.seq)));
+        }
         view.newest = self.seeder.newest().unwrap_or_default();
         view.sources.clear();
         (view.phase, view.target, view.eta_ms) = ("", Seq(0), None);

@@ -156,6 +156,11 @@ impl Executor {
         self.hasher.hash(&[&writer.finish().0, &self.state.0, &store.0, &seq, &done])
     }
 
+    /// Another state, as a liar has it to offer.
+    pub fn falsify(&mut self) {
+        self.state.0[0] ^= 1;
+    }
+
     /// The highest number executed of each session.
     pub fn progress(&self) -> Vec<(SessionId, RequestNumber)> {
         self.table.progress().collect()

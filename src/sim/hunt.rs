@@ -12,7 +12,8 @@ use crate::quorum::FaultModel;
 use crate::reply::routing::result_digest;
 use crate::service::{Context, KeyValueStore, KvReply, Service};
 use crate::types::*;
-use crate::wire::messages::{ReadReply, ReadStatus};
+use crate::wire::auth::Authenticator;
+use crate::wire::messages::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What noticed it.
@@ -32,8 +33,10 @@ impl Kill {
 }
 
 /// Stories that are not about replicas, told in code.
-pub const DIRECTED: &[(&str, fn())] =
-    &[("an_old_value_that_came_again_is_not_read_before_the_one_between", an_old_value_that_came_again)];
+pub const DIRECTED: &[(&str, fn())] = &[
+    ("an_old_value_that_came_again_is_not_read_before_the_one_between", an_old_value_that_came_again),
+    ("a_state_that_one_alone_names_is_none", a_state_that_one_alone_names),
+];
 
 /// Tells every story with this rule broken, then runs the plans until one fails.
 pub fn hunt(mutant: Mutant, mut plans: impl Iterator<Item = Plan>) -> Kill {
@@ -90,4 +93,40 @@ fn an_old_value_that_came_again() {
     }
     assert!(calls.len() >= 5, "what a quorum agrees on is read");
     assert_eq!(linearizable::check(&calls), Verdict::Linearizable);
+}
+
+/// Place 8 is decided, as a quorum's mark of place 16 says. A liar names a state of it; f+1 name another one.
+fn a_state_that_one_alone_names() {
+    let setup = Setup::new(members(FaultModel::Byzantine, 4));
+    let [liar, other, third] = [1, 2, 3].map(|i| setup.authenticator(ReplicaId(i)));
+    let (hasher, digests) = (setup.hasher(), vec![Digest([3; 32]); 8]);
+    let root = |state| MarkStatement {
+        seq: Seq(8),
+        batches: Digest([1; 32]),
+        replies: Digest([2; 32]),
+        state: Digest([state; 32]),
+    };
+    let batches = digests.iter().fold(root(0).batches, |c, d| hasher.chain(&c, d));
+    let covers = MarkStatement { seq: Seq(16), batches, replies: Digest([5; 32]), state: Digest::ZERO };
+    let signed = |statement: MarkStatement, by: &[&Authenticator]| -> Vec<(ReplicaId, Signature)> {
+        by.iter().map(|auth| (auth.me, auth.sign_mark(&statement))).collect()
+    };
+    let named = |state, by: &[&Authenticator], marked: &[&Authenticator]| StateCertificate {
+        statement: root(state),
+        signatures: signed(root(state), by),
+        digests: digests.clone(),
+        mark: MarkCertificate { statement: covers, signatures: signed(covers, marked) },
+    };
+    let all = [&liar, &other, &third];
+    let reader = setup.authenticator(ReplicaId(0));
+    assert!(reader.state_ok(&named(7, &[&other, &third], &all)));
+    assert!(!reader.state_ok(&named(6, &[&liar], &all)));
+    // Nor is f+1 a quorum where the place is concerned, nor does any other list of digests lead to the mark.
+    assert!(!reader.state_ok(&named(7, &[&other, &third], &all[..2])));
+    let mut short = named(7, &[&other, &third], &all);
+    short.digests.pop();
+    assert!(!reader.state_ok(&short));
+    let mut bare = named(0, &[&other, &third], &all);
+    bare.statement.state = Digest::ZERO;
+    assert!(!reader.state_ok(&bare));
 }

@@ -49,3 +49,5 @@ mod leader_tests;
 mod rules_tests;
 #[cfg(test)]
 mod scenario_tests;
+#[cfg(test)]
+mod transfer_tests;

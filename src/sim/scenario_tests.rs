@@ -87,6 +87,7 @@ const TOLD: &[(Mutant, &str)] = &[
     (Mutant::RecyclesToMark, "a_log_is_kept_up_to_the_older_of_two_checkpoints"),
     (Mutant::RecyclesWithoutControl, "a_log_without_its_beginning_tells_what_was_promised"),
     (Mutant::ForgetsLaggards, "a_log_is_kept_for_a_replica_that_is_behind"),
+    (Mutant::RootsOfOne, "a_state_that_one_alone_names_is_none"),
     (Mutant::LearnerVotesAtOnce, "a_lost_log_says_nothing_before_a_mark_far_above_is_certified"),
     (Mutant::LearnerTrustsOne, "a_lost_log_waits_for_as_many_answers_as_can_come"),
     (Mutant::LearnerLeads, "who_was_a_learner_does_not_lead_the_first_view_it_votes_in"),

@@ -16,7 +16,7 @@ use super::messages::{Message, NODES_MAX, RANGES_MAX};
 use super::staging::Staging;
 use crate::checkpoint::pages::{FAN_OUT, node_of};
 use crate::types::*;
-use crate::wire::messages::{MarkCertificate, MarkStatement};
+use crate::wire::messages::{MarkStatement, StateCertificate};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -79,7 +79,7 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Names it.
-    pub mark: MarkCertificate,
+    pub mark: StateCertificate,
     /// How it is cut.
     pub manifest: Manifest,
     /// Digests of all pages of table and state, zeros for free ones.
@@ -95,8 +95,8 @@ impl Target {
 }
 
 enum Phase {
-    Asking { since: Tick, first: Option<Tick>, offers: BTreeMap<ReplicaId, Vec<MarkCertificate>> },
-    Manifest { mark: MarkCertificate, of: ReplicaId, since: Tick, ahead: Ahead },
+    Asking { since: Tick, first: Option<Tick>, offers: BTreeMap<ReplicaId, Vec<StateCertificate>> },
+    Manifest { mark: StateCertificate, of: ReplicaId, since: Tick, ahead: Ahead },
     Digests(Box<Lists>),
     Storing(Box<Target>),
     Chunks(Box<Chunks>),
@@ -134,7 +134,7 @@ pub struct Leecher {
     /// Executed up to here: older states are of no use.
     above: Seq,
     /// Whether a certificate proves what it says.
-    proven: Box<dyn Fn(&MarkCertificate) -> bool + Send>,
+    proven: Box<dyn Fn(&StateCertificate) -> bool + Send>,
     /// What is here already.
     own: Option<Arc<Image>>,
     connected: BTreeSet<ReplicaId>,
@@ -157,7 +157,7 @@ impl Leecher {
         algorithm: DigestAlgorithm,
         (above, own): (Seq, Option<Arc<Image>>),
         connected: BTreeSet<ReplicaId>,
-        proven: Box<dyn Fn(&MarkCertificate) -> bool + Send>,
+        proven: Box<dyn Fn(&StateCertificate) -> bool + Send>,
         now: Tick,
         out: &mut Vec<Output>,
     ) -> Self {
@@ -286,7 +286,7 @@ impl Leecher {
         }
     }
 
-    fn on_offer(&mut self, now: Tick, from: ReplicaId, marks: Vec<MarkCertificate>, out: &mut Vec<Output>) {
+    fn on_offer(&mut self, now: Tick, from: ReplicaId, marks: Vec<StateCertificate>, out: &mut Vec<Output>) {
         let target = self.statement();
         if target.is_some_and(|target| marks.iter().any(|m| m.statement == target)) {
             // It came late, and has what the others have.
@@ -298,11 +298,11 @@ impl Leecher {
         if offers.contains_key(&from) {
             return;
         }
-        let good = |m: &MarkCertificate| m.statement.state != Digest::ZERO && (self.proven)(m);
+        let good = |m: &StateCertificate| m.statement.state != Digest::ZERO && (self.proven)(m);
         if !marks.iter().all(good) {
             return self.ban(from, "offers a state without a quorum's certificate".into(), out);
         }
-        let useful: Vec<MarkCertificate> =
+        let useful: Vec<StateCertificate> =
             marks.into_iter().filter(|m| m.statement.seq > self.above).collect();
         if let Phase::Asking { first, offers, .. } = &mut self.phase {
             if !useful.is_empty() {
@@ -332,11 +332,11 @@ impl Leecher {
         if !(waited || all) {
             return;
         }
-        let has = |marks: &[MarkCertificate], of: &MarkCertificate| {
+        let has = |marks: &[StateCertificate], of: &StateCertificate| {
             marks.iter().any(|m| m.statement == of.statement)
         };
         let late = first.is_some_and(|at| now.since(at) >= AGREED_NS);
-        let enough = |of: &MarkCertificate| {
+        let enough = |of: &StateCertificate| {
             late || offers.values().filter(|marks| has(marks, of)).count() >= self.config.offerers
         };
         let newest = offers.values().flatten().filter(|m| enough(m)).max_by_key(|m| m.statement.seq).cloned();
@@ -369,7 +369,7 @@ impl Leecher {
     fn ask_manifest(
         &mut self,
         now: Tick,
-        mark: MarkCertificate,
+        mark: StateCertificate,
         not: Option<ReplicaId>,
         out: &mut Vec<Output>,
     ) {

@@ -12,7 +12,7 @@ use crate::checkpoint::pages::page_digest;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::service::{Context, KeyValueStore, KvWrite, NullService, Service};
 use crate::types::*;
-use crate::wire::messages::{MarkCertificate, MarkStatement};
+use crate::wire::messages::{MarkStatement, StateCertificate};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -54,9 +54,10 @@ fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
     Arc::new(Image::of(frozen, ALGORITHM).unwrap())
 }
 
-fn mark(image: &Image) -> MarkCertificate {
+fn mark(image: &Image) -> StateCertificate {
     let (seq, batches, replies, state) = (image.seq, Digest([7; 32]), image.replies, image.root(None));
-    MarkCertificate { statement: MarkStatement { seq, batches, replies, state }, signatures: Vec::new() }
+    let statement = MarkStatement { seq, batches, replies, state };
+    StateCertificate { statement, ..StateCertificate::default() }
 }
 
 /// What the liar makes of a message that it would send.
@@ -81,7 +82,7 @@ struct Rig {
     blamed: Vec<(ReplicaId, String)>,
     chunk_bytes: u64,
     chunks: BTreeMap<ReplicaId, u64>,
-    proven: Vec<MarkCertificate>,
+    proven: Vec<StateCertificate>,
 }
 
 enum Event {
@@ -94,7 +95,7 @@ enum Event {
 
 impl Rig {
     fn new(images: &[Arc<Image>]) -> Self {
-        let proven: Vec<MarkCertificate> = images.iter().map(|i| mark(i)).collect();
+        let proven: Vec<StateCertificate> = images.iter().map(|i| mark(i)).collect();
         let seeders = (1..4).map(|i| {
             let mut seeder = Seeder::new(0);
             images.iter().zip(&proven).for_each(|(image, mark)| seeder.offer(mark.clone(), image.clone()));
@@ -552,7 +553,7 @@ fn offers_that_nobody_asked_for_are_not_looked_at() {
     let image = image(&store(100), 64);
     let checked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = checked.clone();
-    let proven = Box::new(move |_: &MarkCertificate| {
+    let proven = Box::new(move |_: &StateCertificate| {
         count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         true
     });

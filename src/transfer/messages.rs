@@ -19,7 +19,7 @@ use crate::net::Frame;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
 use crate::wire::error::DecodeError;
-use crate::wire::messages::MarkCertificate;
+use crate::wire::messages::StateCertificate;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ pub const RANGES_MAX: usize = 4096;
 #[allow(missing_docs)]
 pub enum Message {
     Ask,
-    Offer(Vec<MarkCertificate>),
+    Offer(Vec<StateCertificate>),
     GetManifest(Seq),
     Manifest { seq: Seq, manifest: Bytes },
     GetDigests { seq: Seq, part: Part, first: u64, nodes: u64 },
@@ -147,7 +147,7 @@ impl Message {
                 if count > OFFERS_MAX {
                     return Err(DecodeError::TooLarge);
                 }
-                Self::Offer((0..count).map(|_| MarkCertificate::read(&mut r)).collect::<Result<_, _>>()?)
+                Self::Offer((0..count).map(|_| StateCertificate::read(&mut r)).collect::<Result<_, _>>()?)
             }
             66 => Self::GetManifest(Seq(r.u64()?)),
             67 => Self::Manifest { seq: Seq(r.u64()?), manifest: r.rest() },

@@ -8,7 +8,7 @@ use super::image::Image;
 use super::messages::{Message, NODES_MAX};
 use super::ranges::RangeSet;
 use crate::types::*;
-use crate::wire::messages::MarkCertificate;
+use crate::wire::messages::StateCertificate;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -32,7 +32,7 @@ const BURST_NS: u64 = 50_000_000;
 /// A state with its certificate.
 pub struct Offered {
     /// Names it.
-    pub mark: MarkCertificate,
+    pub mark: StateCertificate,
     /// It.
     pub image: Arc<Image>,
     manifest: OnceLock<Bytes>,
@@ -139,7 +139,7 @@ impl Seeder {
     }
 
     /// A quorum named a state that this replica has.
-    pub fn offer(&mut self, mark: MarkCertificate, image: Arc<Image>) {
+    pub fn offer(&mut self, mark: StateCertificate, image: Arc<Image>) {
         self.kept.retain(|kept| kept.mark.statement.seq != mark.statement.seq);
         self.kept.push_back(Arc::new(Offered { mark, image, manifest: OnceLock::new() }));
         while self.kept.len() > KEPT {

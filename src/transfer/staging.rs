@@ -13,7 +13,7 @@ use super::leecher::Target;
 use crate::checkpoint::pages::page_digest;
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
-use crate::wire::messages::MarkCertificate;
+use crate::wire::messages::StateCertificate;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
@@ -95,7 +95,7 @@ type Index = Vec<(u64, u32)>;
 /// A state that is being received. Chunks are read while others are written.
 pub struct Staging {
     /// Names it.
-    pub mark: MarkCertificate,
+    pub mark: StateCertificate,
     /// How it is cut.
     pub manifest: Manifest,
     file: File,
@@ -104,7 +104,7 @@ pub struct Staging {
 
 impl Staging {
     /// A new file, without chunks and without its name.
-    fn create(dir: &Path, mark: MarkCertificate, manifest: Manifest) -> io::Result<(Self, Appender)> {
+    fn create(dir: &Path, mark: StateCertificate, manifest: Manifest) -> io::Result<(Self, Appender)> {
         let path = dir.join(UNFINISHED);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         let mut w = Writer::default();
@@ -146,7 +146,7 @@ impl Staging {
         }
         let manifest = Bytes::from(bytes.split_off(mark_bytes as usize));
         let mut r = Reader::new(bytes.into());
-        let (Ok(mark), Ok(manifest)) = (MarkCertificate::read(&mut r), Manifest::decode(manifest)) else {
+        let (Ok(mark), Ok(manifest)) = (StateCertificate::read(&mut r), Manifest::decode(manifest)) else {
             return Ok(None);
         };
         let chunks = manifest.chunks() as usize;

@@ -9,7 +9,7 @@ use super::error::*;
 use super::messages::*;
 pub use crate::config::ClientAuth;
 use crate::order::mutants::{Mutant, broken};
-use crate::quorum::{Group as Members, VoteSet};
+use crate::quorum::{Group as Members, Quorum, VoteSet};
 use crate::types::*;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -337,10 +337,37 @@ impl Authenticator {
         self.signers_ok(&mark.signatures, &mark_bytes(&self.hasher.cluster, &mark.statement))
     }
 
+    /// Whether a state is proven: its root by f+1, its place by the mark. Crash mode takes the sender's word for both.
+    pub fn state_ok(&self, state: &StateCertificate) -> bool {
+        let (root, mark) = (&state.statement, &state.mark.statement);
+        let within = root.seq.0.checked_add(state.digests.len() as u64) == Some(mark.seq.0);
+        let window = state.digests.len() as u64 <= 4 * self.limits.window;
+        let same = !state.digests.is_empty() || root.replies == mark.replies;
+        if root.seq == Seq(0) || root.state == Digest::ZERO || mark.state != Digest::ZERO {
+            return false;
+        }
+        let leads = || state.digests.iter().fold(root.batches, |c, d| self.hasher.chain(&c, d));
+        if !within || !window || !same || leads() != mark.batches || !self.mark_ok(&state.mark) {
+            return false;
+        }
+        match self.members.byzantine() {
+            false => state.signatures.is_empty(),
+            true => {
+                let bytes = mark_bytes(&self.hasher.cluster, root);
+                let named = self.signed_by(self.members.one_correct(), &state.signatures, &bytes);
+                named || broken(Mutant::RootsOfOne)
+            }
+        }
+    }
+
     fn signers_ok(&self, signatures: &[(ReplicaId, Signature)], bytes: &[u8]) -> bool {
+        self.signed_by(self.members.quorum(), signatures, bytes)
+    }
+
+    fn signed_by(&self, enough: Quorum, signatures: &[(ReplicaId, Signature)], bytes: &[u8]) -> bool {
         let voters: VoteSet =
             signatures.iter().map(|(r, _)| *r).filter(|r| self.members.contains(*r)).collect();
-        self.members.quorum().reached_by(voters)
+        enough.reached_by(voters)
             && signatures.len() as u32 == voters.count()
             && (broken(Mutant::CertificatesUnsigned)
                 || signatures.iter().all(|(r, s)| self.scheme.verify_replica(*r, bytes, s)))

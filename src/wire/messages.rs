@@ -125,6 +125,21 @@ pub struct MarkCertificate {
     pub signatures: Vec<(ReplicaId, Signature)>,
 }
 
+/// Names a state and proves it the group's: f+1 equal marks with its root, one of a correct replica among them, and a quorum's mark
+/// that covers its place. Nobody who withholds his own mark keeps it from being proven, and what is decided up to the quorum's mark
+/// is no less than that.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StateCertificate {
+    /// What f+1 state of it.
+    pub statement: MarkStatement,
+    /// Distinct signers, ascending. Empty in crash mode, where one replica's word suffices.
+    pub signatures: Vec<(ReplicaId, Signature)>,
+    /// Of the batches that lead from there to the mark; none if it is of the same place.
+    pub digests: Vec<Digest>,
+    /// The quorum's.
+    pub mark: MarkCertificate,
+}
+
 /// STOP: a wish (RULES 11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stop {
@@ -790,6 +805,26 @@ impl MarkCertificate {
     /// Reads it back.
     pub fn read(r: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { statement: MarkStatement::read(r)?, signatures: read_signatures(r)? })
+    }
+}
+
+impl StateCertificate {
+    /// Appends the encoding; also used in log records.
+    pub fn write(&self, w: &mut Writer) {
+        self.statement.write(w);
+        write_signatures(&self.signatures, w);
+        w.count(self.digests.len());
+        self.digests.iter().for_each(|digest| {
+            w.raw(&digest.0);
+        });
+        self.mark.write(w);
+    }
+
+    /// Reads it back.
+    pub fn read(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (statement, signatures) = (MarkStatement::read(r)?, read_signatures(r)?);
+        let digests = (0..r.count(32)?).map(|_| r.digest()).collect::<Result<_, _>>()?;
+        Ok(Self { statement, signatures, digests, mark: MarkCertificate::read(r)? })
     }
 }
 

@@ -155,6 +155,8 @@ pub const ROWS: &[Row] = &[
         (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::Batches))),
     row("B32", "forged-marks", "states marks of places far ahead",
         (Scene::Follows, Views::Stay), &["OutsideWindow"], |_| Box::new(MarkLiar(False::Height))),
+    row("B32", "withheld-roots", "votes and marks, and names no state",
+        (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::NoRoot))),
     row("B33", "divergent-replies", "states other results than those of the others",
         (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::Replies))),
     row("B38", "invalid-signatures", "sends votes with worthless signatures as well",

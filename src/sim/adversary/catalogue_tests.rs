@@ -3,7 +3,7 @@
 use super::catalogue::{ROWS, Row, Scene, Views, named};
 use super::*;
 use crate::quorum::FaultModel;
-use crate::sim::cluster::{Cluster, Fate, Setup};
+use crate::sim::cluster::{Checkpoints, Cluster, Fate, Setup};
 use crate::sim::disk::Tail;
 use crate::sim::swarm::{SETTLE_MS, members};
 use std::sync::Arc;
@@ -39,7 +39,10 @@ impl Adversary for Counted {
 
 /// A group of four of which one lies, and clients with work.
 fn stage(row: &Row, seed: u64) -> (Cluster, ReplicaId, Arc<AtomicU64>) {
-    let mut c = Cluster::new(Setup::new(members(FaultModel::Byzantine, 4)), seed);
+    let mut setup = Setup::new(members(FaultModel::Byzantine, 4));
+    let period = 4 * setup.order.mark_interval;
+    setup.checkpoints = Some(Checkpoints { period, together: false, recycles: true, pressed: false });
+    let mut c = Cluster::new(setup, seed);
     let liar = match row.scene {
         Scene::Leads => ReplicaId(0),
         Scene::Succeeds => ReplicaId(1),
@@ -143,7 +146,7 @@ rows! {
     a_sync_that_is_no_quorum_of_reports_begins_no_view: "short-sync", "repeated-reports", "mixed-reports";
     different_syncs_and_rebound_places_fork_nothing: "two-syncs", "rebound-places", "foreign-sync";
     a_replica_that_spoils_each_view_it_can_costs_few_views: "ping-pong";
-    false_marks_certify_nothing_and_the_true_ones_do: "corrupt-marks", "forged-marks", "divergent-replies";
+    false_marks_certify_nothing_and_the_true_ones_do: "corrupt-marks", "withheld-roots", "forged-marks", "divergent-replies";
     floods_and_worthless_signatures_disturb_nobody: "invalid-signatures", "flood";
     mutated_and_repeated_messages_are_counted_and_do_nothing: "mutations", "replays";
 }

@@ -21,7 +21,7 @@ pub(super) struct Checkpoint {
     pub(super) base: Base,
     pub(super) executor: Executor,
     /// Of one that came from others.
-    pub(super) certificate: Option<MarkCertificate>,
+    pub(super) certificate: Option<StateCertificate>,
 }
 
 impl Cluster {

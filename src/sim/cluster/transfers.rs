@@ -4,7 +4,7 @@ use super::checkpoints::Checkpoint;
 use super::*;
 
 /// A state that a certificate names.
-pub(super) type Rooted = (MarkCertificate, Executor);
+pub(super) type Rooted = (StateCertificate, Executor);
 
 /// How many a replica keeps in memory.
 const KEPT: usize = 2;
@@ -49,7 +49,7 @@ impl Cluster {
     }
 
     /// A quorum names a state that this replica has.
-    pub(super) fn root_is_certified(&mut self, r: ReplicaId, mark: MarkCertificate) {
+    pub(super) fn root_is_certified(&mut self, r: ReplicaId, mark: StateCertificate) {
         self.rooted += 1;
         let transfers = &mut self.nodes[r.index()].transfers;
         let seq = mark.statement.seq;
@@ -69,14 +69,31 @@ impl Cluster {
             return;
         }
         let boot = node.boot;
+        let seeders: Vec<ReplicaId> = self.all().into_iter().filter(|s| *s != r && self.up(*s)).collect();
+        let seeder = (!seeders.is_empty()).then(|| *self.random.pick(&seeders));
+        let mut offer = seeder.and_then(|s| self.nodes[s.index()].transfers.rooted.back().cloned());
+        if let (Some((state, executor)), Some(s)) = (&mut offer, seeder)
+            && self.nodes[s.index()].adversary.is_some()
+        {
+            // A liar has another state, with all that it can sign for it.
+            executor.falsify();
+            state.statement.state = executor.root();
+            state.signatures = vec![(s, self.nodes[s.index()].auth.sign_mark(&state.statement))];
+        }
+        // All who have it send it.
+        if let Some(seq) = offer.as_ref().map(|(state, _)| state.statement.seq) {
+            let has = |s: &ReplicaId| {
+                let rooted = &self.nodes[s.index()].transfers.rooted;
+                *s != r && self.up(*s) && rooted.iter().any(|(state, _)| state.statement.seq == seq)
+            };
+            let seeders: Vec<ReplicaId> = self.all().into_iter().filter(has).collect();
+            seeders.into_iter().for_each(|s| self.step(s, Input::Seeding(seq)));
+        }
         let us = self.random.between(500, 200_000);
         self.later(us, move |c| {
             if c.nodes[r.index()].boot != boot {
                 return;
             }
-            let seeders: Vec<ReplicaId> = c.all().into_iter().filter(|s| *s != r && c.up(*s)).collect();
-            let seeder = (!seeders.is_empty()).then(|| *c.random.pick(&seeders));
-            let offer = seeder.and_then(|s| c.nodes[s.index()].transfers.rooted.back().cloned());
             match offer.filter(|(mark, executor)| executor.root() == mark.statement.state) {
                 Some((mark, executor)) => {
                     c.nodes[r.index()].transfers.arrived = Some((mark.clone(), executor));
@@ -133,7 +150,7 @@ impl Cluster {
                 node.transfers.under_way = false;
                 c.transferred += 1;
                 let progress = c.nodes[r.index()].executor.progress();
-                c.step(r, Input::Installed { mark, progress });
+                c.step(r, Input::Installed { state: mark, progress });
                 c.take_root(r, seq);
             });
         });
