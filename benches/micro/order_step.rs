@@ -170,6 +170,7 @@ fn node(dir: &std::path::Path, config: &Config, hasher: Hasher, me: ReplicaId) -
         clock_skew_ms: 86_400_000,
         client_bytes_max: 64 << 20,
         pool_bytes_max: 64 << 20,
+        transfers: false,
         votes_durable: false,
         seed: 1,
     };

@@ -74,8 +74,8 @@ impl Orderer {
         progress: &[(SessionId, RequestNumber)],
         out: &mut Vec<Output>,
     ) {
-        if seq <= self.executed {
-            // On its way while a later state was installed.
+        if seq <= self.executed || self.lacks_state {
+            // On its way while a later state was installed, or of a wrong one.
             return;
         }
         assert_eq!(seq, self.executed.next(), "batches execute in sequence");
@@ -120,7 +120,7 @@ impl Orderer {
                 "execution up to place {} gave reply history {replies}, but a quorum has {}",
                 end.seq, end.replies
             );
-            return self.halt(why, out);
+            return self.quarantine(why, out);
         }
         if let Some(mark) = mark
             && mark.statement.seq > self.mark_appended
@@ -185,7 +185,7 @@ impl Orderer {
                     "audit: at place {} this replica has batches {} replies {}, but f+1 others have batches {} replies {}",
                     own.seq, own.batches, own.replies, other.batches, other.replies
                 );
-                return self.halt(why, out);
+                return self.quarantine(why, out);
             }
             // Nothing that anybody may still state can become a mark: more than f differ, and no side is taken.
             let open = self.members.members().filter(|r| !by.contains_key(r));
@@ -304,7 +304,7 @@ impl Orderer {
 
     /// Whether the marks of what was learnt wait for a slow disk: until they are durable all of it is in memory.
     pub(super) fn ahead_of_disk(&self) -> bool {
-        if self.installing.is_some() {
+        if self.installing.is_some() || self.lacks_state {
             return true;
         }
         // What fills a hole of our own log lies below the mark.

@@ -359,6 +359,9 @@ impl DurableState {
                 return Err("the checkpoint ends before the log begins");
             }
             self.mark = mark.clone();
+            if self.base == Base::ANYWHERE {
+                self.base = Base { seq: mark.statement.seq, batches: mark.statement.batches };
+            }
         } else if self.mark.statement != mark.statement {
             return Err("a control record says otherwise than the marks before it");
         }

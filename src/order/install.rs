@@ -8,6 +8,9 @@
 //! The checkpoint is durable before the record that makes the log rely on it, and the record before anything that builds on it
 //! (RULES 5). What this replica voted and promised stays as it is: only what is decided jumps.
 
+//! A replica that has no state, because none of its checkpoints can be read, or a wrong one, because f+1 others say so at a mark or a
+//! root, takes the same way: it votes on, as its log says, and executes and answers nothing until it has theirs.
+
 use super::held::Held;
 use super::interface::*;
 use super::orderer::*;
@@ -32,13 +35,13 @@ impl Orderer {
             true => self.members.one_correct().reached_by(lost),
             false => lost != VoteSet::default(),
         };
-        if !enough || self.installing.is_some() {
+        if self.installing.is_some() || !(enough || self.lacks_state) {
             self.lost_since = None;
             return;
         }
         let since = *self.lost_since.get_or_insert(self.now.tick);
         let stalled = self.now.tick.since(self.last_progress) > 4 * heartbeat_ns;
-        if stalled || self.now.tick.since(since) > DRIP_HEARTBEATS * heartbeat_ns {
+        if self.lacks_state || stalled || self.now.tick.since(since) > DRIP_HEARTBEATS * heartbeat_ns {
             out.push(Output::Behind);
         }
     }
@@ -47,7 +50,12 @@ impl Orderer {
     pub(super) fn on_arrived(&mut self, state: StateCertificate, out: &mut Vec<Output>) {
         let statement = state.statement;
         let placed = |seq: Seq| seq.0.is_multiple_of(self.config.mark_interval);
-        let fits = statement.seq > self.decided
+        // Where what is executed here is worth nothing, all that the own log leads on from will do.
+        let useful = match self.lacks_state {
+            true => statement.seq >= self.durable.base().seq,
+            false => statement.seq > self.decided,
+        };
+        let fits = useful
             && self.installing.is_none()
             && placed(statement.seq)
             && placed(state.mark.statement.seq)
@@ -77,7 +85,7 @@ impl Orderer {
     ) {
         let seq = state.statement.seq;
         assert_eq!(self.installing, Some(state.statement), "only what was asked for is installed");
-        assert!(self.decided < seq, "nothing is decided while a state is installed");
+        assert!(self.decided < seq || self.lacks_state, "nothing is decided while a state is installed");
         // Own marks may lie as far ahead, where batches of this log were lost: its digests still lead there.
         if seq <= self.durable.mark.statement.seq {
             self.jump(&state, &progress, out);
@@ -107,7 +115,7 @@ impl Orderer {
         progress: &[(SessionId, RequestNumber)],
         out: &mut Vec<Output>,
     ) {
-        self.installing = None;
+        (self.installing, self.lacks_state) = (None, false);
         let statement = state.statement;
         let seq = statement.seq;
         let above = seq.next();

@@ -32,6 +32,8 @@ pub struct OrderConfig {
     /// Votes are on disk before they leave. Where not (Dura-SMaRt's modes, RULES 14), batches and certificates of votes are
     /// kept in memory alone, decisions come out as [`Output::Decision`], and a restarted replica says what it may have forgotten.
     pub votes_durable: bool,
+    /// A state can be had from others: a replica without one, or with a wrong one, takes it over.
+    pub transfers: bool,
     /// Seeds the agreed random seeds of this replica's proposals.
     pub seed: u64,
 }
@@ -159,6 +161,9 @@ pub enum Output {
     Rooted(StateCertificate),
     /// What this replica needs next is nowhere to be had: a state is needed.
     Behind,
+    /// What is executed here is not what f+1 others have, and why: nothing more is handed out, and nobody is told of it, before a state
+    /// of others is taken over.
+    Quarantined(String),
     /// Take over the state that was received; nothing more is handed out until then.
     Install(StateCertificate),
     /// A received state of this place is of no use any more.

@@ -26,6 +26,8 @@ pub(super) const RESERVE_STEP: u64 = 1024;
 const RESERVE_AHEAD: u64 = 256;
 /// Early messages kept per peer.
 const EARLY_MAX: usize = 512;
+/// Whoever executes otherwise time and again does not do so by an accident of its memory.
+const QUARANTINES_MAX: u32 = 3;
 /// Batches fetched by digest at once.
 pub(super) const FETCH_BATCHES: usize = 64;
 
@@ -121,6 +123,10 @@ pub struct Orderer {
     pub(super) roots: Roots,
     /// A state others had is being taken over.
     pub(super) installing: Option<MarkStatement>,
+    /// There is no executed state here, or a wrong one: others' is taken over before anything else is executed.
+    pub(super) lacks_state: bool,
+    /// How often it was wrong since the start.
+    pub(super) quarantines: u32,
     /// It was, and its record is on its way to the disk.
     pub(super) installed: Option<(StateCertificate, Vec<(SessionId, RequestNumber)>)>,
     /// Places whose state was sent to others, and when last.
@@ -238,6 +244,8 @@ impl Orderer {
             roots: Roots::default(),
             installing: None,
             installed: None,
+            lacks_state: false,
+            quarantines: 0,
             lost_since: None,
             seeded: BTreeMap::new(),
             checkpoint_taken: None,
@@ -294,6 +302,13 @@ impl Orderer {
         }
     }
 
+    /// Nothing is executed: there is no state that the log leads on from, and others' is taken over.
+    pub(super) fn without_state(mut self) -> Self {
+        self.lacks_state = true;
+        self.may_lead = false;
+        self
+    }
+
     /// The replica is about to hear others: making log segments ready may have taken long, and is nobody's silence.
     pub fn begin(&mut self, now: Now) {
         self.now = now;
@@ -346,6 +361,11 @@ impl Orderer {
             Phase::Halted(why) => Some(why),
             _ => None,
         }
+    }
+
+    /// Whether there is no executed state here, or a wrong one, and others' has yet to be taken over.
+    pub fn lacks_state(&self) -> bool {
+        self.lacks_state
     }
 
     /// All places up to here are decided.
@@ -962,7 +982,7 @@ impl Orderer {
 
     /// Hands decided places to execution, in sequence.
     pub(super) fn advance(&mut self, out: &mut Vec<Output>) {
-        if self.installing.is_some() {
+        if self.installing.is_some() || self.lacks_state {
             return;
         }
         loop {
@@ -1067,6 +1087,29 @@ impl Orderer {
 
     pub(super) fn set_next_seq(&mut self, seq: Seq) {
         self.next_seq = seq;
+    }
+
+    /// The executed state is not that of f+1 others: theirs is taken over, where it can be.
+    pub(super) fn quarantine(&mut self, why: String, out: &mut Vec<Output>) {
+        if self.lacks_state {
+            return;
+        }
+        if !self.config.transfers || self.is_learner() || self.quarantines == QUARANTINES_MAX {
+            return self.halt(why, out);
+        }
+        self.quarantines += 1;
+        self.lacks_state = true;
+        self.may_lead = false;
+        self.refuse_reads(out);
+        self.catch_up = None;
+        self.checkpoint_taken = None;
+        self.roots.distrust();
+        self.own_marks.clear();
+        self.marks.values_mut().for_each(|by| _ = by.remove(&self.me));
+        out.push(Output::Quarantined(why));
+        if self.leader() == self.me {
+            self.suspect(out);
+        }
     }
 
     pub(super) fn halt(&mut self, why: String, out: &mut Vec<Output>) {

@@ -24,6 +24,8 @@ pub struct Replay {
     next_lsn: Lsn,
     handed_out: Seq,
     batches: BTreeMap<(Seq, Digest), Bytes>,
+    /// No state is there that the log could lead on from.
+    hollow: bool,
 }
 
 /// Why a log cannot be restored.
@@ -74,7 +76,16 @@ impl Replay {
         let base = if begins { Base::default() } else { checkpoint };
         let durable = DurableState::new(auth.hasher, base, first);
         let (handed_out, batches) = (checkpoint.seq, BTreeMap::new());
-        Self { auth, durable, checkpoint, first, next_lsn: first, handed_out, batches }
+        Self { auth, durable, checkpoint, first, next_lsn: first, handed_out, batches, hollow: false }
+    }
+
+    /// Of a log whose checkpoints are all lost: what was voted and promised is known, and nothing is executed. The core asks others
+    /// for their state.
+    pub fn hollow(auth: Authenticator, first: Lsn) -> Self {
+        let base = if first == Lsn(1) { Base::default() } else { Base::ANYWHERE };
+        let durable = DurableState::new(auth.hasher, base, first);
+        let (checkpoint, handed_out, batches) = (base, Seq(0), BTreeMap::new());
+        Self { auth, durable, checkpoint, first, next_lsn: first, handed_out, batches, hollow: true }
     }
 
     /// Takes the next record; gives the batches that a mark now covers, in sequence.
@@ -115,7 +126,9 @@ impl Replay {
 
     fn ready(&mut self) -> Result<Vec<Batch>, RestoreError> {
         let mut ready = Vec::new();
-        while let Some(digest) = self.durable.digest(self.handed_out.next()) {
+        while !self.hollow
+            && let Some(digest) = self.durable.digest(self.handed_out.next())
+        {
             let seq = self.handed_out.next();
             let noop = Batch::noop(&self.auth.hasher, seq);
             let batch = match self.batches.get(&(seq, digest)) {
@@ -140,6 +153,11 @@ impl Replay {
             self.batches.retain(|(seq, _), _| seq.0 <= near || *seq > marked);
         }
         Ok(ready)
+    }
+
+    /// Whether nothing is handed out, because there is no state to go on from.
+    pub fn is_hollow(&self) -> bool {
+        self.hollow
     }
 
     /// Everything handed out has been executed up to here.
@@ -182,14 +200,19 @@ impl Replay {
     pub fn finish(self, config: OrderConfig, now: Now) -> Result<Orderer, RestoreError> {
         self.check()?;
         let mut batches = Vec::new();
+        let marked = self.durable.mark.statement.seq;
         for ((seq, digest), bytes) in self.batches {
             let batch = Batch::decode(&self.auth.hasher, seq, bytes)
                 .ok()
                 .filter(|b| b.digest == digest)
                 .ok_or(RestoreError::Batch(seq))?;
-            batches.push(Arc::new(batch));
+            if !self.hollow || seq > marked {
+                batches.push(Arc::new(batch));
+            }
         }
-        Ok(Orderer::new(self.auth, config, self.durable, self.next_lsn, self.handed_out, batches, now))
+        let executed = if self.hollow { self.durable.base().seq } else { self.handed_out };
+        let core = Orderer::new(self.auth, config, self.durable, self.next_lsn, executed, batches, now);
+        Ok(if self.hollow { core.without_state() } else { core })
     }
 
     /// Whether log and checkpoint are of one history, now that all records were taken.
@@ -199,6 +222,9 @@ impl Replay {
         }
         if self.durable.view == View(0) && !self.durable.learner {
             return Err(RestoreError::NoView);
+        }
+        if self.hollow {
+            return Ok(());
         }
         let (checkpoint, mark) = (self.checkpoint, self.durable.mark.statement.seq);
         if checkpoint.seq > mark {

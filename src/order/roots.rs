@@ -41,6 +41,13 @@ fn keep_last<T>(of: &mut BTreeMap<Seq, T>) {
 }
 
 impl Roots {
+    /// Own ones are of a wrong state.
+    pub fn distrust(&mut self) {
+        self.waiting.clear();
+        self.own.clear();
+        self.certified.clear();
+    }
+
     /// The place of the newest certified one; 0: none.
     pub fn newest(&self) -> Seq {
         self.certified.last_key_value().map(|(seq, _)| *seq).unwrap_or_default()
@@ -121,7 +128,7 @@ impl Orderer {
                 other.batches,
                 other.replies
             );
-            return self.halt(why, out);
+            return self.quarantine(why, out);
         }
         // In crash mode a replica's word suffices, here and for whoever takes the state over: others' roots are an audit alone.
         let signed = self.members.byzantine();

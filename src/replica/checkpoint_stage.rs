@@ -255,6 +255,13 @@ impl CheckpointStage {
     fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
         let Installed { frozen, mark, progress } = installed;
         let MarkStatement { seq, batches, replies, .. } = mark.statement;
+        // Own ones from there on are of a wrong state.
+        let wrong: Vec<Seq> = self.store.kept().iter().copied().filter(|kept| *kept >= seq).collect();
+        for kept in wrong {
+            if let Err(e) = self.store.discard(kept) {
+                self.shared.error(format!("checkpoint of place {kept}, which is wrong: {e}"));
+            }
+        }
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return Err(Stopped);

@@ -233,6 +233,7 @@ impl ExecuteStage {
             return;
         }
         self.shared.executed.store(seq.0, Ordering::Relaxed);
+        *self.shared.lacks_state.lock() = None;
         self.unlogged.clear();
         // The no-op of this start may have executed in what was passed over, and is not ordered twice.
         self.nonce = self.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
@@ -354,7 +355,8 @@ impl ExecuteStage {
     }
 
     fn send(&self, packed: Vec<(ConnectionId, Vec<Reply>)>) {
-        if packed.is_empty() {
+        // Of a wrong state nobody is told.
+        if packed.is_empty() || self.shared.lacks_state() {
             return;
         }
         let (began, count) = (Instant::now(), packed.iter().map(|(_, replies)| replies.len()).sum());
@@ -411,7 +413,7 @@ impl ExecuteStage {
             digest: Digest::ZERO,
             result: None,
         };
-        if ready {
+        if ready && !self.shared.lacks_state() {
             let answer = self.executor.query(&read.operation);
             reply.status = ReadStatus::Done;
             reply.version = answer.version.unwrap_or_default();

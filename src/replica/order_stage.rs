@@ -342,6 +342,10 @@ impl OrderStage {
                     let leader = self.core.leader();
                     ::log::info!("view {view} begins, led by replica {leader}");
                 }
+                Output::Quarantined(why) => {
+                    *self.shared.lacks_state.lock() = Some(why.clone());
+                    self.shared.error(why);
+                }
                 Output::Halt(why) => self.shared.error(format!("this replica is mute from now on: {why}")),
             }
         }

@@ -42,6 +42,8 @@ pub struct Recovery<'a> {
     /// Where all replicas take the root of their state.
     pub(super) schedule: Option<Schedule>,
     pub(super) progress: &'a RecoveryProgress,
+    /// A state can be had from others.
+    pub(super) transfers: bool,
 }
 
 /// What it found.
@@ -52,6 +54,8 @@ pub struct Recovered {
     pub(super) replay: Replay,
     /// States passed at places where all replicas take their root, the last ones.
     pub(super) passed: Vec<Frozen>,
+    /// Why what is executed is worth nothing: the log leads on from nothing that is here.
+    pub(super) lacks_state: Option<String>,
 }
 
 /// What an attempt with one checkpoint ends in, if not well.
@@ -72,7 +76,7 @@ impl Recovery<'_> {
             });
             let failed = match opened {
                 Ok(opened) => match self.attempt(service, Some(opened)) {
-                    Ok(recovered) => return Ok(recovered),
+                    Ok(recovered) => return self.sound(recovered),
                     Err(Failed::Start(e)) => return Err(e),
                     Err(Failed::Checkpoint(back, why)) => {
                         service = back;
@@ -89,15 +93,39 @@ impl Recovery<'_> {
             ::log::warn!("{}: {failed}: going back to what is before it", path.display());
             store.discard(seq)?;
         }
-        self.attempt(service, None).map_err(|failed| match failed {
+        let recovered = self.attempt(service, None).map_err(|failed| match failed {
             Failed::Start(e) => e,
             Failed::Checkpoint(..) => unreachable!("there was none"),
-        })
+        })?;
+        self.sound(recovered)
+    }
+
+    /// A state that the log does not lead on from, or that others do not have, counts for nothing. The log does: what was voted and
+    /// promised is in it.
+    fn sound(&self, recovered: Recovered) -> Result<Recovered, StartError> {
+        let mark = recovered.replay.durable().mark.statement;
+        let executor = &recovered.executor;
+        let differs = executor.executed() == mark.seq && executor.reply_chain() != mark.replies;
+        let why = match recovered.replay.check() {
+            _ if !self.transfers || recovered.lacks_state.is_some() => return Ok(recovered),
+            Err(why @ RestoreError::Gap { .. }) => why,
+            Ok(()) if differs => RestoreError::Replies(mark.seq),
+            _ => return Ok(recovered),
+        };
+        let Recovered { executor, open, open_layer, .. } = recovered;
+        drop((open, open_layer));
+        let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
+        drop(ready_out);
+        let (replay, open, open_layer) = self.read(None, ready_in)?;
+        let lacks_state = Some(why.to_string());
+        Ok(Recovered { executor, open, open_layer, replay, passed: Vec::new(), lacks_state })
     }
 
     fn attempt(&self, service: Box<dyn Service>, opened: Option<Opened>) -> Result<Recovered, Failed> {
-        let base =
-            opened.as_ref().map_or(Base::default(), |o| Base { seq: o.head.seq, batches: o.head.batches });
+        let base = match &opened {
+            Some(opened) => Some(Base { seq: opened.head.seq, batches: opened.head.batches }),
+            None => Some(Base::default()),
+        };
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         let (table, hasher, schedule) = (self.table, self.auth.hasher, self.schedule);
         let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
@@ -136,15 +164,23 @@ impl Recovery<'_> {
             Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
             Ok(Ok((executor, passed))) => {
                 let (replay, open, open_layer) = read.map_err(Failed::Start)?;
-                Ok(Recovered { executor, open, open_layer, replay, passed })
+                let lacks_state = replay.is_hollow().then(|| "no checkpoint can be read".to_owned());
+                Ok(Recovered { executor, open, open_layer, replay, passed, lacks_state })
             }
         }
     }
 
-    /// Reads both logs and hands out what their marks cover.
+    fn replay(&self, base: Option<Base>, first: Lsn) -> Replay {
+        match base {
+            Some(base) => Replay::new(self.auth.clone(), base, first),
+            None => Replay::hollow(self.auth.clone(), first),
+        }
+    }
+
+    /// Reads both logs and hands out what their marks cover above `base`; `None`: nothing.
     fn read(
         &self,
-        base: Base,
+        base: Option<Base>,
         ready_in: Sender<Batch>,
     ) -> Result<(Replay, OpenLog, Option<OpenLayer>), StartError> {
         let mut replay: Option<Replay> = None;
@@ -163,10 +199,13 @@ impl Recovery<'_> {
             let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
                 .map_err(|e| format!("record {}: {e}", r.lsn))?;
             // Where the log begins, its first record tells.
-            let replay = replay.get_or_insert_with(|| Replay::new(self.auth.clone(), base, r.lsn));
+            let replay = replay.get_or_insert_with(|| {
+                let base = base.filter(|base| *base != Base::default() || r.lsn == Lsn(1) || !self.transfers);
+                self.replay(base, r.lsn)
+            });
             hand(replay.record(&record).map_err(|why| refuse(&dir, why))?)
         });
-        let mut replay = replay.unwrap_or_else(|| Replay::new(self.auth.clone(), base, Lsn(1)));
+        let mut replay = replay.unwrap_or_else(|| self.replay(base, Lsn(1)));
         let mut opened_layer = None;
         if let (Ok(_), Some((mode, options))) = (&opened, &self.layer_options) {
             let dir = options.dir.clone();

@@ -173,6 +173,8 @@ pub struct Shared {
     pub order: Mutex<OrderView>,
     /// That this replica stays behind, in words.
     pub behind: Mutex<Option<String>>,
+    /// Why what is executed here is worth nothing, until others' state is taken over.
+    pub lacks_state: Mutex<Option<String>>,
     /// Requests executed since the start.
     pub requests_executed: AtomicU64,
     /// Batches executed since the start.
@@ -231,9 +233,16 @@ impl Shared {
             }
         }
         alarms.extend(self.behind.lock().clone());
+        let lacks = self.lacks_state.lock().clone();
+        alarms.extend(lacks.map(|why| format!("state: {why}: that of the others is being taken over")));
         let failed = &self.checkpoints.lock().failed;
         alarms.extend(failed.as_ref().map(|why| format!("checkpoint: {why}")));
         alarms
+    }
+
+    /// Whether the executed state is worth nothing.
+    pub fn lacks_state(&self) -> bool {
+        self.lacks_state.lock().is_some()
     }
 
     /// Takes down what went wrong, and says it in the log.

@@ -482,11 +482,25 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery = Recovery { auth: &auth, options, layer_options, table, schedule, progress: &progress };
+        let transfers = schedule.is_some() && transfer_net.is_some();
+        let progress_of = &progress;
+        let recovery = Recovery {
+            auth: &auth,
+            options,
+            layer_options,
+            table,
+            schedule,
+            progress: progress_of,
+            transfers,
+        };
         progress.begin();
         let recovered = recovery.run(service, &mut checkpoints);
         progress.end();
-        let Recovered { executor, open, open_layer, mut replay, passed } = recovered?;
+        let Recovered { executor, open, open_layer, mut replay, passed, lacks_state } = recovered?;
+        if let Some(why) = &lacks_state {
+            ::log::error!("{why}: the state of the others is taken over");
+            shared.lacks_state.lock().clone_from(&lacks_state);
+        }
         let report = open.report().clone();
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // A state from others whose checkpoint is there, and whose record is not.
@@ -498,7 +512,8 @@ impl Replica {
             }
         }
         let mark = replay.durable().mark.statement;
-        if executor.executed() == mark.seq && executor.reply_chain() != mark.replies {
+        let sound = lacks_state.is_none();
+        if sound && executor.executed() == mark.seq && executor.reply_chain() != mark.replies {
             let why = RestoreError::Replies(mark.seq);
             return Err(restored(why));
         }
@@ -531,6 +546,7 @@ impl Replica {
             client_bytes_max: CLIENT_POOL_BYTES,
             pool_bytes_max: POOL_BYTES,
             votes_durable,
+            transfers,
             seed: random()?,
         };
         let mut core = replay.finish(order_config, clock.now()).map_err(restored)?;

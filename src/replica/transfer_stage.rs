@@ -34,6 +34,9 @@ const IDLE: Duration = Duration::from_millis(100);
 /// While chunks wait for the bound on bytes per second.
 const PACED: Duration = Duration::from_millis(2);
 
+/// After a state that could not be taken over the next is asked for so much later, and twice as long each time.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// What the transfer stage is sent.
 pub enum ToTransfer {
     /// A replica can be spoken to.
@@ -188,6 +191,8 @@ pub struct State {
     to_stager: Option<Sender<ToStager>>,
     /// Received, and being taken over.
     installing: Option<Seq>,
+    /// After states that could not be taken over none is asked for so soon: how many, and until when.
+    refused: (u32, Option<Instant>),
     /// Taken over; its file goes when the log knows.
     done: Option<Seq>,
 }
@@ -303,10 +308,14 @@ impl TransferStage {
                 }
                 drop(view);
                 self.end();
+                self.state.refused = (0, None);
                 self.state.done = Some(seq);
             }
             ToTransfer::NotInstalled(seq) => {
                 self.end();
+                let times = self.state.refused.0;
+                let pause = REFUSED.saturating_mul(1 << times.min(6));
+                self.state.refused = (times + 1, Some(Instant::now() + pause));
                 let _ = staging::remove(&self.dir, seq);
             }
             ToTransfer::Stop => {}
@@ -360,7 +369,8 @@ impl TransferStage {
 
     /// Order says it every heartbeat until a state is here.
     fn behind(&mut self) {
-        if self.state.leecher.is_none() && self.state.installing.is_none() && !self.state.asked {
+        let pauses = self.state.refused.1.is_some_and(|until| Instant::now() < until);
+        if self.state.leecher.is_none() && self.state.installing.is_none() && !self.state.asked && !pauses {
             self.state.asked = true;
             let _ = self.to_execute.send(ToExecute::Freeze);
         }
@@ -371,7 +381,9 @@ impl TransferStage {
         if self.state.leecher.is_some() {
             return;
         }
-        let (algorithm, above) = (self.auth.hasher.algorithm, frozen.seq);
+        let algorithm = self.auth.hasher.algorithm;
+        // Where the own state is wrong, an older one is of use as well.
+        let above = if self.shared.lacks_state() { Seq(0) } else { frozen.seq };
         ::log::info!("what follows place {above} is in nobody's log: asking for a state");
         self.state.own = Image::of(frozen, algorithm).ok().map(Arc::new);
         let auth = self.auth.clone();

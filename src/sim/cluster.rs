@@ -80,6 +80,7 @@ impl Setup {
             client_bytes_max: 1 << 16,
             pool_bytes_max: 1 << 20,
             votes_durable: true,
+            transfers: false,
             seed: 1,
         };
         let client_auth = if members.byzantine() { ClientAuth::Signature } else { ClientAuth::Channel };
@@ -444,12 +445,26 @@ impl Cluster {
         if node.checkpoints.len() > 1 && own && self.random.per_mille(200) {
             node.checkpoints.pop_back();
         }
+        // Or all of them are: what others have has to do.
+        let spoilt = self.setup.checkpoints.is_some()
+            && correct
+            && self.random.per_mille(60)
+            && self.all().iter().all(|other| *other == r || self.has_state(*other));
+        let node = &mut self.nodes[r.index()];
+        if spoilt {
+            node.checkpoints.clear();
+        }
+        let hollow = node.checkpoints.is_empty() && node.disk.first() > Lsn(1);
         let (base, executor) = match node.checkpoints.back() {
             Some(checkpoint) => (checkpoint.base, checkpoint.executor.clone()),
             None => (Base::default(), Executor::new(self.setup.hasher(), self.setup.sessions_max)),
         };
         node.executor = executor;
-        let mut replay = Replay::new(node.auth.clone(), base, node.disk.first());
+        let first = node.disk.first();
+        let mut replay = match hollow {
+            true => Replay::hollow(node.auth.clone(), first),
+            false => Replay::new(node.auth.clone(), base, first),
+        };
         let ready = read_logs(&mut replay, &node.disk, &node.decisions);
         if ready.is_err() && !correct {
             // What is left of a liar's logs need not make sense.
@@ -492,6 +507,7 @@ impl Cluster {
         let mut order = self.setup.order.clone();
         order.seed = self.random.next();
         let now = clock(self.now, node.skew);
+        order.transfers = self.setup.checkpoints.is_some();
         let core = replay.finish(order, now);
         if core.is_err() && !correct {
             self.replace_log(r);
@@ -510,6 +526,15 @@ impl Cluster {
         }
         self.nodes[r.index()].executor = last;
         self.schedule_tick(r);
+    }
+
+    /// Whether a replica has, or comes back with, a state of its own.
+    fn has_state(&self, r: ReplicaId) -> bool {
+        let node = &self.nodes[r.index()];
+        let hollow = node.checkpoints.is_empty() && node.disk.first() > Lsn(1);
+        !hollow
+            && node.core.as_ref().is_none_or(|core| !core.is_learner() && !core.lacks_state())
+            && !node.disk.is_damaged()
     }
 
     /// The operator's answer to a lost or damaged log: `duramen recover`.
@@ -944,6 +969,10 @@ impl Cluster {
                 }
                 Output::Rooted(mark) => self.root_is_certified(r, mark),
                 Output::Behind => self.transfer(r),
+                Output::Quarantined(why) => {
+                    self.note(r, || format!("is quarantined: {why}"));
+                    assert!(self.byzantine.contains(r), "{r} is quarantined: {why}");
+                }
                 Output::Install(_) => self.want_install(r),
                 Output::NotInstalled(_) => self.nodes[r.index()].transfers.under_way = false,
                 Output::Covered { seq, batches } => self.store_checkpoint(r, Base { seq, batches }),

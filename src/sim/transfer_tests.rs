@@ -82,3 +82,76 @@ fn who_comes_back_into_a_restarted_group_takes_a_state_over_as_well() {
         comes_back(c, &format!("restarted, seed {seed}"));
     }
 }
+
+/// A group under load whose logs do not go back to the beginning.
+fn under_way(seed: u64, model: FaultModel, n: u32) -> Cluster {
+    let mut setup = Setup::new(members(model, n));
+    let period = 8 * u64::from(n);
+    setup.checkpoints = Some(Checkpoints { period, together: false, recycles: true, pressed: false });
+    let mut c = Cluster::new(setup, seed);
+    c.may_halt = true;
+    c.add_client(1 << 40);
+    let recycled = c.run_until(60_000, |c| (0..n).all(|r| c.core(r).status().base > Seq(0)));
+    assert!(recycled, "logs are recycled\n{}", c.picture());
+    c
+}
+
+fn keeps_up(c: &mut Cluster, who: u32, what: &str) {
+    let back = c.run_until(60_000, |c| c.transferred > 0 && !c.core(who).lacks_state());
+    assert!(back, "{what}: it gets no state\n{}", c.picture());
+    let decided = c.core(who).decided();
+    c.run_ms(3_000);
+    let equal = |a: u32, b: u32| c.core(a).mark().0.abs_diff(c.core(b).mark().0) <= 64;
+    assert!(c.core(who).halted().is_none() && c.core(who).decided() > decided, "{what}\n{}", c.picture());
+    assert!(equal(who, 0) || equal(who, 2), "{what}: it does not keep up\n{}", c.picture());
+}
+
+#[test]
+fn a_replica_that_executes_otherwise_takes_the_others_state_over() {
+    for (n, model) in [(4, FaultModel::Byzantine), (3, FaultModel::Crash)] {
+        for seed in 1..=5 {
+            let what = format!("{model:?}, seed {seed}");
+            let mut c = under_way(seed, model, n);
+            // Not held to the one history.
+            c.byzantine.insert(ReplicaId(1));
+            c.nodes[1].executor.diverges = 1;
+            let noticed = c.run_until(10_000, |c| c.core(1).lacks_state());
+            assert!(noticed, "{what}: nobody notices\n{}", c.picture());
+            keeps_up(&mut c, 1, &what);
+            c.clients.iter_mut().for_each(|client| client.left = 0);
+            let even = c.run_until(10_000, |c| c.nodes[1].executor.executed == c.nodes[0].executor.executed);
+            assert!(even, "{what}\n{}", c.picture());
+            assert_eq!(c.nodes[1].executor.root(), c.nodes[0].executor.root(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn who_executes_otherwise_time_and_again_is_silenced() {
+    let mut c = under_way(1, FaultModel::Byzantine, 4);
+    c.byzantine.insert(ReplicaId(1));
+    for _ in 0..4 {
+        // A fault of the machine: it comes again.
+        c.nodes[1].executor.diverges = 1;
+        c.run_until(20_000, |c| c.core(1).lacks_state() || c.core(1).halted().is_some());
+        c.run_until(20_000, |c| !c.core(1).lacks_state());
+    }
+    assert!(c.core(1).halted().expect("silenced").contains("f+1 others have"));
+}
+
+#[test]
+fn a_replica_whose_checkpoints_are_all_damaged_takes_the_others_state_over() {
+    for (n, model) in [(4, FaultModel::Byzantine), (3, FaultModel::Crash)] {
+        for seed in 1..=5 {
+            let what = format!("{model:?}, seed {seed}");
+            let mut c = under_way(seed, model, n);
+            c.crash(ReplicaId(1), Tail::Kept);
+            c.spoil_checkpoint(ReplicaId(1));
+            c.spoil_checkpoint(ReplicaId(1));
+            c.run_ms(50);
+            c.restart(ReplicaId(1));
+            assert!(c.core(1).lacks_state(), "{what}");
+            keeps_up(&mut c, 1, &what);
+        }
+    }
+}

@@ -204,7 +204,9 @@ impl Run {
             | Output::Install(_)
             | Output::NotInstalled(_) => unreachable!("no checkpoints here"),
             Output::ViewStarted(_) => self.shown.views += u64::from(self.correct(at)),
-            Output::Halt(why) => assert!(!self.correct(at), "node {at} halts: {why}"),
+            Output::Quarantined(why) | Output::Halt(why) => {
+                assert!(!self.correct(at), "node {at} halts: {why}")
+            }
             Output::Decision(_)
             | Output::Resend(_)
             | Output::Notice { .. }
