@@ -132,3 +132,44 @@ fn replicas_that_all_restart_offer_states_again() {
     put(&session, KEYS + WRITES);
     check(&client, KEYS + WRITES + 1);
 }
+
+/// One byte in the middle of each checkpoint is another one.
+fn damage_checkpoints(cluster: &Cluster, i: u32) {
+    for path in checkpoints(cluster, i) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x20;
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn one_whose_checkpoints_are_all_damaged_takes_a_state_over() {
+    for (model, n, durability) in
+        [(FaultModel::Byzantine, 4, Durability::Vote), (FaultModel::Crash, 3, Durability::Parallel)]
+    {
+        let mut cluster = cluster(model, n, durability, SnapshotKind::CopyOnWrite);
+        let client = cluster.client();
+        let session = client.session();
+        put_without(&cluster, &session, 0..WRITES);
+        wait("its log does not go on", || {
+            let replica = cluster.replicas[1].as_ref().expect("it runs");
+            number(replica, "first_lsn") > 1 && checkpoints(&cluster, 1).len() == 2
+        });
+        cluster.stop(1);
+        damage_checkpoints(&cluster, 1);
+        cluster.start(1);
+        wait("it takes no state over", || installed(&cluster, 1) == 1);
+        put_without(&cluster, &session, WRITES..WRITES + 5);
+        all_together(&cluster);
+        // Then that of the state that came from others, on which the log relies.
+        cluster.stop(1);
+        damage_checkpoints(&cluster, 1);
+        cluster.start(1);
+        wait("it takes no state over again", || installed(&cluster, 1) == 1);
+        all_together(&cluster);
+        cluster.stop(2);
+        put(&session, WRITES + 5);
+        check(&client, WRITES + 6);
+    }
+}

@@ -461,11 +461,14 @@ impl Cluster {
         };
         node.executor = executor;
         let first = node.disk.first();
-        let mut replay = match hollow {
-            true => Replay::hollow(node.auth.clone(), first),
-            false => Replay::new(node.auth.clone(), base, first),
-        };
-        let ready = read_logs(&mut replay, &node.disk, &node.decisions);
+        let empty = || Replay::hollow(node.auth.clone(), first);
+        let mut replay = if hollow { empty() } else { Replay::new(node.auth.clone(), base, first) };
+        let mut ready = read_logs(&mut replay, &node.disk, &node.decisions);
+        // Its log goes on from a state that came from others and is lost.
+        if ready.is_ok() && matches!(replay.check(), Err(RestoreError::Gap { .. })) {
+            replay = empty();
+            ready = read_logs(&mut replay, &node.disk, &node.decisions);
+        }
         if ready.is_err() && !correct {
             // What is left of a liar's logs need not make sense.
             self.replace_log(r);
