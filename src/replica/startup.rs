@@ -506,7 +506,11 @@ impl Replica {
         // A state from others whose checkpoint is there, and whose record is not.
         let mut transferred = None;
         for seq in staging::staged(&checkpoint_dir)? {
-            let mark = Staging::open(&checkpoint_dir, seq)?.map(|staging| staging.mark);
+            let staging = Staging::open(&checkpoint_dir, seq).unwrap_or_else(|e| {
+                ::log::warn!("chunks received of the state of place {seq} cannot be read: {e}");
+                None
+            });
+            let mark = staging.map(|staging| staging.mark);
             if let Some(record) = mark.map(|mark| replay.transferred(mark)).transpose().map_err(restored)? {
                 transferred = transferred.or(record);
             }

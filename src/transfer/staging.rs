@@ -69,14 +69,18 @@ pub fn begin(
 ) -> io::Result<(Staging, Appender, u64)> {
     let mut earlier = Vec::new();
     for seq in staged(dir)? {
-        earlier.extend(Staging::open(dir, seq)?);
+        // What cannot be read is received again.
+        match Staging::open(dir, seq) {
+            Ok(staging) => earlier.extend(staging),
+            Err(e) => ::log::warn!("chunks received of the state of place {seq} cannot be read: {e}"),
+        }
     }
     let (staging, mut appender) = Staging::create(dir, target.mark.clone(), target.manifest.clone())?;
     let mut kept = 0;
     for chunk in 0..target.manifest.chunks() {
         let ((part, index), expected) = (target.manifest.place(chunk), target.digest(chunk));
         for old in earlier.iter().filter(|old| index < old.manifest.part(part).pages) {
-            let bytes = old.read(old.manifest.chunk_of(part, index))?;
+            let bytes = old.read(old.manifest.chunk_of(part, index)).unwrap_or(None);
             if let Some(bytes) = bytes.filter(|b| page_digest(algorithm, index, b) == expected) {
                 appender.append(&staging, chunk, &bytes)?;
                 kept += bytes.len() as u64;
