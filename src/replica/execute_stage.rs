@@ -18,11 +18,11 @@ use crate::net::{ConnectionId, NetHandle, To};
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::reply::routing::{cut, result_digest};
+use crate::sync::channel::{Offers, Receiver, RecvTimeoutError, Sender};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::batch::{Hasher, RequestKind};
 use crate::wire::messages::*;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub struct ExecuteStage {
     /// When states are frozen, if they are.
     pub(super) checkpoints: Option<Checkpoints>,
     /// Where states are hashed at the places where all are, if they are.
-    pub(super) to_roots: Option<Sender<Frozen>>,
+    pub(super) to_roots: Option<Offers<Frozen>>,
     /// Where states are transferred, if they are.
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// The paper's modes: logs what is executed.
@@ -208,7 +208,7 @@ impl ExecuteStage {
     fn take_root(&self) {
         if let Some(to_roots) = &self.to_roots {
             // One that is still being hashed: this place is left out here.
-            if to_roots.try_send(self.executor.freeze()).is_err() {
+            if to_roots.offer(self.executor.freeze()).is_err() {
                 self.shared.transfer.lock().skipped += 1;
             }
         }
