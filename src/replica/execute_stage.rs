@@ -63,7 +63,7 @@ pub struct ExecuteStage {
     /// Byzantine: reads are answered once a fresh no-op of our own has executed (RULES 9).
     pub(super) nonce: u64,
     pub(super) reads_ok: bool,
-    pub(super) waiting: BTreeMap<u64, (ConnectionId, Read)>,
+    pub(super) waiting: BTreeMap<u64, (ConnectionId, Read, Credit)>,
     /// Which request of a group is answered again first.
     pub(super) resend_turn: u64,
     pub(super) digest: StateDigest,
@@ -113,13 +113,13 @@ impl ExecuteStage {
                     self.execute(batches);
                 }
                 Ok(ToExecute::Resend(groups)) => self.resend(groups),
-                Ok(ToExecute::Read { connection, token: None, read }) => {
+                Ok(ToExecute::Read { connection, token: None, read, credit: _credit }) => {
                     self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
                     let ok = self.reads_ok && !self.ended;
                     self.answer(connection, read, ok);
                 }
-                Ok(ToExecute::Read { connection, token: Some(token), read }) => {
-                    self.waiting.insert(token, (connection, read));
+                Ok(ToExecute::Read { connection, token: Some(token), read, credit }) => {
+                    self.waiting.insert(token, (connection, read, credit));
                 }
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
                 Ok(ToExecute::Freeze) => {
@@ -391,7 +391,7 @@ impl ExecuteStage {
 
     fn answer_waiting(&mut self, tokens: &[u64], ready: bool) {
         for token in tokens {
-            if let Some((connection, read)) = self.waiting.remove(token) {
+            if let Some((connection, read, _credit)) = self.waiting.remove(token) {
                 self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
                 // What was executed last may not be on disk, and never come to be.
                 self.answer(connection, read, ready && !self.ended);

@@ -76,6 +76,7 @@ pub struct Receive {
     pub(super) repeats: HashMap<ReplicaId, Repeats>,
     pub(super) standings: HashMap<ConnectionId, (Arc<Standing>, Bucket)>,
     pub(super) clients: Arc<BackPressure>,
+    pub(super) read_bytes: HashMap<ClientId, Arc<AtomicUsize>>,
     pub(super) reads: u64,
     /// When the first frame of this poll came, and how many did.
     pub(super) polled: Option<(Instant, usize)>,
@@ -154,12 +155,16 @@ impl Receive {
                 if self.shared.execute_queue.load(Ordering::Relaxed) > READS_MAX as u64 {
                     return self.rejected(Peer::Client(client), "too many reads");
                 }
+                let used = self.read_bytes.entry(client).or_default();
+                let Some(credit) = Credit::take(used, size, READ_BYTES_MAX) else {
+                    return self.rejected(Peer::Client(client), "too many bytes of reads");
+                };
                 self.shared.execute_queue.fetch_add(1, Ordering::Relaxed);
                 let token = (!self.auth.members.byzantine()).then(|| {
                     self.reads += 1;
                     self.reads
                 });
-                let _ = self.to_execute.send(ToExecute::Read { connection, token, read });
+                let _ = self.to_execute.send(ToExecute::Read { connection, token, read, credit });
                 if let Some(token) = token {
                     self.cheap.push((Input::ReadIndex(token), None));
                 }

@@ -6,7 +6,7 @@
 //! | verify | pool `duramen-pool` | `net`, per poll | with `order`: [`PEER_BYTES_MAX`] per replica, [`CLIENT_BYTES_MAX`] in all | a replica's frame is dropped and counted (the protocol repairs); clients are not read |
 //! | order | `duramen-order` | verified messages, groups, `Persisted`, `Executed`, ticks | see verify | see verify |
 //! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk (in the paper's modes `execute` for its own log, too); `log` waits for nobody |
-//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
+//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`], per client [`READ_BYTES_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
 //! | checkpoint | `duramen-ckpt` | `execute`: frozen states; `order`: which one a mark covers | one state | the turn is skipped and counted |
 //! | roots | `duramen-roots` | `execute`: frozen states, at the places where all replicas take one | one state | the place is skipped and counted |
@@ -48,6 +48,8 @@ pub const TRANSFER_PEER_BYTES_MAX: usize = 160 << 20;
 pub const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait at the execute stage.
 pub const READS_MAX: usize = 4096;
+/// Bytes of one client's reads that wait there; above it they are turned away.
+pub const READ_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one client's groups that wait at the execute stage to be answered again; above it they are dropped.
 pub const RESEND_BYTES_MAX: usize = 4 << 20;
 /// Batches that wait to be read from the log for a peer.
@@ -82,6 +84,8 @@ pub enum ToExecute {
         token: Option<u64>,
         /// What.
         read: Read,
+        /// Its client's share.
+        credit: Credit,
     },
     /// Answer these.
     ReadReady(Vec<u64>),

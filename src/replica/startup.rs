@@ -641,6 +641,7 @@ impl Replica {
             repeats: HashMap::new(),
             standings: HashMap::new(),
             clients: clients.clone(),
+            read_bytes: HashMap::new(),
             reads: 0,
             polled: None,
             cheap: Vec::new(),
