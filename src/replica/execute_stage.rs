@@ -84,6 +84,9 @@ pub struct ExecuteStage {
     /// The log of decisions failed: nothing is executed any more.
     pub(super) ended: bool,
     pub(super) published: Instant,
+    /// What replies pass through.
+    #[cfg(feature = "adversary")]
+    pub(super) liar: Option<Mutex<super::liar::Liar>>,
 }
 
 impl ExecuteStage {
@@ -360,12 +363,22 @@ impl ExecuteStage {
         let (began, count) = (Instant::now(), packed.iter().map(|(_, replies)| replies.len()).sum());
         let view = View(self.shared.view.load(Ordering::Relaxed));
         let executed = self.executor.executed();
+        #[cfg(feature = "adversary")]
+        let packed = self.twisted(packed);
         let frames = packed.into_iter().map(|(connection, replies)| {
             let message = Message::Replies(Replies { view, executed, replies });
             (To::Connection(connection), frame(&message))
         });
         self.net.send_batch(frames.collect());
         self.shared.metrics.record(Stage::Reply, began.elapsed(), count);
+    }
+
+    #[cfg(feature = "adversary")]
+    fn twisted(&self, mut packed: Vec<(ConnectionId, Vec<Reply>)>) -> Vec<(ConnectionId, Vec<Reply>)> {
+        if let Some(liar) = &self.liar {
+            packed.iter_mut().for_each(|(_, replies)| liar.lock().replies(replies));
+        }
+        packed
     }
 
     fn resend(&mut self, groups: Vec<(AuthenticGroup, Credit)>) {
@@ -419,6 +432,10 @@ impl ExecuteStage {
             if !self.members.byzantine() || read.full_from == self.me {
                 reply.result = Some(answer.result);
             }
+        }
+        #[cfg(feature = "adversary")]
+        if let Some(liar) = &self.liar {
+            liar.lock().reads(&mut reply);
         }
         self.net.send(To::Connection(connection), frame(&Message::ReadReply(reply)));
     }

@@ -359,6 +359,11 @@ impl Replica {
             progress,
             ..
         } = options;
+        #[cfg(feature = "adversary")]
+        let service = match adversary {
+            Some(row) => super::liar::service(row, service),
+            None => service,
+        };
         config.check_transport(insecure)?;
         let durability = config.durability;
         let votes_durable = durability == Durability::Vote;
@@ -650,17 +655,13 @@ impl Replica {
         door.open(receive, &handle);
 
         #[cfg(feature = "adversary")]
-        let liar = match adversary {
-            Some(row) => Some(super::liar::Liar::new(
-                row,
-                crate::sim::adversary::Power {
-                    auth: liar_auth,
-                    window: config.limits.window,
-                    mark_interval: config.limits.mark_interval,
-                },
-                random()?,
-            )),
-            None => None,
+        let new_liar = || {
+            let new = |row| -> Result<_, StartError> {
+                let (window, mark_interval) = (config.limits.window, config.limits.mark_interval);
+                let power = crate::sim::adversary::Power { auth: liar_auth.clone(), window, mark_interval };
+                Ok(super::liar::Liar::new(row, power, random()?))
+            };
+            adversary.map(new).transpose()
         };
         let order = OrderStage {
             core,
@@ -678,7 +679,7 @@ impl Replica {
             appends: Default::default(),
             proposed: Default::default(),
             #[cfg(feature = "adversary")]
-            liar,
+            liar: new_liar()?,
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
             to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
@@ -720,6 +721,8 @@ impl Replica {
             unlogged: Default::default(),
             ended: false,
             published: Instant::now(),
+            #[cfg(feature = "adversary")]
+            liar: new_liar()?.map(parking_lot::Mutex::new),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
