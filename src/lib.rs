@@ -77,6 +77,9 @@ pub mod hex;
 /// Small system calls.
 pub mod sys;
 
+/// What threads share.
+mod sync;
+
 /// Sockets: bytes in and out; knows frames, not messages.
 pub mod net;
 

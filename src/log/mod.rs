@@ -20,6 +20,7 @@ mod error;
 mod gate;
 mod group;
 mod layout;
+mod mailbox;
 mod options;
 mod progress;
 mod reader;
@@ -72,11 +73,12 @@ use device::EmulatedWriter;
 use group::{Packer, Prefix, Queued};
 pub(crate) use layout::BLOCK_BYTES;
 use layout::{BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
+use mailbox::Mailbox;
 use reader::Index;
 use scan::{Place, Scan};
 pub(crate) use segments::is_full;
 use segments::{Maker, Spare, UNFINISHED, make_segment, segment_name, segment_number};
-use stage::{Bounds, Mail, Shared, Stage};
+use stage::{Bounds, Shared, Stage};
 use storage::{Disk, RealDisk};
 use writer::{ThreadsWriter, UringWriter, Writer};
 
@@ -272,7 +274,7 @@ impl OpenLog {
         let mut stats = LogStats::new();
         stats.note_segments(&index.segments.read(), spares.len(), files_bytes);
         let shared = Arc::new(Shared {
-            mail: Mutex::new(Mail::default()),
+            mail: Mailbox::default(),
             wake: Arc::new(EventFd::new().map_err(io("make an eventfd"))?),
             queued_bytes: AtomicUsize::new(0),
             queued_room: AtomicUsize::new(0),

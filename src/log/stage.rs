@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use hdrhistogram::Histogram;
-use parking_lot::Mutex;
 
 use super::buffers::AlignedBuffer;
 use super::error::LogFailed;
 use super::gate::Persisted;
 use super::group::{Filled, Packer, Prefix, Queued};
 use super::layout::{BLOCK_BYTES, DATA_START, KIND_TRAILER, SegmentHeader, align_up, record_bytes};
+use super::mailbox::Mailbox;
 use super::options::Record;
 use super::reader::{Index, SegmentIndex};
 use super::segments::{Leaving, Made, Order, Spare, is_full};
 use super::storage::DiskFile;
 use super::writer::{Done, Write, Writer};
+use crate::sync::Mutex;
 use crate::sys::EventFd;
 use crate::types::{Digest, Lsn, Seq, View};
 
@@ -111,7 +112,7 @@ impl LogStats {
 
 /// What appenders and the log thread share.
 pub(super) struct Shared {
-    pub mail: Mutex<Mail>,
+    pub mail: Mailbox<Mail>,
     pub wake: Arc<EventFd>,
     pub queued_bytes: AtomicUsize,
     /// Disk bytes that the queue can take at most.
@@ -132,18 +133,12 @@ pub(super) struct Mail {
     /// Records below this one are no longer needed.
     pub below: Option<Lsn>,
     pub stop: bool,
-    /// The thread sleeps and could write: signal it.
-    pub sleeping: bool,
 }
 
 impl Shared {
     /// Leaves something for the log thread, and wakes it if it sleeps for that.
     pub fn post(&self, put: impl FnOnce(&mut Mail)) {
-        let mut mail = self.mail.lock();
-        put(&mut mail);
-        let wake = std::mem::take(&mut mail.sleeping);
-        drop(mail);
-        if wake {
+        if self.mail.post(put) {
             self.wake.signal();
         }
     }
@@ -306,13 +301,10 @@ impl Running {
 
     /// Takes what was left in the mail. Returns whether to stop.
     fn take_mail(&mut self) -> bool {
-        let mut mail = self.stage.shared.mail.lock();
-        mail.sleeping = false;
-        std::mem::swap(&mut mail.records, &mut self.incoming);
-        let made = std::mem::take(&mut mail.made);
-        let below = mail.below.take();
-        let stop = mail.stop;
-        drop(mail);
+        let (made, below, stop) = self.stage.shared.mail.take(|mail| {
+            std::mem::swap(&mut mail.records, &mut self.incoming);
+            (std::mem::take(&mut mail.made), mail.below.take(), mail.stop)
+        });
         self.queue.extend(self.incoming.drain(..));
         self.below = below.map_or(self.below, |below| below.max(self.below));
         for made in made {
@@ -538,13 +530,13 @@ impl Running {
         }
         let idle = self.in_flight.is_empty() && !has_work && self.noted < self.stage.prefix.durable;
         let timeout = idle.then_some(self.stage.trailer_after);
-        let mut mail = self.stage.shared.mail.lock();
-        let stops = mail.stop && self.in_flight.is_empty() && !self.waits_for_segment;
-        if !mail.made.is_empty() || mail.below.is_some() || stops || (may_write && !mail.records.is_empty()) {
+        let stays = |mail: &Mail| {
+            let stops = mail.stop && self.in_flight.is_empty() && !self.waits_for_segment;
+            !mail.made.is_empty() || mail.below.is_some() || stops || (may_write && !mail.records.is_empty())
+        };
+        if !self.stage.shared.mail.sleep(may_write, stays) {
             return Some(Duration::ZERO);
         }
-        mail.sleeping = may_write;
-        drop(mail);
         if idle && self.quiet_since.elapsed() >= self.stage.trailer_after {
             self.trailer();
             return Some(Duration::ZERO);

@@ -4,8 +4,7 @@
 //! - *An edge is told once.* `readable` and `writable` stay set until the socket would block or gives less than asked.
 //! - *One peer can be read for ever.* After its quota it goes behind the others, and poll does not sleep meanwhile.
 //! - *A token may outlive its socket in a batch of events.* Tokens are connection ids, which are never reused.
-//! - *A sleeping thread must be woken, a busy one need not be.* `Shared::sleeping` is set just before poll, then the command
-//!   queue is looked at once more; a sender that finds it set clears it and wakes. Many sends cost one eventfd write, often none.
+//! - *A sleeping thread must be woken, a busy one need not be.* See [`Doorbell`](super::doorbell::Doorbell).
 
 use super::connection::{Connection, Flushed, Phase, looks_like_tls};
 use super::dial::{self, Link, Resolver, State};
@@ -16,9 +15,9 @@ use super::{
     Closed, Command, ConnectionId, Discard, From, NetConfig, NetError, NetHandle, Peer, Receiver, To,
     Transport,
 };
+use crate::sync::channel::Receiver as Queue;
 use crate::types::{ClientId, ReplicaId};
 use bytes::Bytes;
-use crossbeam::channel::Receiver as Queue;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use std::cmp::Reverse;
@@ -205,17 +204,13 @@ impl EventLoop {
             let timer = self.timers.peek().map(|Reverse((at, _))| *at);
             timer.into_iter().chain(self.stop_at).min().map(|at| at.saturating_duration_since(Instant::now()))
         };
-        let sleeping = &self.handle.shared.sleeping;
-        sleeping.store(true, Ordering::SeqCst);
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.commands.is_empty() {
+        let bell = &self.handle.shared.bell;
+        let sleeps = timeout != Some(Duration::ZERO);
+        if !bell.lie_down(|| sleeps && self.commands.is_empty()) {
             timeout = Some(Duration::ZERO);
         }
-        if timeout == Some(Duration::ZERO) {
-            sleeping.store(false, Ordering::SeqCst);
-        }
         let polled = self.poll.poll(events, timeout);
-        sleeping.store(false, Ordering::SeqCst);
+        bell.get_up();
         match polled {
             Err(e) if e.kind() != ErrorKind::Interrupted => Err(e),
             _ => Ok(()),

@@ -21,6 +21,7 @@
 
 mod connection;
 mod dial;
+mod doorbell;
 mod event_loop;
 pub mod framing;
 pub mod hello;
@@ -44,15 +45,16 @@ pub use hello::Refusal;
 pub use stats::{ConnectionStats, Discard, Stats};
 
 use crate::identity::{Identity, PublicKey};
+use crate::sync::channel::{Receiver as Queue, Sender, unbounded};
 use crate::types::{ClientId, ClusterId, ReplicaId};
 use bytes::Bytes;
-use crossbeam::channel::{Receiver as Queue, Sender, bounded, unbounded};
+use doorbell::Doorbell;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Who is at an end of a link.
@@ -345,8 +347,7 @@ impl Command {
 
 struct Shared {
     waker: mio::Waker,
-    /// The net thread sleeps or is about to: who clears this must wake it.
-    sleeping: AtomicBool,
+    bell: Doorbell,
     commands_bytes: AtomicUsize,
     commands_bytes_max: usize,
     local: Option<SocketAddr>,
@@ -403,10 +404,7 @@ impl NetHandle {
         if self.commands.send(command).is_err() {
             return; // stopped
         }
-        // Either the net thread sees the command before it sleeps, or we see that it sleeps.
-        fence(Ordering::SeqCst);
-        if self.shared.sleeping.load(Ordering::Relaxed) && self.shared.sleeping.swap(false, Ordering::SeqCst)
-        {
+        if self.shared.bell.ring() {
             self.shared.counters.wakes.fetch_add(1, Ordering::Relaxed);
             if let Err(e) = self.shared.waker.wake() {
                 log::error!("net: cannot wake the net thread: {e}");
@@ -465,7 +463,7 @@ pub fn start(config: NetConfig, receiver: Box<dyn Receiver>) -> Result<Net, NetE
     let (commands, queue) = unbounded();
     let shared = Arc::new(Shared {
         waker: mio::Waker::new(poll.registry(), event_loop::WAKER)?,
-        sleeping: AtomicBool::new(false),
+        bell: Doorbell::default(),
         commands_bytes: AtomicUsize::new(0),
         commands_bytes_max: config.commands_bytes_max,
         local: listener.as_ref().map(|l| l.local_addr()).transpose()?,
@@ -474,7 +472,7 @@ pub fn start(config: NetConfig, receiver: Box<dyn Receiver>) -> Result<Net, NetE
     let handle = NetHandle { commands, shared };
     let thread = config.thread;
     let event_loop = event_loop::EventLoop::new(config, poll, listener, queue, handle.clone(), receiver)?;
-    let (ended, done) = bounded(0);
+    let (ended, done) = crossbeam::channel::bounded(0);
     let thread = std::thread::Builder::new().name(thread.into()).spawn(move || {
         let _ended: Sender<()> = ended;
         event_loop.run();

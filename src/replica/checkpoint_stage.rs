@@ -10,9 +10,9 @@ use crate::checkpoint::store::Store;
 use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
+use crate::sync::channel::{Receiver, Sender, Working, work};
 use crate::types::*;
 use crate::wire::messages::{MarkStatement, StateCertificate};
-use crossbeam::channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +52,7 @@ pub struct Taken {
     /// All of it.
     pub frozen: Frozen,
     /// Execution waits for this: the stop-the-world baseline.
-    pub written: Option<Sender<()>>,
+    pub written: Option<Working>,
 }
 
 /// The checkpoints as `status` shows them.
@@ -367,15 +367,12 @@ impl Checkpoints {
         let frozen = freeze();
         shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
         let seq = frozen.seq;
-        let (written, wait) = crossbeam::channel::bounded(0);
-        let written = self.stop_the_world.then_some(written);
-        let stops = written.is_some();
+        let (written, ended) = self.stop_the_world.then(work).unzip();
         // First to the writer: order may know at once that a mark covers it.
         let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
         let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
-        if stops {
-            // It ends when the writer lets go of its end.
-            let _ = wait.recv();
+        if let Some(ended) = ended {
+            ended.wait();
         }
     }
 }

@@ -18,11 +18,11 @@ use crate::net::{ConnectionId, NetHandle, To};
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::reply::routing::{cut, result_digest};
+use crate::sync::channel::{Offers, Receiver, RecvTimeoutError, Sender};
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::batch::{Hasher, RequestKind};
 use crate::wire::messages::*;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -63,14 +63,14 @@ pub struct ExecuteStage {
     /// Byzantine: reads are answered once a fresh no-op of our own has executed (RULES 9).
     pub(super) nonce: u64,
     pub(super) reads_ok: bool,
-    pub(super) waiting: BTreeMap<u64, (ConnectionId, Read)>,
+    pub(super) waiting: BTreeMap<u64, (ConnectionId, Read, Credit)>,
     /// Which request of a group is answered again first.
     pub(super) resend_turn: u64,
     pub(super) digest: StateDigest,
     /// When states are frozen, if they are.
     pub(super) checkpoints: Option<Checkpoints>,
     /// Where states are hashed at the places where all are, if they are.
-    pub(super) to_roots: Option<Sender<Frozen>>,
+    pub(super) to_roots: Option<Offers<Frozen>>,
     /// Where states are transferred, if they are.
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// The paper's modes: logs what is executed.
@@ -84,6 +84,9 @@ pub struct ExecuteStage {
     /// The log of decisions failed: nothing is executed any more.
     pub(super) ended: bool,
     pub(super) published: Instant,
+    /// What replies pass through.
+    #[cfg(feature = "adversary")]
+    pub(super) liar: Option<Mutex<super::liar::Liar>>,
 }
 
 impl ExecuteStage {
@@ -113,13 +116,13 @@ impl ExecuteStage {
                     self.execute(batches);
                 }
                 Ok(ToExecute::Resend(groups)) => self.resend(groups),
-                Ok(ToExecute::Read { connection, token: None, read }) => {
+                Ok(ToExecute::Read { connection, token: None, read, credit: _credit }) => {
                     self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
                     let ok = self.reads_ok && !self.ended;
                     self.answer(connection, read, ok);
                 }
-                Ok(ToExecute::Read { connection, token: Some(token), read }) => {
-                    self.waiting.insert(token, (connection, read));
+                Ok(ToExecute::Read { connection, token: Some(token), read, credit }) => {
+                    self.waiting.insert(token, (connection, read, credit));
                 }
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
                 Ok(ToExecute::Freeze) => {
@@ -208,7 +211,7 @@ impl ExecuteStage {
     fn take_root(&self) {
         if let Some(to_roots) = &self.to_roots {
             // One that is still being hashed: this place is left out here.
-            if to_roots.try_send(self.executor.freeze()).is_err() {
+            if to_roots.offer(self.executor.freeze()).is_err() {
                 self.shared.transfer.lock().skipped += 1;
             }
         }
@@ -362,12 +365,22 @@ impl ExecuteStage {
         let (began, count) = (Instant::now(), packed.iter().map(|(_, replies)| replies.len()).sum());
         let view = View(self.shared.view.load(Ordering::Relaxed));
         let executed = self.executor.executed();
+        #[cfg(feature = "adversary")]
+        let packed = self.twisted(packed);
         let frames = packed.into_iter().map(|(connection, replies)| {
             let message = Message::Replies(Replies { view, executed, replies });
             (To::Connection(connection), frame(&message))
         });
         self.net.send_batch(frames.collect());
         self.shared.metrics.record(Stage::Reply, began.elapsed(), count);
+    }
+
+    #[cfg(feature = "adversary")]
+    fn twisted(&self, mut packed: Vec<(ConnectionId, Vec<Reply>)>) -> Vec<(ConnectionId, Vec<Reply>)> {
+        if let Some(liar) = &self.liar {
+            packed.iter_mut().for_each(|(_, replies)| liar.lock().replies(replies));
+        }
+        packed
     }
 
     fn resend(&mut self, groups: Vec<(AuthenticGroup, Credit)>) {
@@ -393,7 +406,7 @@ impl ExecuteStage {
 
     fn answer_waiting(&mut self, tokens: &[u64], ready: bool) {
         for token in tokens {
-            if let Some((connection, read)) = self.waiting.remove(token) {
+            if let Some((connection, read, _credit)) = self.waiting.remove(token) {
                 self.shared.execute_queue.fetch_sub(1, Ordering::Relaxed);
                 // What was executed last may not be on disk, and never come to be.
                 self.answer(connection, read, ready && !self.ended);
@@ -421,6 +434,10 @@ impl ExecuteStage {
             if !self.members.byzantine() || read.full_from == self.me {
                 reply.result = Some(answer.result);
             }
+        }
+        #[cfg(feature = "adversary")]
+        if let Some(liar) = &self.liar {
+            liar.lock().reads(&mut reply);
         }
         self.net.send(To::Connection(connection), frame(&Message::ReadReply(reply)));
     }

@@ -5,11 +5,23 @@
 /// The one table of stages, and what they send each other.
 pub mod stages;
 
+/// The channels between them.
+mod links;
+
 /// What they share.
 mod shared;
 
+/// Shares of queues.
+mod credit;
+
+/// Clients are slowed.
+mod back_pressure;
+
 /// What waits for the pool.
 mod fair_queue;
+
+/// Who takes it away.
+mod rounds;
 
 /// What replicas say again.
 mod repeats;
@@ -25,6 +37,12 @@ mod doorman;
 
 /// order.
 mod order_stage;
+
+/// order → log.
+mod appends;
+
+/// log → order: whether there is room.
+mod room;
 
 /// Between order and net, in builds for tests.
 #[cfg(feature = "adversary")]
@@ -92,15 +110,17 @@ pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_lo
 #[cfg(test)]
 mod admin_tests;
 #[cfg(test)]
+mod appends_tests;
+#[cfg(test)]
 mod audit_tests;
+#[cfg(test)]
+mod back_pressure_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod fair_queue_tests;
 #[cfg(test)]
 mod lag_tests;
-#[cfg(test)]
-mod order_stage_tests;
 #[cfg(test)]
 mod progress_tests;
 #[cfg(test)]

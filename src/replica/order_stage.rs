@@ -1,5 +1,7 @@
 //! The order thread: channel → [`Orderer::step`] → outputs routed to log, net and execute.
 
+use super::appends::{Appends, Sink};
+use super::back_pressure::BackPressure;
 use super::checkpoint_stage::ToCheckpoint;
 use super::decisions::Decided;
 use super::lag::Lag;
@@ -9,16 +11,16 @@ use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
 use super::transfer_stage::ToTransfer;
 use crate::config::Durability;
-use crate::log::{AppendError, AppendRefusal, Log, Record};
+use crate::log::{AppendError, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Now, Orderer, Output};
+use crate::sync::channel::{Offers, Receiver, RecvTimeoutError, Sender};
 use crate::types::*;
 use crate::wire::messages::*;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Inputs stepped before outputs are handed over: bounds how long a vote waits for its fellows.
@@ -26,9 +28,6 @@ const STEPS_MAX: usize = 256;
 
 /// How often a nearly full log looks for what may go.
 const RELIEVE_NS: u64 = 500_000_000;
-
-/// How long a full log is waited for when the replica is to stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads both clocks.
 #[derive(Clone, Copy)]
@@ -55,10 +54,9 @@ pub struct OrderStage {
     pub(super) log: Log,
     pub(super) net: NetHandle,
     pub(super) to_execute: Sender<ToExecute>,
-    pub(super) to_fetch: Sender<Serve>,
+    pub(super) to_fetch: Offers<Serve>,
     pub(super) shared: Arc<Shared>,
-    pub(super) client_bytes: Arc<AtomicUsize>,
-    pub(super) paused: Arc<AtomicBool>,
+    pub(super) clients: Arc<BackPressure>,
     pub(super) outputs: Vec<Output>,
     pub(super) frames: Vec<(To, Frame)>,
     pub(super) published: Tick,
@@ -88,68 +86,9 @@ pub struct OrderStage {
     pub(super) resends: HashMap<ClientId, Arc<AtomicUsize>>,
 }
 
-/// What takes records: the log.
-pub(super) trait Sink {
-    /// As [`Log::append`], or [`Log::append_control`].
-    fn take(&mut self, record: Record, control: bool) -> Result<Lsn, AppendError>;
-}
-
 impl Sink for Log {
     fn take(&mut self, record: Record, control: bool) -> Result<Lsn, AppendError> {
         if control { self.append_control(record) } else { self.append(record) }
-    }
-}
-
-/// Hands records to the log without a gap: after one that it did not take, none follows, so that core and log always
-/// number records alike.
-#[derive(Default)]
-pub(super) struct Appends {
-    ended: bool,
-}
-
-impl Appends {
-    /// Queues a record. The log is never full for long: it drains without us; waiting here slows ordering only.
-    ///
-    /// Errors, once: why no record is taken from now on. What depends on one never leaves: `Persisted` does not reach it.
-    pub(super) fn append(
-        &mut self,
-        log: &mut impl Sink,
-        stopping: &AtomicBool,
-        lsn: Lsn,
-        mut record: Record,
-        mut control: bool,
-    ) -> Result<(), &'static str> {
-        if self.ended {
-            return Ok(());
-        }
-        let mut full_since = None;
-        let why = loop {
-            let error = match log.take(record, control) {
-                Ok(given) => {
-                    assert_eq!(given, lsn, "the log and the core number records alike");
-                    return Ok(());
-                }
-                Err(error) => error,
-            };
-            record = error.record;
-            match error.why {
-                AppendRefusal::Full => {
-                    let since = *full_since.get_or_insert_with(Instant::now);
-                    // A disk that is stuck must not keep the replica from stopping.
-                    if stopping.load(Ordering::Relaxed) && since.elapsed() > STOP_PATIENCE {
-                        break "stopped while the log was full";
-                    }
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                // Begun before the core heard of it: the reserve is for this.
-                AppendRefusal::NoRoom if !control => control = true,
-                AppendRefusal::NoRoom => break "the log is full to its last reserve",
-                AppendRefusal::TooLarge => break "a record is larger than the log takes",
-                AppendRefusal::Failed => break "the log failed earlier",
-            }
-        };
-        self.ended = true;
-        Err(why)
     }
 }
 
@@ -206,12 +145,7 @@ impl OrderStage {
                 self.published = now.tick;
                 self.publish();
             }
-            if self.paused.load(Ordering::Relaxed)
-                && self.client_bytes.load(Ordering::Relaxed) < CLIENT_BYTES_MAX / 2
-                && self.paused.swap(false, Ordering::SeqCst)
-            {
-                self.net.pause_clients(false);
-            }
+            self.clients.relieve(|pause| self.net.pause_clients(pause));
         }
         self.log.stop_within(STOP_TIME);
     }
@@ -309,7 +243,7 @@ impl OrderStage {
                     self.frames.push((to, frame(&Message::Notice(notice))));
                 }
                 Output::ServeBatch { to, seq, lsn } => {
-                    let _ = self.to_fetch.try_send(Serve { to, seq, lsn });
+                    let _ = self.to_fetch.offer(Serve { to, seq, lsn });
                 }
                 Output::Covered { seq, batches } => {
                     if let Some(to_checkpoint) = &self.to_checkpoint {

@@ -1,27 +1,28 @@
 //! net → verify → order: decodes frames on the net thread, checks what costs a signature or a hash on the pool.
 
+use super::back_pressure::BackPressure;
 use super::fair_queue::FairQueue;
 use super::metrics::Stage;
 use super::repeats::Repeats;
+use super::rounds::Rounds;
 use super::shared::Shared;
 use super::stages::*;
 use super::standing::{Bucket, Standing};
 use super::status::StatusWriter;
 use crate::net::{Closed, ConnectionId, Frame, From, NetHandle, Peer, Receiver, Refusal, To};
 use crate::order::Input;
+use crate::sync::channel::Sender;
 use crate::types::*;
 use crate::wire::auth::{Authenticator, ClientAuth};
 use crate::wire::batch::AuthKind;
 use crate::wire::error::{AuthError, Rejected};
 use crate::wire::messages::*;
 use bytes::Bytes;
-use crossbeam::channel::Sender;
-use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Views ahead of ours whose proposals are looked at.
@@ -74,8 +75,8 @@ pub struct Receive {
     pub(super) peer_bytes: HashMap<ReplicaId, Arc<AtomicUsize>>,
     pub(super) repeats: HashMap<ReplicaId, Repeats>,
     pub(super) standings: HashMap<ConnectionId, (Arc<Standing>, Bucket)>,
-    pub(super) client_bytes: Arc<AtomicUsize>,
-    pub(super) paused: Arc<AtomicBool>,
+    pub(super) clients: Arc<BackPressure>,
+    pub(super) read_bytes: HashMap<ClientId, Arc<AtomicUsize>>,
     pub(super) reads: u64,
     /// When the first frame of this poll came, and how many did.
     pub(super) polled: Option<(Instant, usize)>,
@@ -142,20 +143,11 @@ impl Receive {
                 let Some((standing, _)) = self.standings.get(&connection) else { return };
                 let standing = standing.clone();
                 // Never dropped here: the net thread is told to stop reading clients instead.
-                let used = self.client_bytes.clone();
-                used.fetch_add(size, Ordering::Relaxed);
-                if used.load(Ordering::Relaxed) > CLIENT_BYTES_MAX
-                    && !self.paused.swap(true, Ordering::SeqCst)
-                    && let Some(net) = self.net.get()
-                {
-                    net.pause_clients(true);
-                    // `order` may have resumed before our command was queued: the last command must be the resumption.
-                    if !self.paused.load(Ordering::SeqCst) {
-                        net.pause_clients(false);
+                let credit = self.clients.arrived(size, |pause| {
+                    if let Some(net) = self.net.get() {
+                        net.pause_clients(pause);
                     }
-                }
-                used.fetch_sub(size, Ordering::Relaxed);
-                let credit = Credit::take(&used, size, usize::MAX).expect("no bound");
+                });
                 self.work.push(Unverified(Work::Group(client, connection, standing, bytes, credit)));
             }
             Message::Attach(a) => self.shared.clients.write().attach(client, a.process, connection),
@@ -163,12 +155,16 @@ impl Receive {
                 if self.shared.execute_queue.load(Ordering::Relaxed) > READS_MAX as u64 {
                     return self.rejected(Peer::Client(client), "too many reads");
                 }
+                let used = self.read_bytes.entry(client).or_default();
+                let Some(credit) = Credit::take(used, size, READ_BYTES_MAX) else {
+                    return self.rejected(Peer::Client(client), "too many bytes of reads");
+                };
                 self.shared.execute_queue.fetch_add(1, Ordering::Relaxed);
                 let token = (!self.auth.members.byzantine()).then(|| {
                     self.reads += 1;
                     self.reads
                 });
-                let _ = self.to_execute.send(ToExecute::Read { connection, token, read });
+                let _ = self.to_execute.send(ToExecute::Read { connection, token, read, credit });
                 if let Some(token) = token {
                     self.cheap.push((Input::ReadIndex(token), None));
                 }
@@ -279,15 +275,14 @@ pub struct Verify {
     pub(super) pool: Arc<rayon::ThreadPool>,
     pub(super) to_order: Sender<ToOrder>,
     pub(super) net: Arc<OnceLock<NetHandle>>,
-    pub(super) queue: Mutex<Queue>,
+    pub(super) queue: Rounds<Queue>,
 }
 
-/// What waits for the pool, and whether a task is at it.
+/// What waits for the pool.
 #[derive(Default)]
 pub(super) struct Queue {
     replicas: FairQueue<ReplicaId, Unverified>,
     clients: FairQueue<ClientId, Unverified>,
-    active: bool,
 }
 
 impl Queue {
@@ -299,36 +294,27 @@ impl Queue {
         }
     }
 
-    fn round(&mut self) -> Vec<Unverified> {
+    fn round(&mut self) -> Option<Vec<Unverified>> {
+        if self.replicas.is_empty() && self.clients.is_empty() {
+            return None;
+        }
         let mut out = Vec::new();
         self.replicas.take(REPLICA_ROUND, usize::MAX, &mut out);
         self.clients.take(CLIENT_ROUND, CLIENTS_ROUND, &mut out);
-        out
+        Some(out)
     }
 }
 
 impl Verify {
     fn add(self: &Arc<Self>, work: &mut Vec<Unverified>) {
-        let mut queue = self.queue.lock();
-        work.drain(..).for_each(|item| queue.push(item));
-        if !queue.active {
-            queue.active = true;
-            drop(queue);
+        if self.queue.add(|queue| work.drain(..).for_each(|item| queue.push(item))) {
             let this = self.clone();
             self.pool.spawn_fifo(move || this.drain());
         }
     }
 
     fn drain(&self) {
-        loop {
-            let work = {
-                let mut queue = self.queue.lock();
-                if queue.replicas.is_empty() && queue.clients.is_empty() {
-                    queue.active = false;
-                    return;
-                }
-                queue.round()
-            };
+        while let Some(work) = self.queue.next(Queue::round) {
             let (began, count) = (Instant::now(), work.len());
             let inputs: Vec<_> = if work.len() > 1 && rayon::current_num_threads() > 1 {
                 work.into_par_iter().filter_map(|item| self.check(item)).collect()

@@ -4,9 +4,9 @@ use super::stages::ToOrder;
 use super::transfer_stage::ToTransfer;
 use crate::checkpoint::frozen::Frozen;
 use crate::order::Input;
+use crate::sync::channel::{Receiver, Sender};
 use crate::transfer::image::Image;
 use crate::types::*;
-use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 
 /// The thread's state.

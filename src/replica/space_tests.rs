@@ -89,15 +89,12 @@ fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
     let thread = std::thread::spawn(move || stage.run());
     let executor = executor(1);
     // Who waits for a stop-the-world checkpoint waits for the disk, not for an operator.
-    let (written, wait) = crossbeam::channel::bounded(0);
+    let (written, ended) = crate::sync::channel::work();
     let taken = Taken { frozen: executor.freeze(), written: Some(written) };
     to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
     to_checkpoint.send(ToCheckpoint::Covered { seq: Seq(8), batches: Digest([6; 32]) }).unwrap();
     until("no alarm", || shared.alarms().iter().any(|alarm| alarm.contains("checkpoint: No space")));
-    assert!(
-        wait.recv_timeout(Duration::from_secs(10)).is_err_and(|e| !e.is_timeout()),
-        "execution is held up"
-    );
+    assert!(ended.within(Duration::from_secs(10)), "execution is held up");
     assert!(shared.checkpointing.load(Ordering::Acquire) && shared.checkpoints.lock().written == 0);
     disk.make_space();
     until("it is not written", || shared.checkpoints.lock().written == 1);

@@ -6,7 +6,7 @@
 //! | verify | pool `duramen-pool` | `net`, per poll | with `order`: [`PEER_BYTES_MAX`] per replica, [`CLIENT_BYTES_MAX`] in all | a replica's frame is dropped and counted (the protocol repairs); clients are not read |
 //! | order | `duramen-order` | verified messages, groups, `Persisted`, `Executed`, ticks | see verify | see verify |
 //! | log | `log` | records, in order | `queued_bytes_max` | `order` waits for the disk (in the paper's modes `execute` for its own log, too); `log` waits for nobody |
-//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
+//! | execute | `duramen-exec` | decided batches, reads | the window; reads [`READS_MAX`], per client [`READ_BYTES_MAX`]; per client [`RESEND_BYTES_MAX`] of groups to answer again; one digest | `order` proposes no new batch; reads and groups are dropped (the client asks again) |
 //! | net out | `duramen-net` | `order`, `execute` | per destination, in bytes | replicas: dropped, repaired by FETCH; clients: disconnected |
 //! | checkpoint | `duramen-ckpt` | `execute`: frozen states; `order`: which one a mark covers | one state | the turn is skipped and counted |
 //! | roots | `duramen-roots` | `execute`: frozen states, at the places where all replicas take one | one state | the place is skipped and counted |
@@ -14,28 +14,42 @@
 //! | stager | `duramen-stage` | chunks that were hashed | what `transfer` lets be under way | `transfer` asks for no more |
 //! | fetch | `duramen-fetch` | `order`: batches to read from the log for peers | [`SERVES_MAX`] | dropped: the peer asks another |
 //!
-//! No cycle can block: `net` and `log` never wait for anybody; `execute` waits for nobody; `order` waits for `log` only.
+//! # Who waits for whom
+//!
+//! No send waits ([`sync`](crate::sync)): every channel between stages takes everything, and its senders hold [`Credit`]s or put in
+//! one answer per question, or it gives back what does not fit. These are all the waits there are for what another thread is to do:
+//!
+//! ```text
+//! order   ──▶ log            the log's queue is full                 (replica/appends.rs)
+//! execute ──▶ its own log    the same, and until a round is durable  (durable/layer.rs; the paper's modes)
+//! execute ──▶ checkpoint     until the state is written              (stop-the-world baseline only)
+//! order, execute, stop() ──▶ whom they end
+//! ```
+//!
+//! No cycle: a log waits for its disk only and says what is durable by a send; `checkpoint` lets `execute` go on *before* it waits to
+//! be told, by `order`, that a mark covers the state; `net`, the pool, `transfer`, `roots`, `stager` and `fetch` wait for nobody.
+//! `sync/interleavings` plays this graph with the real channels, locks and credits under a scheduler that chooses the order of
+//! everything, and finds each of these cycles when it is closed on purpose.
 
+pub use super::credit::Credit;
 use super::decisions::Decided;
 use crate::net;
 use crate::order::Input;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::messages::{Read, StateCertificate};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Bytes of one replica's messages between `net` and the end of their step.
 pub const PEER_BYTES_MAX: usize = 64 << 20;
-/// What one message counts for besides its bytes: its bookkeeping.
-const MESSAGE_BYTES: usize = 256;
 /// Bytes of one replica's frames between the transfer sockets and the transfer stage.
 pub const TRANSFER_PEER_BYTES_MAX: usize = 160 << 20;
 /// Bytes of client groups between `net` and the end of their step; above it clients are not read.
 pub const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait at the execute stage.
 pub const READS_MAX: usize = 4096;
+/// Bytes of one client's reads that wait there; above it they are turned away.
+pub const READ_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one client's groups that wait at the execute stage to be answered again; above it they are dropped.
 pub const RESEND_BYTES_MAX: usize = 4 << 20;
 /// Batches that wait to be read from the log for a peer.
@@ -43,29 +57,6 @@ pub const SERVES_MAX: usize = 256;
 
 /// How long a stage that ends waits for a disk that does not answer.
 pub const STOP_TIME: Duration = Duration::from_secs(10);
-
-/// A sender's share of the queues; gives its bytes back when dropped.
-pub struct Credit {
-    used: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Credit {
-    /// Takes `bytes` of at most `max`; `None` when they are not free.
-    pub fn take(used: &Arc<AtomicUsize>, bytes: usize, max: usize) -> Option<Self> {
-        let bytes = bytes + MESSAGE_BYTES;
-        let before = used.fetch_add(bytes, Ordering::Relaxed);
-        let credit = Self { used: used.clone(), bytes };
-        // A message that alone exceeds the bound passes when nothing else waits.
-        (before == 0 || before + bytes <= max).then_some(credit)
-    }
-}
-
-impl Drop for Credit {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// What the order stage is sent.
 pub enum ToOrder {
@@ -93,6 +84,8 @@ pub enum ToExecute {
         token: Option<u64>,
         /// What.
         read: Read,
+        /// Its client's share.
+        credit: Credit,
     },
     /// Answer these.
     ReadReady(Vec<u64>),

@@ -10,17 +10,20 @@
 //! before the core allows it.
 
 use super::admin::{Admin, Answer};
+use super::back_pressure::BackPressure;
 use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
 use super::decisions::{Recent, Store, layer_mode};
 use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
 use super::lag::Lag;
+use super::links::Links;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
 use super::progress::RecoveryProgress;
 use super::promise;
 use super::receive::{Receive, Verify, frame};
 use super::recovery::{PASSED_MAX, Recovered, Recovery};
+use super::room::Room;
 use super::roots_stage::RootsStage;
 use super::shared::Shared;
 use super::stages::*;
@@ -42,6 +45,7 @@ use crate::order::record::OrderRecord;
 use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
+use crate::sync::channel::{Receiver, Sender};
 use crate::transfer::FetchConfig;
 use crate::transfer::seeder::Seeder;
 use crate::transfer::staging::{self, Staging};
@@ -50,7 +54,6 @@ use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
 use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
 use crate::wire::messages::{BatchIs, Message};
 use crate::wire::scheme::Keys;
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use ring::rand::SecureRandom;
 use std::collections::HashMap;
@@ -58,7 +61,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -356,6 +359,11 @@ impl Replica {
             progress,
             ..
         } = options;
+        #[cfg(feature = "adversary")]
+        let service = match adversary {
+            Some(row) => super::liar::service(row, service),
+            None => service,
+        };
         config.check_transport(insecure)?;
         let durability = config.durability;
         let votes_durable = durability == Durability::Vote;
@@ -417,7 +425,10 @@ impl Replica {
         let net = net::start(config_net, Box::new(doorman))?;
         let handle = net.handle();
         let _ = net_cell.set(handle.clone());
-        let (transfer_in, transfer_inbox) = unbounded::<ToTransfer>();
+        // One state is hashed while another waits.
+        let links: Links<ToOrder, ToExecute, ToCheckpoint, ToTransfer, Serve, Frozen> =
+            Links::new(SERVES_MAX, PASSED_MAX);
+        let (transfer_in, transfer_inbox) = links.transfer;
         let transfers = durability != Durability::None && config.checkpoint.period > 0;
         let transfer_net = match transfer_at.filter(|_| transfers) {
             Some(at) => {
@@ -534,10 +545,8 @@ impl Replica {
             replay.record(era).map_err(restored)?;
         }
 
-        // Channels first: the log speaks as soon as it starts.
-        let (to_order, order_inbox) = unbounded::<ToOrder>();
-        let (to_execute, execute_inbox) = unbounded::<ToExecute>();
-        let (to_fetch, fetch_inbox) = bounded::<Serve>(SERVES_MAX);
+        let ((to_order, order_inbox), (to_execute, execute_inbox)) = (links.order, links.execute);
+        let (to_fetch, fetch_inbox) = links.fetch;
         let clock = Clock::start();
         let order_config = OrderConfig {
             window: config.limits.window,
@@ -555,7 +564,10 @@ impl Replica {
         };
         let mut core = replay.finish(order_config, clock.now()).map_err(restored)?;
         core.known_progress(executor.progress());
-        let room = Arc::new(Room { logs: Mutex::new([true; 2]), to_order: to_order.clone() });
+        let room_events = to_order.clone();
+        let room = Arc::new(Room::new(move |room| {
+            let _ = room_events.send(ToOrder::One(Input::LogRoom(room)));
+        }));
         let (log_events, log_room) = (to_order.clone(), room.clone());
         let events = Box::new(move |event: LogEvent| {
             let input = match event {
@@ -593,12 +605,11 @@ impl Replica {
         let log_bytes = report.log_bytes.max(decisions_bytes);
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
-        let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
+        let (to_checkpoint, checkpoint_inbox) = links.checkpoint;
         let to_transfer = transfer_net.as_ref().map(|_| transfer_in.clone());
-        // One is hashed while another waits.
-        let (roots_in, roots_inbox) = bounded::<Frozen>(PASSED_MAX);
+        let (roots_in, roots_inbox) = links.roots;
         for frozen in passed {
-            let _ = roots_in.try_send(frozen);
+            let _ = roots_in.offer(frozen);
         }
         let roots = RootsStage {
             algorithm: config.digest,
@@ -631,8 +642,7 @@ impl Replica {
             .build()
             .map_err(std::io::Error::other)?;
         let pool = Arc::new(pool);
-        let client_bytes: Arc<AtomicUsize> = Arc::default();
-        let paused: Arc<AtomicBool> = Arc::default();
+        let clients = Arc::new(BackPressure::new(CLIENT_BYTES_MAX));
         #[cfg(feature = "adversary")]
         let liar_auth = auth.clone();
         let auth = Arc::new(auth);
@@ -655,8 +665,8 @@ impl Replica {
             peer_bytes: HashMap::new(),
             repeats: HashMap::new(),
             standings: HashMap::new(),
-            client_bytes: client_bytes.clone(),
-            paused: paused.clone(),
+            clients: clients.clone(),
+            read_bytes: HashMap::new(),
             reads: 0,
             polled: None,
             cheap: Vec::new(),
@@ -665,17 +675,13 @@ impl Replica {
         door.open(receive, &handle);
 
         #[cfg(feature = "adversary")]
-        let liar = match adversary {
-            Some(row) => Some(super::liar::Liar::new(
-                row,
-                crate::sim::adversary::Power {
-                    auth: liar_auth,
-                    window: config.limits.window,
-                    mark_interval: config.limits.mark_interval,
-                },
-                random()?,
-            )),
-            None => None,
+        let new_liar = || {
+            let new = |row| -> Result<_, StartError> {
+                let (window, mark_interval) = (config.limits.window, config.limits.mark_interval);
+                let power = crate::sim::adversary::Power { auth: liar_auth.clone(), window, mark_interval };
+                Ok(super::liar::Liar::new(row, power, random()?))
+            };
+            adversary.map(new).transpose()
         };
         let order = OrderStage {
             core,
@@ -686,15 +692,14 @@ impl Replica {
             to_execute: to_execute.clone(),
             to_fetch,
             shared: shared.clone(),
-            client_bytes,
-            paused,
+            clients,
             outputs: Vec::new(),
             frames: Vec::new(),
             published: Tick(0),
             appends: Default::default(),
             proposed: Default::default(),
             #[cfg(feature = "adversary")]
-            liar,
+            liar: new_liar()?,
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
             to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
@@ -736,6 +741,8 @@ impl Replica {
             unlogged: Default::default(),
             ended: false,
             published: Instant::now(),
+            #[cfg(feature = "adversary")]
+            liar: new_liar()?.map(parking_lot::Mutex::new),
         };
         let named = |name: &str| std::thread::Builder::new().name(format!("duramen-{name}"));
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
@@ -880,24 +887,6 @@ impl Replica {
 impl Drop for Replica {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// Whether both logs take new work; `order` hears of it when that changes.
-struct Room {
-    logs: Mutex<[bool; 2]>,
-    to_order: Sender<ToOrder>,
-}
-
-impl Room {
-    fn is(&self, log: usize, now: bool) {
-        let mut logs = self.logs.lock();
-        let before = logs.iter().all(|room| *room);
-        logs[log] = now;
-        let after = logs.iter().all(|room| *room);
-        if before != after {
-            let _ = self.to_order.send(ToOrder::One(Input::LogRoom(after)));
-        }
     }
 }
 

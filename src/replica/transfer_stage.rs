@@ -7,6 +7,7 @@ use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::page_digest;
 use crate::net::{self, Closed, From, NetHandle, Peer, To};
 use crate::order::Input;
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::transfer::image::Image;
 use crate::transfer::leecher::{Leecher, Output, Target};
 use crate::transfer::messages::Message;
@@ -18,7 +19,6 @@ use crate::types::*;
 use crate::wire::auth::Authenticator;
 use crate::wire::messages::StateCertificate;
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use rayon::ThreadPool;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -204,7 +204,7 @@ impl TransferStage {
 
     /// Runs until told to stop.
     pub fn run(mut self) {
-        let (to_stager, stager) = crossbeam::channel::unbounded();
+        let (to_stager, stager) = unbounded();
         let back = self.own.clone();
         let staging = std::thread::Builder::new().name("duramen-stage".into());
         let stager = staging.spawn(move || stage(&stager, &back));

@@ -376,7 +376,11 @@ impl Cluster {
     /// From now on this replica's messages pass through `adversary`.
     pub fn corrupt(&mut self, r: ReplicaId, adversary: Box<dyn Adversary>) {
         self.byzantine.insert(r);
-        self.nodes[r.index()].adversary = Some(adversary);
+        let node = &mut self.nodes[r.index()];
+        if adversary.diverges() {
+            node.executor.diverges = 1 + r.0 as u8;
+        }
+        node.adversary = Some(adversary);
     }
 
     pub fn add_client(&mut self, requests: u64) -> usize {
@@ -1070,6 +1074,9 @@ impl Cluster {
                 a.body = Bytes::from_static(b"8 wrong!");
             }
         }
+        if let Some(adversary) = &mut self.nodes[r.index()].adversary {
+            answers = answers.into_iter().flat_map(|a| twisted(&mut **adversary, a)).collect();
+        }
         let us = self.random.between(50, 500);
         if !self.random.per_mille(self.setup.weather.loss) {
             self.at(us, Event::Answers { from: r, leads, answers });
@@ -1077,13 +1084,8 @@ impl Cluster {
     }
 
     fn send(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
-        let node = &mut self.nodes[from.index()];
-        if let Some(mut adversary) = node.adversary.take() {
-            let power = Power {
-                auth: node.auth.clone(),
-                window: self.setup.order.window,
-                mark_interval: self.setup.order.mark_interval,
-            };
+        if let Some(mut adversary) = self.nodes[from.index()].adversary.take() {
+            let power = self.power(from);
             let mut out = Vec::new();
             adversary.sends(&power, to, message, &mut self.random, &mut out);
             self.nodes[from.index()].adversary = Some(adversary);
@@ -1094,6 +1096,15 @@ impl Cluster {
             }
         } else {
             self.carry(from, to, message);
+        }
+    }
+
+    /// What a liar can do.
+    fn power(&self, r: ReplicaId) -> Power {
+        Power {
+            auth: self.nodes[r.index()].auth.clone(),
+            window: self.setup.order.window,
+            mark_interval: self.setup.order.mark_interval,
         }
     }
 
@@ -1110,6 +1121,26 @@ impl Cluster {
             self.at_tick(at, Event::Deliver { from, to, epoch, message: message.clone() });
         }
     }
+}
+
+/// What a liar tells the client in place of an answer.
+fn twisted(adversary: &mut dyn Adversary, answer: Answer) -> Vec<Answer> {
+    let Answer { client, session, number, status, body } = answer;
+    let status = match status {
+        1 => ReplyStatus::Done,
+        2 => ReplyStatus::Expired,
+        _ => ReplyStatus::TooOld,
+    };
+    let mut replies = vec![Reply { session, number, status, digest_only: false, body }];
+    adversary.replies(&mut replies);
+    let told = |Reply { session, number, status, body, .. }: Reply| Answer {
+        client,
+        session,
+        number,
+        status: status as u8,
+        body,
+    };
+    replies.into_iter().map(told).collect()
 }
 
 /// What both logs hold, and the batches to execute.

@@ -51,6 +51,7 @@ stories! {
     "an_invalid_certificate_hides_no_valid_ones",
     "digests_that_lead_to_another_mark_are_refused",
     "lost_stops_and_reports_are_said_again",
+    "more_than_f_that_execute_otherwise_stop_the_group",
     "nobody_says_of_a_view_it_has_left_that_it_is_still_in_it",
     "nobody_votes_below_the_mark_of_its_sync",
     "nothing_is_said_in_a_view_that_is_not_on_disk",

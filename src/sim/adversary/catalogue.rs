@@ -8,7 +8,8 @@
 //! | B8 | forged client request | `forged-requests` here, and at the client's door `wire_tests::a_clients_group_is_taken_only_with_its_own_signature_over_its_own_channel` |
 //! | B14 | STOP with forged requests | a STOP carries a view and nothing else: `wire_tests::mutated_and_random_bytes_never_panic_and_what_decodes_encodes_to_the_same_bytes` |
 //! | B30 | request by a non-member | `loopback_tests::an_id_that_is_not_configured_is_refused_on_both_sides` |
-//! | B31 | wrong replies | every liar of the simulator answers half its requests wrongly; `session_tests::one_liar_changes_no_answer_and_two_are_a_fail`, `reply_votes_tests::reads_match_on_digest_and_version_or_else_on_the_executed_seq` |
+//! | B31 | wrong replies | here, and every liar of the simulator answers half its requests wrongly; counted by hand: `session_tests::one_liar_changes_no_answer_and_two_are_a_fail`, `reply_votes_tests::reads_match_on_digest_and_version_or_else_on_the_executed_seq` |
+//! | B34 | more than f diverge | `divergent-execution` of one here; of two: `catalogue_tests::more_than_f_that_execute_otherwise_stop_the_group_with_both_histories_and_the_place`, the story `more_than_f_that_execute_otherwise_stop_the_group` |
 //! | B35 | two processes with one key | `sim::twins` |
 //! | B36 | a correct replica crashes beside a liar | `catalogue_tests::a_correct_replica_that_crashes_beside_an_equivocator_votes_twice_for_nothing`, and each seed of `sim::swarm` |
 //! | B37 | handshake abuse | `loopback_tests`: `a_replica_with_another_key_is_refused_on_both_sides`, `a_replayed_recording_of_a_session_gets_nowhere`, `tls_and_plain_refuse_each_other_on_both_sides`, `a_few_key_updates_are_followed_and_a_storm_of_them_is_cut_off`, `a_flood_of_connections_is_accepted_at_a_bounded_rate` |
@@ -16,6 +17,7 @@
 //! | B39 | another client's id | `loopback_tests::a_client_cannot_use_another_clients_id` |
 //! | B40 | one-field mutations | `mutations` here at random; one by one in `mutations_tests` |
 
+use super::false_replier::{FalseReplier, Told};
 use super::mark_liar::{False, MarkLiar};
 use super::reporter::{Report, Reporter};
 use super::spoiler::{Spoiler, Spoilt};
@@ -62,6 +64,13 @@ pub struct Row {
     pub discards: &'static [&'static str],
     /// Makes one.
     pub build: fn(&mut Random) -> Box<dyn Adversary>,
+}
+
+impl Row {
+    /// What it does is seen by clients alone, or in its state.
+    pub fn is_for_clients(&self) -> bool {
+        matches!(self.id, "B31" | "B34")
+    }
 }
 
 const fn row(
@@ -151,6 +160,12 @@ pub const ROWS: &[Row] = &[
     row("B20", "ping-pong", "wishes for the next view always and proposes nothing when it leads",
         (Scene::Leads, Views::Change), &[],
         |_| Box::new(Several(vec![Box::new(wisher::Wisher::ahead(1)), Box::new(silent::Silent::kinds(&[PROPOSE]))]))),
+    row("B31", "wrong-replies", "answers each request with another result",
+        (Scene::Follows, Views::Stay), &[], |_| Box::new(FalseReplier(Told::Wrong))),
+    row("B31", "unasked-replies", "answers also what no client asked",
+        (Scene::Leads, Views::Stay), &[], |_| Box::new(FalseReplier(Told::Unasked))),
+    row("B31", "false-reads", "answers reads with other values",
+        (Scene::Follows, Views::Stay), &[], |_| Box::new(FalseReplier(Told::Reads))),
     row("B32", "corrupt-marks", "states another history of batches",
         (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::Batches))),
     row("B32", "forged-marks", "states marks of places far ahead",
@@ -159,6 +174,8 @@ pub const ROWS: &[Row] = &[
         (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::NoRoot))),
     row("B33", "divergent-replies", "states other results than those of the others",
         (Scene::Follows, Views::Stay), &[], |_| Box::new(MarkLiar(False::Replies))),
+    row("B34", "divergent-execution", "executes otherwise than the others, and says so",
+        (Scene::Follows, Views::Stay), &[], |_| Box::new(divergent::Divergent)),
     row("B38", "invalid-signatures", "sends votes with worthless signatures as well",
         (Scene::Follows, Views::Stay), &["rejected"], |_| Box::new(bad_signer::BadSigner)),
     row("B38", "flood", "sends everything eight times and asks without end",

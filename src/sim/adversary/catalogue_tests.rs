@@ -35,6 +35,28 @@ impl Adversary for Counted {
     fn hears(&mut self, from: ReplicaId, message: &Message) {
         self.lie.hears(from, message);
     }
+
+    fn replies(&mut self, replies: &mut Vec<Reply>) {
+        let truth = replies.clone();
+        self.lie.replies(replies);
+        if *replies != truth {
+            self.told.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn reads(&mut self, power: &Power, reply: &mut ReadReply) {
+        let truth = reply.digest;
+        self.lie.reads(power, reply);
+        if reply.digest != truth {
+            self.told.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn diverges(&self) -> bool {
+        let diverges = self.lie.diverges();
+        self.told.fetch_add(diverges.into(), Ordering::Relaxed);
+        diverges
+    }
 }
 
 /// A group of four of which one lies, and clients with work.
@@ -61,6 +83,9 @@ fn stage(row: &Row, seed: u64) -> (Cluster, ReplicaId, Arc<AtomicU64>) {
     }
     for _ in 0..3 {
         c.add_client(40);
+    }
+    if row.id == "B31" {
+        (0..2).for_each(|_| c.add_reader(60));
     }
     (c, liar, told)
 }
@@ -99,6 +124,14 @@ fn holds(name: &str) {
         let against = c.turned_away.iter().filter(|((from, _), _)| *from == liar);
         let named = against.filter(|((_, why), _)| row.discards.iter().any(|d| why.contains(d)));
         discards += named.map(|(_, count)| count).sum::<u64>();
+        if row.is_for_clients() {
+            // Whatever clients took for an answer, one store explains it.
+            assert_eq!(c.check_calls(), 0, "{what}: too long to check");
+        }
+        if row.id == "B34" {
+            let why = c.core(liar.0).halted();
+            assert!(why.is_some_and(|why| why.contains("f+1 others have")), "{what}: {why:?}");
+        }
         if row.id == "B32" {
             assert!(c.correct().iter().all(|r| c.core(r.0).mark() > Seq(0)), "{what}: no mark is certified");
         }
@@ -147,6 +180,8 @@ rows! {
     different_syncs_and_rebound_places_fork_nothing: "two-syncs", "rebound-places", "foreign-sync";
     a_replica_that_spoils_each_view_it_can_costs_few_views: "ping-pong";
     false_marks_certify_nothing_and_the_true_ones_do: "corrupt-marks", "withheld-roots", "forged-marks", "divergent-replies";
+    what_one_replica_tells_clients_is_believed_by_none: "wrong-replies", "unasked-replies", "false-reads";
+    one_replica_that_executes_otherwise_is_silenced: "divergent-execution";
     floods_and_worthless_signatures_disturb_nobody: "invalid-signatures", "flood";
     mutated_and_repeated_messages_are_counted_and_do_nothing: "mutations", "replays";
 }
@@ -166,6 +201,28 @@ fn a_correct_replica_that_crashes_beside_an_equivocator_votes_twice_for_nothing(
             answered(&mut c, &format!("{name} seed={seed}"));
             assert!(told.load(Ordering::Relaxed) > 0 && c.byzantine.contains(liar));
         }
+    }
+}
+
+#[test]
+fn more_than_f_that_execute_otherwise_stop_the_group_with_both_histories_and_the_place() {
+    let row = named("divergent-execution").expect("a name of the catalogue");
+    for seed in 1..=5 {
+        let mut c = Cluster::new(Setup::new(members(FaultModel::Byzantine, 4)), seed);
+        c.may_halt = true;
+        for liar in [1, 2] {
+            let lie = (row.build)(&mut c.random);
+            c.corrupt(ReplicaId(liar), lie);
+        }
+        (0..6).for_each(|_| _ = c.add_client(20));
+        c.run_ms(5_000);
+        for r in c.correct() {
+            let why =
+                c.core(r.0).halted().unwrap_or_else(|| panic!("seed={seed}: {r} goes on\n{}", c.picture()));
+            assert!(why.contains("audit: at place 8") && why.matches("replies").count() == 2, "{why}");
+            assert_eq!(c.core(r.0).mark(), Seq(0), "no side is taken");
+        }
+        assert!(c.clients.iter().all(|client| client.answered == 0), "seed={seed}: somebody was answered");
     }
 }
 

@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 pub mod bad_signer;
 pub mod catalogue;
 pub mod censor;
+pub mod divergent;
 pub mod double_voter;
 pub mod dribbler;
 pub mod equivocator;
+pub mod false_replier;
 pub mod far_voter;
 pub mod flooder;
 pub mod late_leader;
@@ -86,6 +88,17 @@ pub trait Adversary: Send {
 
     /// What arrives is seen first.
     fn hears(&mut self, _from: ReplicaId, _message: &Message) {}
+
+    /// What a client is told of its requests: it may be changed, and more may be said.
+    fn replies(&mut self, _replies: &mut Vec<Reply>) {}
+
+    /// What a client is told that it read beside the order.
+    fn reads(&mut self, _power: &Power, _reply: &mut ReadReply) {}
+
+    /// Whether it executes otherwise than the others.
+    fn diverges(&self) -> bool {
+        false
+    }
 }
 
 /// Several lies at once: each message passes through all of them.
@@ -113,6 +126,18 @@ impl Adversary for Several {
 
     fn hears(&mut self, from: ReplicaId, message: &Message) {
         self.0.iter_mut().for_each(|a| a.hears(from, message));
+    }
+
+    fn replies(&mut self, replies: &mut Vec<Reply>) {
+        self.0.iter_mut().for_each(|a| a.replies(replies));
+    }
+
+    fn reads(&mut self, power: &Power, reply: &mut ReadReply) {
+        self.0.iter_mut().for_each(|a| a.reads(power, reply));
+    }
+
+    fn diverges(&self) -> bool {
+        self.0.iter().any(|a| a.diverges())
     }
 }
 
@@ -179,7 +204,9 @@ pub fn draw(random: &mut Random) -> Box<dyn Adversary> {
             5 => Box::new(usurper::Usurper::new(random.next())),
             6 => Box::new(mutator::Mutator::draw(random)),
             _ => {
-                let lie = (random.pick(catalogue::ROWS).build)(random);
+                // Whatever else it does, a liar of a run answers clients wrongly half of the time, and its own state is its business.
+                let rows: Vec<_> = catalogue::ROWS.iter().filter(|row| !row.is_for_clients()).collect();
+                let lie = (random.pick(&rows).build)(random);
                 Box::new(Sometimes { rate: *random.pick(&[1000, 300, 50]), lie })
             }
         }

@@ -91,7 +91,12 @@ impl Cluster {
         let view = node.core.as_ref().map_or(View(0), Orderer::view);
         let digest = result_digest(&self.setup.hasher(), &result);
         let status = ReadStatus::Done;
-        let answer = ReadReply { id: token, view, status, executed, version, digest, result: Some(result) };
+        let mut answer =
+            ReadReply { id: token, view, status, executed, version, digest, result: Some(result) };
+        let power = self.nodes[from.index()].adversary.is_some().then(|| self.power(from));
+        if let (Some(adversary), Some(power)) = (&mut self.nodes[from.index()].adversary, power) {
+            adversary.reads(&power, &mut answer);
+        }
         let us = self.random.between(50, 500);
         if !self.random.per_mille(self.setup.weather.loss) {
             self.at(us, Event::Read { from, reader, answer });

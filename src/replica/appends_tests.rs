@@ -1,4 +1,4 @@
-use super::order_stage::{Appends, Sink};
+use super::appends::{Appends, Sink};
 use crate::log::{AppendError, AppendRefusal, Record};
 use crate::order::record::OrderRecord;
 use crate::types::*;
