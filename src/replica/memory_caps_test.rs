@@ -183,12 +183,16 @@ fn decode(kind: u16, payload: &Bytes) {
 }
 
 fn in_proportion(kind: u16, payload: &Bytes, what: &str) {
-    let most = peak(|| decode(kind, payload));
-    assert!(
-        most <= TIMES * payload.len() + LITTLE,
-        "{what}, kind {kind}: {most} bytes are taken for {} received",
-        payload.len()
-    );
+    let allowed = TIMES * payload.len() + LITTLE;
+    // All threads are counted: what the runner of the tests took meanwhile is not taken the next time.
+    let mut most = usize::MAX;
+    for _ in 0..5 {
+        most = most.min(peak(|| decode(kind, payload)));
+        if most <= allowed {
+            return;
+        }
+    }
+    panic!("{what}, kind {kind}: {most} bytes are taken for {} received", payload.len());
 }
 
 fn payload(message: &Message) -> Bytes {
