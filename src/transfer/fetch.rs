@@ -274,8 +274,9 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Chunks `0..chunks` of about `chunk_bytes` each, of which the `wanted` ones are lacking; `sources` are connected and
-    /// have the target.
+    /// Chunks `0..chunks`, of which the `wanted` ones are lacking; `sources` are connected and have the target. A chunk is taken to
+    /// be `chunk_bytes` large until the first ones show how large they are: windows, limits and bounds are in bytes, requests in
+    /// chunks.
     pub fn new(
         config: FetchConfig,
         chunks: u64,

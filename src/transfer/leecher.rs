@@ -36,7 +36,7 @@ const ANSWER_NS: u64 = 2_000_000_000;
 const LISTS_MAX: usize = 4;
 /// Lists asked of each source before the manifest is here.
 const AHEAD: usize = 2;
-/// What a page is taken to be large before any is here.
+/// What a page is taken to be large before any is here; then [`Fetch`] goes by those that came.
 const CHUNK_BYTES: u64 = 32 << 10;
 
 /// A list of digests: the part, and its first node.

@@ -192,7 +192,7 @@ fn release(board: &mut Board, active: &[usize], now: Tick) {
         return;
     }
     let may = board.may_ask();
-    let most = board.config.unwritten_bytes_max / board.chunk_bytes;
+    let most = board.under_way_max();
     let window = |board: &Board, at: usize| (window(board, at, now) / board.chunk_bytes).max(1);
     let hungry = |at: &usize| {
         board.sources[*at].outstanding.len() < window(board, *at).div_ceil(2) && board.may_ask_of(*at) > 0
