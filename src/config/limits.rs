@@ -163,7 +163,7 @@ impl CheckpointLimits {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferLimits {
-    /// Who sends what: `pull` (default), `adaptive`, `equal`, `premeasured`, `single` or `whole-hash`.
+    /// Who sends what: `pull` (default), `adaptive`, `cst`, `equal`, `premeasured`, `single` or `whole-hash`.
     #[serde(deserialize_with = "strategy")]
     pub strategy: StrategyKind,
     /// Milliseconds between two allocations of `adaptive`. Default 1000, minimum 10, maximum 60,000.

@@ -706,6 +706,8 @@ fn goes_wrong(strategy: StrategyKind, vice: Vice, blamed: Option<Fault>) {
     // Equal parts wait for the slower of two; a single source starts over with what is left.
     let times = match strategy {
         StrategyKind::Equal => 1.4,
+        // One of the two sends its part and the other's.
+        StrategyKind::Cst => 1.8,
         StrategyKind::Single => 2.8,
         _ => 1.0,
     };

@@ -535,7 +535,9 @@ impl Leecher {
         }
         let able: Vec<ReplicaId> = self.sources.intersection(&self.connected).copied().collect();
         let chunks = target.manifest.chunks();
-        let fetch = Fetch::new(self.config.clone(), chunks, wanted, CHUNK_BYTES, &able, now);
+        let mut config = self.config.clone();
+        config.cst.place = target.manifest.seq;
+        let fetch = Fetch::new(config, chunks, wanted, CHUNK_BYTES, &able, now);
         self.phase =
             Phase::Chunks(Box::new(Chunks { target: *target, fetch, spares: HashMap::new(), unwritten: 0 }));
         self.feed(now, Input::Leader(self.leader), out);

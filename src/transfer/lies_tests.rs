@@ -35,7 +35,7 @@ fn put(store: &mut KeyValueStore, i: u64, value: u8) {
     store.execute(&context, &KvWrite::Put { key: &i.to_be_bytes(), value: &bytes }.into_operation());
 }
 
-fn store(keys: u64) -> KeyValueStore {
+pub(super) fn store(keys: u64) -> KeyValueStore {
     let mut store = KeyValueStore::new();
     (0..keys).for_each(|i| put(&mut store, i, 1));
     store
@@ -48,7 +48,7 @@ fn table() -> ClientTable {
     table
 }
 
-fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
+pub(super) fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
     let state = service.snapshot();
     let frozen = Frozen { seq: Seq(seq), time: WallTime(9), replies: Digest([8; 32]), table: table(), state };
     Arc::new(Image::of(frozen, ALGORITHM).unwrap())
@@ -60,27 +60,27 @@ fn mark(image: &Image) -> MarkCertificate {
 }
 
 /// What the liar makes of a message that it would send.
-type Lie = Box<dyn FnMut(Message) -> Vec<Message>>;
+pub(super) type Lie = Box<dyn FnMut(Message) -> Vec<Message>>;
 
-struct Rig {
-    now: Tick,
+pub(super) struct Rig {
+    pub now: Tick,
     due: BinaryHeap<std::cmp::Reverse<(Tick, u64)>>,
     events: BTreeMap<u64, Event>,
     order: u64,
-    seeders: BTreeMap<ReplicaId, Seeder>,
-    lie: Option<Lie>,
+    pub seeders: BTreeMap<ReplicaId, Seeder>,
+    pub lies: BTreeMap<ReplicaId, Lie>,
     /// Ticks that each message of the liar takes.
     slow: u64,
     /// As in the configuration.
-    offerers: usize,
+    pub config: FetchConfig,
     leecher: Option<Leecher>,
     dir: tempfile::TempDir,
     staging: Option<(Arc<Staging>, super::staging::Appender)>,
     target: Option<Target>,
     complete: bool,
-    blamed: Vec<(ReplicaId, String)>,
+    pub blamed: Vec<(ReplicaId, String)>,
     chunk_bytes: u64,
-    chunks: BTreeMap<ReplicaId, u64>,
+    pub chunks: BTreeMap<ReplicaId, u64>,
     proven: Vec<MarkCertificate>,
 }
 
@@ -94,8 +94,13 @@ enum Event {
 
 impl Rig {
     fn new(images: &[Arc<Image>]) -> Self {
+        Self::among(3, images)
+    }
+
+    /// With so many seeders.
+    pub fn among(seeders: u32, images: &[Arc<Image>]) -> Self {
         let proven: Vec<MarkCertificate> = images.iter().map(|i| mark(i)).collect();
-        let seeders = (1..4).map(|i| {
+        let seeders = (1..=seeders).map(|i| {
             let mut seeder = Seeder::new(0);
             images.iter().zip(&proven).for_each(|(image, mark)| seeder.offer(mark.clone(), image.clone()));
             (ReplicaId(i), seeder)
@@ -106,9 +111,9 @@ impl Rig {
             events: BTreeMap::new(),
             order: 0,
             seeders: seeders.collect(),
-            lie: None,
+            lies: BTreeMap::new(),
             slow: 1_000_000,
-            offerers: 1,
+            config: FetchConfig::default(),
             leecher: None,
             dir: tempfile::tempdir().unwrap(),
             staging: None,
@@ -122,7 +127,20 @@ impl Rig {
     }
 
     fn lying(images: &[Arc<Image>], lie: impl FnMut(Message) -> Vec<Message> + 'static) -> Self {
-        Self { lie: Some(Box::new(lie)), ..Self::new(images) }
+        let mut rig = Self::new(images);
+        rig.lies.insert(LIAR, Box::new(lie));
+        rig
+    }
+
+    /// A quorum names this state too.
+    pub fn certify(&mut self, image: &Image) {
+        self.proven.push(mark(image));
+    }
+
+    /// One seeder offers this state too.
+    pub fn offer(&mut self, from: u32, image: &Arc<Image>) {
+        let seeder = self.seeders.get_mut(&ReplicaId(from)).expect("it is there");
+        seeder.offer(mark(image), image.clone());
     }
 
     fn at(&mut self, ns: u64, event: Event) {
@@ -131,12 +149,12 @@ impl Rig {
         self.events.insert(self.order, event);
     }
 
-    fn start(&mut self, own: Option<Arc<Image>>) {
+    pub fn start(&mut self, own: Option<Arc<Image>>) {
         let proven = self.proven.clone();
         let mut out = Vec::new();
         let above = own.as_ref().map_or(Seq(0), |own| own.seq);
         let leecher = Leecher::start(
-            FetchConfig { offerers: self.offerers, ..FetchConfig::default() },
+            self.config.clone(),
             ALGORITHM,
             (above, own),
             self.seeders.keys().copied().collect::<BTreeSet<_>>(),
@@ -188,14 +206,13 @@ impl Rig {
 
     /// What a seeder would say, or the liar says; the connection drains by itself.
     fn say(&mut self, from: ReplicaId, messages: Vec<Message>) {
-        let lies = from == LIAR && self.lie.is_some();
         let mut delay = if from == LIAR { self.slow } else { 1_000_000 };
         let mut sent = false;
         for message in messages {
             sent |= matches!(message, Message::Chunk { .. });
-            let said = match &mut self.lie {
-                Some(lie) if lies => lie(message),
-                _ => vec![message],
+            let said = match self.lies.get_mut(&from) {
+                Some(lie) => lie(message),
+                None => vec![message],
             };
             for message in said {
                 self.at(delay, Event::ToLeecher(from, message));
@@ -208,7 +225,7 @@ impl Rig {
     }
 
     /// Runs for at most so many virtual seconds; whether all is here.
-    fn run(&mut self, seconds: u64) -> bool {
+    pub fn run(&mut self, seconds: u64) -> bool {
         let until = Tick(self.now.0 + seconds * 1_000_000_000);
         while !self.complete && self.now < until {
             self.one();
@@ -278,12 +295,13 @@ impl Rig {
         self.blamed.iter().any(|(who, why)| *who == LIAR && why.contains(words))
     }
 
-    /// All is here in at most one and a half times what it takes honestly, it is right, and only the liar is blamed.
-    fn ends_well(&mut self, honest_ns: u64, image: &Image) {
+    /// All is here in at most one and a half times what it takes honestly, it is right, and only liars are blamed.
+    pub fn ends_well(&mut self, honest_ns: u64, image: &Image) {
         assert!(self.run(60), "{:?} {:?}", self.leecher.as_ref().map(Leecher::phase), self.blamed);
-        assert!(self.blamed.iter().all(|(who, _)| *who == LIAR), "{:?}", self.blamed);
-        // Bounds of silence, one second each, and nothing more.
-        assert!(self.now.0 < honest_ns * 3 / 2 + 4_500_000_000, "{} ns, honestly {honest_ns}", self.now.0);
+        assert!(self.blamed.iter().all(|(who, _)| self.lies.contains_key(who)), "{:?}", self.blamed);
+        // Bounds of silence, one second each, and nothing more. Who takes seeders in turn meets liars in turn.
+        let silence_ns = 4_500_000_000 * self.lies.len().max(1) as u64;
+        assert!(self.now.0 < honest_ns * 3 / 2 + silence_ns, "{} ns, honestly {honest_ns}", self.now.0);
         let mut store = KeyValueStore::new();
         let restored = self.restore(&mut store, None);
         let state = store.snapshot();
@@ -410,7 +428,7 @@ fn b22_newest_of_one(offerers: usize, sends: usize) -> Rig {
         }
         other => vec![other],
     });
-    rig.offerers = offerers;
+    rig.config.offerers = offerers;
     rig.proven.push(mark(&new));
     rig.seeders.get_mut(&LIAR).unwrap().offer(mark(&new), new);
     rig.start(None);

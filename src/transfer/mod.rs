@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `pull` | each source as much as its window holds, refilled as it answers; the last chunks twice if that is faster |
 //! | `adaptive` | every interval what is missing is shared out anew by the bytes that came in the last one |
+//! | `cst` | Dura-SMaRt's: seeders by rank, one part each of a few, or one all; the next rank if one fails |
 //! | `equal` | fixed equal parts; another source gets a part only if its owner fails |
 //! | `premeasured` | fixed parts by configured weights |
 //! | `single` | one source sends all, the next one if it fails |
@@ -40,6 +41,9 @@ pub mod received;
 /// What is missing, who is asked for it, who failed.
 pub mod fetch;
 
+/// Strategy: ranks.
+pub mod cst;
+
 /// How many chunks each source gets.
 pub mod plan;
 
@@ -61,10 +65,13 @@ mod shares;
 /// Strategy: one source.
 mod single;
 
+pub use cst::CstConfig;
 pub use fetch::{
     Arrival, Fault, Fetch, FetchConfig, Input, Output, Progress, SourceProgress, SourceState, StrategyKind,
 };
 
+#[cfg(test)]
+mod cst_tests;
 #[cfg(test)]
 mod fetch_tests;
 #[cfg(test)]
