@@ -95,6 +95,7 @@ fn a_written_configuration_reads_back_equal() {
         strategy: StrategyKind::Cst,
         interval_ms: 500,
         leader_percent: 0,
+        compress: false,
         mib_per_second: 9,
     };
     let config = Config::new(settings).unwrap();

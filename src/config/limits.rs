@@ -170,13 +170,21 @@ pub struct TransferLimits {
     pub interval_ms: u64,
     /// How much the leader sends, in percent of what others send on average; 0: nothing unless it is alone. Default 25.
     pub leader_percent: u32,
+    /// `pull` takes pages compressed (LZ4), where the sender finds that it pays. Default true.
+    pub compress: bool,
     /// MiB per second that a replica sends to all that fetch from it; 0 (the default): as much as they take.
     pub mib_per_second: u64,
 }
 
 impl Default for TransferLimits {
     fn default() -> Self {
-        Self { strategy: StrategyKind::Pull, interval_ms: 1000, leader_percent: 25, mib_per_second: 0 }
+        Self {
+            strategy: StrategyKind::Pull,
+            interval_ms: 1000,
+            leader_percent: 25,
+            compress: true,
+            mib_per_second: 0,
+        }
     }
 }
 

@@ -739,6 +739,7 @@ impl Replica {
                     offerers: if members.byzantine() { members.f() as usize + 1 } else { 1 },
                     interval_ns: limits.interval_ms * 1_000_000,
                     cst: cst_config(&config, members, id),
+                    packed: limits.compress,
                     leader_weight_percent: limits.leader_percent,
                     ..FetchConfig::default()
                 },

@@ -108,6 +108,8 @@ pub struct FetchConfig {
     pub window_bytes_max: u64,
     /// Most bytes under way from all and not yet written.
     pub unwritten_bytes_max: u64,
+    /// Pull: chunks may come compressed.
+    pub packed: bool,
     /// Most bytes asked for per second; [`Input::Limit`] changes it.
     pub limit_bytes_per_s: Option<u64>,
 }
@@ -123,8 +125,16 @@ impl Default for FetchConfig {
             leader_weight_percent: 25,
             window_bytes_max: 64 << 20,
             unwritten_bytes_max: 256 << 20,
+            packed: false,
             limit_bytes_per_s: None,
         }
+    }
+}
+
+impl FetchConfig {
+    /// Whether seeders may compress.
+    pub fn takes_packed(&self) -> bool {
+        self.packed && self.strategy == StrategyKind::Pull
     }
 }
 

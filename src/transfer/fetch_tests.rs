@@ -321,6 +321,7 @@ fn absurd_sizes_do_not_overflow() {
                 leader_weight_percent: u32::MAX,
                 window_bytes_max: u64::MAX,
                 unwritten_bytes_max: u64::MAX,
+                packed: true,
                 limit_bytes_per_s: Some(u64::MAX),
             };
             let sources = [id(0), id(1), id(2)];
@@ -514,6 +515,7 @@ fn no_sequence_of_events_loses_a_chunk() {
             leader_weight_percent: random.below(150) as u32,
             window_bytes_max: random.below(20 * CHUNK),
             unwritten_bytes_max: random.below(40 * CHUNK),
+            packed: false,
             limit_bytes_per_s: random.per_mille(200).then_some(random.below(100 * CHUNK)),
         };
         let wanted = (0..random.between(1, 4)).map(|_| {

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 const ALGORITHM: DigestAlgorithm = DigestAlgorithm::Blake3;
-const LIAR: ReplicaId = ReplicaId(1);
-const ME: ReplicaId = ReplicaId(0);
+pub(super) const LIAR: ReplicaId = ReplicaId(1);
+pub(super) const ME: ReplicaId = ReplicaId(0);
 
 fn put(store: &mut KeyValueStore, i: u64, value: u8) {
     let context = Context {
@@ -54,7 +54,7 @@ pub(super) fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
     Arc::new(Image::of(frozen, ALGORITHM).unwrap())
 }
 
-fn mark(image: &Image) -> MarkCertificate {
+pub(super) fn mark(image: &Image) -> MarkCertificate {
     let (seq, batches, replies, state) = (image.seq, Digest([7; 32]), image.replies, image.root(None));
     MarkCertificate { statement: MarkStatement { seq, batches, replies, state }, signatures: Vec::new() }
 }
@@ -77,7 +77,7 @@ pub(super) struct Rig {
     dir: tempfile::TempDir,
     staging: Option<(Arc<Staging>, super::staging::Appender)>,
     target: Option<Target>,
-    complete: bool,
+    pub complete: bool,
     pub blamed: Vec<(ReplicaId, String)>,
     chunk_bytes: u64,
     pub chunks: BTreeMap<ReplicaId, u64>,
@@ -88,12 +88,19 @@ enum Event {
     ToSeeder(ReplicaId, Message),
     ToLeecher(ReplicaId, Message),
     Room(ReplicaId),
-    Checked { seq: Seq, chunk: u64, from: ReplicaId, bytes: Bytes, right: bool },
+    /// With what it held, if that is right.
+    Checked {
+        seq: Seq,
+        chunk: u64,
+        from: ReplicaId,
+        length: u64,
+        right: Option<Bytes>,
+    },
     Written(Seq, u64),
 }
 
 impl Rig {
-    fn new(images: &[Arc<Image>]) -> Self {
+    pub fn new(images: &[Arc<Image>]) -> Self {
         Self::among(3, images)
     }
 
@@ -126,7 +133,7 @@ impl Rig {
         }
     }
 
-    fn lying(images: &[Arc<Image>], lie: impl FnMut(Message) -> Vec<Message> + 'static) -> Self {
+    pub fn lying(images: &[Arc<Image>], lie: impl FnMut(Message) -> Vec<Message> + 'static) -> Self {
         let mut rig = Self::new(images);
         rig.lies.insert(LIAR, Box::new(lie));
         rig
@@ -184,10 +191,12 @@ impl Rig {
                     self.target = Some(of);
                     self.leech(|leecher, now, out| leecher.stored(now, &staging, out));
                 }
-                Output::Check { chunk, from, bytes, place: (_, index), expected } => {
-                    let right = page_digest(ALGORITHM, index, &bytes) == expected;
+                Output::Check { chunk, from, body, place: (_, index), expected } => {
+                    let length = body.len();
+                    let right = |bytes: &Bytes| page_digest(ALGORITHM, index, bytes) == expected;
+                    let right = body.open().filter(right);
                     let seq = self.target.as_ref().expect("there is one").mark.statement.seq;
-                    self.at(10_000, Event::Checked { seq, chunk, from, bytes, right });
+                    self.at(10_000, Event::Checked { seq, chunk, from, length, right });
                 }
                 Output::Write { chunk, bytes } => self.write(chunk, &bytes),
                 Output::Complete => self.complete = true,
@@ -209,7 +218,7 @@ impl Rig {
         let mut delay = if from == LIAR { self.slow } else { 1_000_000 };
         let mut sent = false;
         for message in messages {
-            sent |= matches!(message, Message::Chunk { .. });
+            sent |= matches!(message, Message::Chunk { .. } | Message::Packed { .. });
             let said = match self.lies.get_mut(&from) {
                 Some(lie) => lie(message),
                 None => vec![message],
@@ -234,7 +243,7 @@ impl Rig {
     }
 
     /// The next thing that happens.
-    fn one(&mut self) {
+    pub fn one(&mut self) {
         let deadline = self.leecher.as_ref().expect("started").next_deadline(self.now);
         let next = self.due.peek().map(|r| r.0.0);
         if next.is_none_or(|next| next > deadline) {
@@ -258,7 +267,7 @@ impl Rig {
                 self.say(to, out);
             }
             Event::ToLeecher(from, message) => {
-                if let Message::Chunk { bytes, .. } = &message {
+                if let Message::Chunk { bytes, .. } | Message::Packed { bytes, .. } = &message {
                     self.chunk_bytes += bytes.len() as u64;
                     *self.chunks.entry(from).or_default() += 1;
                 }
@@ -270,11 +279,11 @@ impl Rig {
                 seeder.room(now, ME, &mut out);
                 self.say(of, out);
             }
-            Event::Checked { seq, chunk, from, bytes, right } => {
-                if right {
-                    self.write(chunk, &bytes);
+            Event::Checked { seq, chunk, from, length, right } => {
+                if let Some(bytes) = &right {
+                    self.write(chunk, bytes);
                 }
-                let length = bytes.len() as u64;
+                let right = right.is_some();
                 self.leech(|l, now, out| l.checked(now, seq, (chunk, from, length), right, out));
             }
             Event::Written(seq, bytes) => {
@@ -451,7 +460,14 @@ fn b29_cancels_do_not_multiply_what_is_queued() {
     let (first, all) = (1u64 << 32, 1u64 << 33);
     for _ in 0..20 {
         let ranges = vec![first..all; 4096];
-        let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, again: vec![] };
+        let ask = Message::GetChunks {
+            seq: Seq(64),
+            round: 0,
+            ranges,
+            replace: false,
+            packed: false,
+            again: vec![],
+        };
         seeder.on_message(Tick(1), ME, ask, &mut out);
     }
     let began = std::time::Instant::now();
@@ -478,6 +494,79 @@ fn every_lie_is_found_and_costs_little() {
     for row in super::lies::ROWS {
         println!("{} {}", row.id, row.name);
         lie(row.blamed, row.twist);
+    }
+}
+
+/// Where pages come compressed.
+#[test]
+fn every_lie_about_compressed_chunks_is_found_and_costs_little() {
+    let images = [image(&store(8000), 64)];
+    let packed = |mut rig: Rig| {
+        rig.config.packed = true;
+        rig.start(None);
+        rig
+    };
+    let mut honest = packed(Rig::new(&images));
+    honest.ends_well(u64::MAX / 4, &images[0]);
+    let raw: u64 = (0..images[0].chunks()).map(|chunk| chunk_of(&images[0], chunk).len() as u64).sum();
+    assert!(honest.chunk_bytes * 10 < raw, "{} of {raw}: it is nearly all the same", honest.chunk_bytes);
+    for row in super::lies::ROWS {
+        println!("{} {}", row.id, row.name);
+        let mut rig = packed(Rig::lying(&images, row.twist));
+        rig.ends_well(honest.now.0, &images[0]);
+        assert!(row.blamed.is_empty() || rig.blames(row.blamed), "{:?}", rig.blamed);
+    }
+}
+
+fn chunk_of(image: &Image, chunk: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image.chunk(chunk, &mut bytes);
+    bytes
+}
+
+/// What it was not told it may send.
+#[test]
+fn chunks_are_packed_only_for_whom_asks_for_it() {
+    let image = image(&store(1000), 64);
+    let packed = |asked: bool| {
+        let mut seeder = Seeder::new(0);
+        seeder.offer(mark(&image), image.clone());
+        let (mut out, ranges) = (Vec::new(), std::iter::once(0..image.chunks()).collect());
+        let ask = Message::GetChunks {
+            seq: Seq(64),
+            round: 0,
+            ranges,
+            replace: false,
+            packed: asked,
+            again: vec![],
+        };
+        seeder.on_message(Tick(1), ME, ask, &mut out);
+        out.iter().filter(|m| matches!(m, Message::Packed { .. })).count()
+    };
+    assert_eq!(packed(false), 0);
+    assert!(packed(true) > 0);
+}
+
+/// "Where it pays": not over a link that takes more than a core compresses.
+#[test]
+fn a_link_that_drains_fast_gets_chunks_as_they_are() {
+    let image = image(&store(8000), 64);
+    let (half, all) = (image.chunks() / 2, image.chunks());
+    let ask = |from: u64, to: u64| {
+        let ranges = std::iter::once(from..to).collect();
+        Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, packed: true, again: vec![] }
+    };
+    for (drained_ns, packs) in [(50_000_000, true), (10_000, false)] {
+        let mut seeder = Seeder::new(0);
+        seeder.offer(mark(&image), image.clone());
+        let mut out = Vec::new();
+        seeder.on_message(Tick(1), ME, ask(0, half), &mut out);
+        assert!(out.iter().any(|m| matches!(m, Message::Packed { .. })), "nothing is known of the link");
+        out.clear();
+        seeder.room(Tick(1 + drained_ns), ME, &mut out);
+        seeder.on_message(Tick(1 + drained_ns), ME, ask(half, all), &mut out);
+        assert!(!out.is_empty());
+        assert_eq!(out.iter().any(|m| matches!(m, Message::Packed { .. })), packs, "{drained_ns}");
     }
 }
 
@@ -512,7 +601,14 @@ fn b29_a_leecher_that_does_not_read_costs_no_more_than_a_megabyte() {
     for i in 0..50 {
         let mut out = Vec::new();
         let all = vec![0..chunks, 0..u64::MAX];
-        let ask = Message::GetChunks { seq: Seq(64), round: i, ranges: all, replace: false, again: vec![] };
+        let ask = Message::GetChunks {
+            seq: Seq(64),
+            round: i,
+            ranges: all,
+            replace: false,
+            packed: false,
+            again: vec![],
+        };
         seeder.on_message(Tick(u64::from(i)), ME, ask, &mut out);
         sent += out
             .iter()
@@ -554,7 +650,8 @@ fn b29_all_leechers_together_stay_within_the_bound() {
             let mut out = Vec::new();
             let ranges = std::iter::once(0..chunks).collect();
             let again = (0..chunks).collect();
-            let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: true, again };
+            let ask =
+                Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: true, packed: false, again };
             seeder.on_message(now, ReplicaId(who), ask, &mut out);
             seeder.room(now, ReplicaId(who), &mut out);
             sent += bytes(&out);
@@ -600,7 +697,8 @@ fn a_session_goes_on_although_what_it_was_handed_got_lost() {
     seeder.offer(mark(&image), image);
     let mut out = Vec::new();
     let ranges = std::iter::once(0..chunks).collect();
-    let ask = Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, again: vec![] };
+    let ask =
+        Message::GetChunks { seq: Seq(64), round: 0, ranges, replace: false, packed: false, again: vec![] };
     seeder.on_message(Tick(1), ME, ask, &mut out);
     let first = out.len();
     assert!(first > 0);

@@ -22,6 +22,9 @@ pub mod image;
 /// What is said.
 pub mod messages;
 
+/// Compression of what is sent.
+pub mod packing;
+
 /// The serving side.
 pub mod seeder;
 
@@ -78,6 +81,8 @@ mod fetch_tests;
 mod fluid_tests;
 #[cfg(test)]
 mod lies_tests;
+#[cfg(test)]
+mod packing_tests;
 #[cfg(test)]
 mod ranges_tests;
 #[cfg(test)]
