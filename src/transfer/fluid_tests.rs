@@ -629,6 +629,17 @@ fn adaptive_is_as_fast_as_the_sum_of_the_links_and_sends_nothing_twice() {
     }
 }
 
+/// d.3, "N vs I interaction": the paper's N = 256 makes chunks of 3.9 MiB, a second each over the slowest link.
+#[test]
+fn chunks_as_large_as_an_interval_waste_little() {
+    for site in &GROUP_A {
+        let run = transfer(StrategyKind::Adaptive, site, CONSTANT_A, STATE / 256, &[], 1);
+        assert!(efficiency(&run) >= 0.9, "{}: {}", site.0, efficiency(&run));
+        assert!(run.0.sent <= 1.02, "{}: sent {}", site.0, run.0.sent);
+        assert!(run.0.blamed.is_empty(), "{}: {:?}", site.0, run.0.blamed);
+    }
+}
+
 /// d.3: at a quarter of a second the literal algorithm sends two thirds more than needed.
 #[test]
 fn bytes_on_the_wire_at_reallocation_are_not_asked_for_again() {

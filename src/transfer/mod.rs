@@ -74,6 +74,8 @@ pub use fetch::{
 };
 
 #[cfg(test)]
+mod corner_tests;
+#[cfg(test)]
 mod cst_tests;
 #[cfg(test)]
 mod fetch_tests;
