@@ -290,6 +290,7 @@ impl Config {
         );
         changed(&mut transfer, "interval_ms", now.interval_ms, usual.interval_ms);
         changed(&mut transfer, "leader_percent", now.leader_percent, usual.leader_percent);
+        changed(&mut transfer, "compress", now.compress, usual.compress);
         changed(&mut transfer, "mib_per_second", now.mib_per_second, usual.mib_per_second);
         let tables = [("limits", limits), ("log", log), ("checkpoint", checkpoint), ("transfer", transfer)];
         for (table, lines) in tables {

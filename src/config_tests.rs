@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use crate::config::*;
 use crate::hex;
 use crate::quorum::FaultModel;
+use crate::transfer::StrategyKind;
 use crate::types::*;
 
 /// `n` replicas without any optional key; line 1 is `cluster`.
@@ -90,8 +91,16 @@ fn a_written_configuration_reads_back_equal() {
         spare_segments: 1,
         prefill_segments: 3,
     };
+    settings.transfer = TransferLimits {
+        strategy: StrategyKind::Cst,
+        interval_ms: 500,
+        leader_percent: 0,
+        compress: false,
+        mib_per_second: 9,
+    };
     let config = Config::new(settings).unwrap();
     assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+    assert!(config.to_toml().contains("strategy = \"cst\""));
     assert_eq!(config.log.segment_bytes(), 3 << 20);
     assert_eq!(config.log.bytes_max(), 12 << 20);
     assert_eq!(config.log.group_bytes(), 64 << 10);

@@ -46,6 +46,11 @@ impl Schedule {
         seq > Seq(0) && seq.0 % self.period == self.turn
     }
 
+    /// The last place up to `seq` after which this replica takes a checkpoint; 0: none yet.
+    pub fn last(&self, seq: Seq) -> Seq {
+        seq.0.checked_sub(self.turn).map_or(Seq(0), |past| Seq(seq.0 - past % self.period))
+    }
+
     /// Whether all replicas take the root of their state after place `seq`: one of them writes it to disk as well.
     pub fn roots(&self, seq: Seq) -> bool {
         seq > Seq(0) && seq.0.is_multiple_of(self.period / self.turns)

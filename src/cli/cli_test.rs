@@ -224,8 +224,7 @@ fn figures_transfer_draws_and_judges_what_its_csv_says() {
         assert_eq!(output.status.code(), Some(0), "{said}\n{errors}");
         said.into_owned()
     };
-    let tiny =
-        "figures transfer --scale tiny --group A --site Ireland --strategy pull,equal --out out --dir work";
+    let tiny = "figures transfer --scale tiny --group A --site Ireland --strategy pull,cst,equal --out out --dir work";
     let measured = said(&tiny.split(' ').collect::<Vec<_>>());
     assert!(!temp.path().join("work").exists(), "the folder for what is received is left behind");
     let verdicts = |said: &str| said.split_once("verdict ").map(|(_, rest)| rest.to_owned()).unwrap();
@@ -235,10 +234,10 @@ fn figures_transfer_draws_and_judges_what_its_csv_says() {
     assert!(read(svg).starts_with("<svg ") && read(svg).contains("Ireland</text>"), "{}", read(svg));
     assert_eq!(
         (read("transfer-runs.csv").lines().count(), read("transfer-sources.csv").lines().count()),
-        (3, 7)
+        (4, 10)
     );
     let json = || -> serde_json::Value { serde_json::from_str(&read("transfer.json")).unwrap() };
-    assert_eq!(json()["runs"][0]["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(json()["runs"][0]["runs"].as_array().unwrap().len(), 3);
     // A MiB and what is said about it, whole: no link carries less.
     let sent = json()["runs"][0]["runs"][0]["sent_over_needed"].as_f64().unwrap();
     assert!((1.0..1.5).contains(&sent), "{sent}");

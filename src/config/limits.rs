@@ -163,20 +163,28 @@ impl CheckpointLimits {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferLimits {
-    /// Who sends what: `pull` (default), `adaptive`, `equal`, `premeasured`, `single` or `whole-hash`.
+    /// Who sends what: `pull` (default), `adaptive`, `cst`, `equal`, `premeasured`, `single` or `whole-hash`.
     #[serde(deserialize_with = "strategy")]
     pub strategy: StrategyKind,
     /// Milliseconds between two allocations of `adaptive`. Default 1000, minimum 10, maximum 60,000.
     pub interval_ms: u64,
     /// How much the leader sends, in percent of what others send on average; 0: nothing unless it is alone. Default 25.
     pub leader_percent: u32,
+    /// `pull` takes pages compressed (LZ4), where the sender finds that it pays. Default true.
+    pub compress: bool,
     /// MiB per second that a replica sends to all that fetch from it; 0 (the default): as much as they take.
     pub mib_per_second: u64,
 }
 
 impl Default for TransferLimits {
     fn default() -> Self {
-        Self { strategy: StrategyKind::Pull, interval_ms: 1000, leader_percent: 25, mib_per_second: 0 }
+        Self {
+            strategy: StrategyKind::Pull,
+            interval_ms: 1000,
+            leader_percent: 25,
+            compress: true,
+            mib_per_second: 0,
+        }
     }
 }
 

@@ -46,9 +46,9 @@ use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::sync::channel::{Receiver, Sender};
-use crate::transfer::FetchConfig;
 use crate::transfer::seeder::Seeder;
 use crate::transfer::staging::{self, Staging};
+use crate::transfer::{CstConfig, FetchConfig};
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
 use crate::wire::batch::{BATCH_HEADER_BYTES, Batch, GROUP_HEADER_BYTES, Hasher};
@@ -765,6 +765,8 @@ impl Replica {
                     strategy: limits.strategy,
                     offerers: if members.byzantine() { members.f() as usize + 1 } else { 1 },
                     interval_ns: limits.interval_ms * 1_000_000,
+                    cst: cst_config(&config, members, id),
+                    packed: limits.compress,
                     leader_weight_percent: limits.leader_percent,
                     ..FetchConfig::default()
                 },
@@ -887,6 +889,19 @@ impl Replica {
 impl Drop for Replica {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// What the transfer strategy `cst` must know: who else checkpoints when.
+fn cst_config(config: &Config, members: crate::quorum::Group, me: ReplicaId) -> CstConfig {
+    let (turns, period) = (config.checkpoint.turns(), config.checkpoint.period);
+    let schedule = |id| Schedule::new(turns, period, members.n(), id, config.limits.mark_interval);
+    let others = members.members().filter(|id| *id != me);
+    CstConfig {
+        model: members.model(),
+        f: members.f(),
+        schedules: others.filter_map(|id| Some((id, schedule(id)?))).collect(),
+        place: Seq(0),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::quorum::{FaultModel, Group as Members};
 use crate::service::{PagedSnapshot, Snapshot};
 use crate::transfer::FetchConfig;
 use crate::transfer::image::{Image, Part};
-use crate::transfer::messages::CHUNK;
+use crate::transfer::messages::{CHUNK, PACKED};
 use crate::transfer::received::Received;
 use crate::transfer::seeder::Seeder;
 use crate::types::*;
@@ -227,7 +227,7 @@ struct Watched {
 
 impl net::Receiver for Watched {
     fn frame(&mut self, from: &From, kind: u16, payload: Bytes) {
-        if let (CHUNK, Peer::Replica(replica)) = (kind, from.peer) {
+        if let (CHUNK | PACKED, Peer::Replica(replica)) = (kind, from.peer) {
             let (now, mut seen) = (Instant::now(), self.seen.lock());
             seen.first.get_or_insert(now);
             seen.last.insert(replica, now);

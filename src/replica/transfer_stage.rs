@@ -343,6 +343,7 @@ impl TransferStage {
             | Message::Manifest { .. }
             | Message::Digests { .. }
             | Message::Chunk { .. }
+            | Message::Packed { .. }
             | Message::Gone(_) => self.leech(|leecher, out| leecher.on_message(now, from, message, out)),
             _ => {
                 let mut out = Vec::new();
@@ -421,7 +422,7 @@ impl TransferStage {
                     }
                     Err(e) => return self.give_up(format!("no place for a received state: {e}")),
                 },
-                Output::Check { chunk, from, bytes, place: (_, index), expected } => {
+                Output::Check { chunk, from, body, place: (_, index), expected } => {
                     let (Some(staging), Some(to_stager)) = (&self.state.staging, &self.state.to_stager)
                     else {
                         continue;
@@ -429,9 +430,11 @@ impl TransferStage {
                     let (seq, algorithm) = (staging.mark.statement.seq, self.auth.hasher.algorithm);
                     let (to_stager, back) = (to_stager.clone(), self.own.clone());
                     self.pool.spawn(move || {
-                        let digest = page_digest(algorithm, index, &bytes);
-                        let (right, length) = (digest == expected, bytes.len() as u64);
-                        if right {
+                        let length = body.len();
+                        let right = |bytes: &Bytes| page_digest(algorithm, index, bytes) == expected;
+                        let bytes = body.open().filter(right);
+                        let right = bytes.is_some();
+                        if let Some(bytes) = bytes {
                             let _ = to_stager.send(ToStager::Chunk(seq, chunk, bytes));
                         }
                         let _ = back.send(ToTransfer::Checked { seq, chunk, from, bytes: length, right });

@@ -4,9 +4,10 @@ use super::checkpoint_tests::{KEYS, LOG_MIB, VALUE_BYTES, check, checkpoints, cl
 use super::replica_tests::Cluster;
 use super::{Replica, format_learner};
 use crate::client::Session;
-use crate::config::{Durability, SnapshotKind};
+use crate::config::{Config, Durability, Settings, SnapshotKind, TransferLimits};
 use crate::data_dir;
 use crate::quorum::FaultModel;
+use crate::transfer::StrategyKind;
 use crate::types::*;
 
 /// As much as the log may hold, and half as much again.
@@ -41,7 +42,7 @@ fn installed(cluster: &Cluster, i: u32) -> u64 {
     number(cluster.replicas[i as usize].as_ref().expect("it runs"), "installed")
 }
 
-fn lags(model: FaultModel, n: u32, durability: Durability) {
+fn lags(model: FaultModel, n: u32, durability: Durability, strategy: StrategyKind) {
     let mut cluster = cluster(model, n, durability, SnapshotKind::CopyOnWrite);
     let client = cluster.client();
     let session = client.session();
@@ -52,6 +53,10 @@ fn lags(model: FaultModel, n: u32, durability: Durability) {
     for replica in cluster.replicas.iter().flatten() {
         assert!(number(replica, "first_lsn") > 1, "{}", replica.status_json());
     }
+    // Replicas may differ here.
+    let transfer = TransferLimits { strategy, ..TransferLimits::default() };
+    let settings = Settings { transfer, ..cluster.config.settings().clone() };
+    cluster.config = Config::new(settings).unwrap();
     cluster.start(last);
     wait("it takes no state over", || installed(&cluster, last) == 1);
     put_without(&cluster, &session, KEYS + WRITES..KEYS + WRITES + 5);
@@ -73,17 +78,23 @@ fn lags(model: FaultModel, n: u32, durability: Durability) {
 
 #[test]
 fn a_crash_replica_that_was_away_for_long_takes_a_state_over() {
-    lags(FaultModel::Crash, 3, Durability::Vote);
+    lags(FaultModel::Crash, 3, Durability::Vote, StrategyKind::Pull);
 }
 
 #[test]
 fn a_byzantine_replica_that_was_away_for_long_takes_a_state_over() {
-    lags(FaultModel::Byzantine, 4, Durability::Vote);
+    lags(FaultModel::Byzantine, 4, Durability::Vote, StrategyKind::Pull);
 }
 
 #[test]
 fn one_without_durable_votes_takes_a_state_over() {
-    lags(FaultModel::Byzantine, 4, Durability::Parallel);
+    lags(FaultModel::Byzantine, 4, Durability::Parallel, StrategyKind::Pull);
+}
+
+#[test]
+fn collaborative_transfer_brings_a_state_in_both_models() {
+    lags(FaultModel::Crash, 3, Durability::Vote, StrategyKind::Cst);
+    lags(FaultModel::Byzantine, 4, Durability::Vote, StrategyKind::Cst);
 }
 
 #[test]

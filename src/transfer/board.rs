@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 const STRIKES_MAX: u32 = 16;
 /// Runs one request may list; the rest follows as these arrive.
 pub(super) const RUNS_MAX: usize = 1024;
+/// Of what may be under way, this part before the first chunk is here: they may be so many times larger than what was said.
+const UNSEEN_PART: u64 = 16;
+const UNSEEN_MIN: u64 = 64;
 /// Steps back from the last chunk of a source in search of one that only it has.
 const BACK_MAX: usize = 64;
 
@@ -20,12 +23,16 @@ const BACK_MAX: usize = 64;
 struct Received {
     from: ReplicaId,
     spare: Option<ReplicaId>,
+    /// Of the copy that is being checked; 0: unknown.
+    bytes: u64,
 }
 
 /// Everything but the strategy.
 pub(super) struct Board {
     pub config: FetchConfig,
+    /// How large a chunk is: what was said at first, later the mean of the last ones that were right.
     pub chunk_bytes: u64,
+    sizes: Sizes,
     pub wanted: RangeSet,
     pub pool: RangeSet,
     pub verified: RangeSet,
@@ -45,6 +52,7 @@ impl Board {
             tokens: Tokens::new(config.limit_bytes_per_s, now),
             config,
             chunk_bytes: chunk_bytes.max(1),
+            sizes: Sizes::default(),
             pool: wanted.clone(),
             wanted,
             verified: RangeSet::default(),
@@ -86,7 +94,15 @@ impl Board {
         let used = under_way.saturating_mul(self.chunk_bytes).saturating_add(self.unwritten);
         let room = self.config.unwritten_bytes_max.saturating_sub(used) / self.chunk_bytes;
         let room = if used == 0 { room.max(1) } else { room };
-        room.min(self.tokens.bytes() / self.chunk_bytes)
+        room.min(self.under_way_max().saturating_sub(under_way)).min(self.tokens.bytes() / self.chunk_bytes)
+    }
+
+    /// Chunks that may be under way if nothing waits to be written.
+    pub fn under_way_max(&self) -> u64 {
+        let most = self.config.unwritten_bytes_max / self.chunk_bytes;
+        // Nobody knows yet how large they are.
+        let most = if self.sizes.count == 0 { most.min((most / UNSEEN_PART).max(UNSEEN_MIN)) } else { most };
+        most.max(1)
     }
 
     /// Chunks that the leader may be asked for: its weight times what the others sent on average.
@@ -104,9 +120,9 @@ impl Board {
             // Nothing is left but what is the leader's.
             _ if others_idle => u64::MAX,
             n => {
-                let mean = others.iter().fold(0u64, |sum, s| sum.saturating_add(s.paced_arrived)) / n;
-                let may = (mean / 100).saturating_mul(percent).saturating_add(self.chunk_bytes);
-                may.saturating_sub(self.sources[at].paced_asked) / self.chunk_bytes
+                let arrived = others.iter().fold(0u64, |sum, s| sum.saturating_add(s.paced_arrived));
+                let may = (arrived.saturating_mul(percent) / (100 * n)).saturating_add(1);
+                may.saturating_sub(self.sources[at].paced_asked)
             }
         }
     }
@@ -346,9 +362,10 @@ impl Board {
         self.settle(chunk);
         if self.config.strategy == StrategyKind::WholeHash {
             self.verified.insert(chunk);
+            self.chunk_bytes = self.sizes.mean_with(bytes);
             return Arrival::Keep;
         }
-        self.received.insert(chunk, Received { from, spare: None });
+        self.received.insert(chunk, Received { from, spare: None, bytes });
         Arrival::Check
     }
 
@@ -364,11 +381,13 @@ impl Board {
     }
 
     pub fn on_verified(&mut self, chunk: u64) {
-        if self.wanted.contains(chunk)
-            && self.verified.insert(chunk)
-            && self.received.remove(&chunk).is_none()
-        {
-            self.settle(chunk);
+        if !self.wanted.contains(chunk) || !self.verified.insert(chunk) {
+            return;
+        }
+        match self.received.remove(&chunk) {
+            Some(Received { bytes: 0, .. }) => {}
+            Some(Received { bytes, .. }) => self.chunk_bytes = self.sizes.mean_with(bytes),
+            None => self.settle(chunk),
         }
     }
 
@@ -379,7 +398,7 @@ impl Board {
             } else if received.from == from
                 && let Some(spare) = received.spare.take()
             {
-                received.from = spare;
+                (received.from, received.bytes) = (spare, 0);
             } else if received.from == from {
                 self.received.remove(&chunk);
                 self.pool.insert(chunk);
@@ -476,6 +495,28 @@ impl Board {
             total: self.wanted.len(),
             eta_ns: (rate > 0 || left == 0).then(|| nanoseconds(left, rate)),
         }
+    }
+}
+
+/// Sizes of the last chunks that came and were right.
+#[derive(Default)]
+struct Sizes {
+    count: u64,
+    sum: u128,
+}
+
+/// Chunks whose mean counts: enough for one large one to change little, few enough to follow from one part of a state to the next.
+const SIZES: u64 = 64;
+
+impl Sizes {
+    fn mean_with(&mut self, bytes: u64) -> u64 {
+        if self.count == SIZES {
+            self.sum -= self.sum / u128::from(SIZES);
+        } else {
+            self.count += 1;
+        }
+        self.sum += u128::from(bytes);
+        u64::try_from(self.sum / u128::from(self.count)).unwrap_or(u64::MAX).max(1)
     }
 }
 

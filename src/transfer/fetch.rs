@@ -13,6 +13,7 @@
 //!   [`Input::Written`] reports them written or dropped.
 
 use super::board::Board;
+use super::cst::{Cst, CstConfig};
 use super::pull::Pull;
 use super::shares::Shares;
 use super::single::Single;
@@ -31,6 +32,8 @@ pub enum StrategyKind {
     Pull,
     /// Shares by the bytes of the last interval.
     Adaptive,
+    /// One seeder, or one part each of a few, by rank.
+    Cst,
     /// Fixed equal parts.
     Equal,
     /// Fixed parts by configured weights.
@@ -43,14 +46,22 @@ pub enum StrategyKind {
 
 impl StrategyKind {
     /// All of them.
-    pub const ALL: [StrategyKind; 6] =
-        [Self::Pull, Self::Adaptive, Self::Equal, Self::Premeasured, Self::Single, Self::WholeHash];
+    pub const ALL: [StrategyKind; 7] = [
+        Self::Pull,
+        Self::Adaptive,
+        Self::Cst,
+        Self::Equal,
+        Self::Premeasured,
+        Self::Single,
+        Self::WholeHash,
+    ];
 
     /// Its name in options and figures.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pull => "pull",
             Self::Adaptive => "adaptive",
+            Self::Cst => "cst",
             Self::Equal => "equal",
             Self::Premeasured => "premeasured",
             Self::Single => "single",
@@ -67,7 +78,7 @@ impl fmt::Display for StrategyKind {
 
 /// No strategy has this name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no strategy `{0}`: pull, adaptive, equal, premeasured, single, whole-hash")]
+#[error("no strategy `{0}`: pull, adaptive, cst, equal, premeasured, single, whole-hash")]
 pub struct UnknownStrategy(pub String);
 
 impl FromStr for StrategyKind {
@@ -89,12 +100,16 @@ pub struct FetchConfig {
     pub interval_ns: u64,
     /// Premeasured: bytes per second of each source; who is not in it gets the least of them.
     pub weights: BTreeMap<ReplicaId, u64>,
+    /// Cst: what it must know of the cluster.
+    pub cst: CstConfig,
     /// How much the leader sends, in percent of what others send on average; 0 = nothing unless it is alone.
     pub leader_weight_percent: u32,
     /// Pull: most bytes under way from one source.
     pub window_bytes_max: u64,
     /// Most bytes under way from all and not yet written.
     pub unwritten_bytes_max: u64,
+    /// Pull: chunks may come compressed.
+    pub packed: bool,
     /// Most bytes asked for per second; [`Input::Limit`] changes it.
     pub limit_bytes_per_s: Option<u64>,
 }
@@ -106,11 +121,20 @@ impl Default for FetchConfig {
             offerers: 1,
             interval_ns: 1_000_000_000,
             weights: BTreeMap::new(),
+            cst: CstConfig::default(),
             leader_weight_percent: 25,
             window_bytes_max: 64 << 20,
             unwritten_bytes_max: 256 << 20,
+            packed: false,
             limit_bytes_per_s: None,
         }
+    }
+}
+
+impl FetchConfig {
+    /// Whether seeders may compress.
+    pub fn takes_packed(&self) -> bool {
+        self.packed && self.strategy == StrategyKind::Pull
     }
 }
 
@@ -274,8 +298,9 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Chunks `0..chunks` of about `chunk_bytes` each, of which the `wanted` ones are lacking; `sources` are connected and
-    /// have the target.
+    /// Chunks `0..chunks`, of which the `wanted` ones are lacking; `sources` are connected and have the target. A chunk is taken to
+    /// be `chunk_bytes` large until the first ones show how large they are: windows, limits and bounds are in bytes, requests in
+    /// chunks.
     pub fn new(
         config: FetchConfig,
         chunks: u64,
@@ -291,6 +316,7 @@ impl Fetch {
             StrategyKind::Adaptive | StrategyKind::WholeHash => {
                 Box::new(Shares::measured(config.interval_ns))
             }
+            StrategyKind::Cst => Box::new(Cst::default()),
             StrategyKind::Equal => Box::new(Shares::fixed(BTreeMap::new())),
             StrategyKind::Premeasured => Box::new(Shares::fixed(config.weights.clone())),
         };

@@ -2,7 +2,10 @@
 // A list of one run is what is meant.
 #![allow(clippy::single_range_in_vec_init)]
 
+use super::CstConfig;
 use super::fetch::*;
+use crate::checkpoint::schedule::{Schedule, Turns};
+use crate::quorum::FaultModel;
 use crate::sim::random::Random;
 use crate::types::*;
 
@@ -20,6 +23,17 @@ fn fetch(strategy: StrategyKind, chunks: u64, sources: u32) -> (Fetch, Vec<Outpu
     let mut out = Vec::new();
     fetch.step(Tick(0), Input::Tick, &mut out);
     (fetch, out)
+}
+
+fn any_cst(random: &mut Random) -> CstConfig {
+    let period = random.between(1, 1000);
+    let schedule = |r| Schedule::new(Turns::Sequential { group: 1 }, period, 8, id(r), 1);
+    CstConfig {
+        model: *random.pick(&[FaultModel::Byzantine, FaultModel::Crash]),
+        f: random.below(4) as u32,
+        schedules: (0..random.below(8) as u32).filter_map(|r| Some((id(r), schedule(r)?))).collect(),
+        place: Seq(random.below(5000)),
+    }
 }
 
 /// The chunks that a source is asked for in these outputs.
@@ -191,28 +205,30 @@ fn there_is_no_second_spare() {
 fn a_bad_chunk_bans_its_sender_and_is_asked_of_another_one_at_once() {
     for strategy in StrategyKind::ALL.into_iter().filter(|s| *s != StrategyKind::WholeHash) {
         let (mut fetch, out) = fetch(strategy, 1000, 3);
-        let chunk = asked(&out, id(0))[0];
+        let bad = (0..3).map(id).find(|r| asked(&out, *r).contains(&0)).unwrap();
+        let others: Vec<ReplicaId> = (0..3).map(id).filter(|r| *r != bad).collect();
+        let chunk = 0;
         let (now, mut out) = (Tick(SECOND / 10), Vec::new());
-        assert_eq!(fetch.arrived(now, id(0), chunk, CHUNK, &mut out), Arrival::Check);
+        assert_eq!(fetch.arrived(now, bad, chunk, CHUNK, &mut out), Arrival::Check);
         let (now, mut out) = (Tick(SECOND / 10 + 1), Vec::new());
-        fetch.step(now, Input::Bad { chunk, from: id(0) }, &mut out);
-        assert_eq!(blames(&out), [(id(0), Fault::BadChunk { chunk })]);
-        assert_eq!(state(&fetch, id(0)), SourceState::Banned(Fault::BadChunk { chunk }));
-        assert!(!cancelled(&out, id(0)).is_empty(), "{strategy}: it need not send the rest");
+        fetch.step(now, Input::Bad { chunk, from: bad }, &mut out);
+        assert_eq!(blames(&out), [(bad, Fault::BadChunk { chunk })]);
+        assert_eq!(state(&fetch, bad), SourceState::Banned(Fault::BadChunk { chunk }));
+        assert!(!cancelled(&out, bad).is_empty(), "{strategy}: it need not send the rest");
         // Windows of others may be full: whoever has room next gets it first.
-        let next = [id(1), id(2)].into_iter().find(|r| asked(&out, *r).contains(&chunk));
+        let next = others.iter().copied().find(|r| asked(&out, *r).contains(&chunk));
         if next.is_none() {
-            let free = asked_of(&fetch, id(1))[..4].to_vec();
+            let free = asked_of(&fetch, others[0])[..4].to_vec();
             out.clear();
-            free.iter().for_each(|c| _ = fetch.arrived(now, id(1), *c, CHUNK, &mut out));
-            assert!(asked(&out, id(1)).contains(&chunk), "{strategy}");
+            free.iter().for_each(|c| _ = fetch.arrived(now, others[0], *c, CHUNK, &mut out));
+            assert!(asked(&out, others[0]).contains(&chunk), "{strategy}");
         }
         // For good: it may reconnect as often as it likes.
-        fetch.step(now, Input::Down(id(0)), &mut out);
+        fetch.step(now, Input::Down(bad), &mut out);
         out.clear();
-        fetch.step(now, Input::Up(id(0)), &mut out);
-        assert_eq!(asked(&out, id(0)), [0; 0]);
-        assert_eq!(fetch.arrived(now, id(0), chunk + 1, CHUNK, &mut out), Arrival::Unasked);
+        fetch.step(now, Input::Up(bad), &mut out);
+        assert_eq!(asked(&out, bad), [0; 0]);
+        assert_eq!(fetch.arrived(now, bad, chunk + 1, CHUNK, &mut out), Arrival::Unasked);
         fetch.check();
     }
 }
@@ -301,9 +317,11 @@ fn absurd_sizes_do_not_overflow() {
                 strategy,
                 interval_ns: u64::MAX,
                 weights: [(id(0), u64::MAX), (id(1), u64::MAX), (id(2), 0)].into_iter().collect(),
+                cst: any_cst(&mut Random::new(chunks)),
                 leader_weight_percent: u32::MAX,
                 window_bytes_max: u64::MAX,
                 unwritten_bytes_max: u64::MAX,
+                packed: true,
                 limit_bytes_per_s: Some(u64::MAX),
             };
             let sources = [id(0), id(1), id(2)];
@@ -493,9 +511,11 @@ fn no_sequence_of_events_loses_a_chunk() {
             strategy,
             interval_ns: random.between(1, 2 * SECOND),
             weights: (0..n).map(|r| (id(r), random.next() >> random.below(64))).collect(),
+            cst: any_cst(&mut random),
             leader_weight_percent: random.below(150) as u32,
             window_bytes_max: random.below(20 * CHUNK),
             unwritten_bytes_max: random.below(40 * CHUNK),
+            packed: false,
             limit_bytes_per_s: random.per_mille(200).then_some(random.below(100 * CHUNK)),
         };
         let wanted = (0..random.between(1, 4)).map(|_| {

@@ -230,9 +230,21 @@ impl Lab {
         chunk_bytes: u64,
         state: u64,
     ) -> Self {
+        Self::told(config, traces, vices, rtt_ns, (chunk_bytes, chunk_bytes), state)
+    }
+
+    /// One whose receiver is told that chunks are of another size than they are.
+    fn told(
+        config: FetchConfig,
+        traces: Vec<Trace>,
+        vices: &[Vice],
+        rtt_ns: u64,
+        (chunk_bytes, told_bytes): (u64, u64),
+        state: u64,
+    ) -> Self {
         let chunks = state.div_ceil(chunk_bytes);
         let ids: Vec<ReplicaId> = (0..traces.len() as u32).map(ReplicaId).collect();
-        let fetch = Fetch::new(config, chunks, vec![0..chunks], chunk_bytes, &ids, Tick(0));
+        let fetch = Fetch::new(config, chunks, vec![0..chunks], told_bytes, &ids, Tick(0));
         let senders = traces.into_iter().enumerate().map(|(at, trace)| Sender {
             trace,
             vice: vices.get(at).copied().unwrap_or(Vice::None),
@@ -578,6 +590,33 @@ fn pull_keeps_nine_tenths_when_links_change_abruptly() {
     }
 }
 
+/// A leecher takes pages to be 32 KiB large before it has seen one.
+#[test]
+fn sizes_are_learnt_from_what_comes() {
+    const TOLD: u64 = 32 << 10;
+    let state = 200 * MIB;
+    for strategy in StrategyKind::ALL {
+        for chunk in [4 << 10, 16 << 10, 64 << 10, 256 << 10] {
+            let site = &GROUP_A[2];
+            let run = |told: u64| {
+                let mut config = config(strategy, site);
+                config.unwritten_bytes_max = 64 * MIB;
+                let traces = traces(site, CONSTANT_A, 1);
+                Lab::told(config, traces, &[], CONSTANT_A.rtt_ns, (chunk, told), state).run(600 * SECOND)
+            };
+            let (right, wrong) = (run(chunk), run(TOLD));
+            let (right_s, wrong_s) = (seconds(right.ns), seconds(wrong.ns));
+            assert!(wrong_s <= right_s * 1.02 + 0.3, "{strategy}, {chunk}: {wrong_s} for {right_s}");
+            assert!(wrong.sent <= 1.02, "{strategy}, {chunk}: sent {}", wrong.sent);
+            assert!(wrong.held_max <= 64 * MIB, "{strategy}, {chunk}: {}", wrong.held_max);
+            if strategy == StrategyKind::Pull {
+                let ideal = seconds(ideal_ns(&traces(site, CONSTANT_A, 1), state as f64));
+                assert!(wrong_s <= ideal / 0.97 + 0.3, "{chunk}: {wrong_s}, ideal {ideal}");
+            }
+        }
+    }
+}
+
 /// d.3, "bytes on the wire at reallocation" and "N vs I interaction".
 #[test]
 fn adaptive_is_as_fast_as_the_sum_of_the_links_and_sends_nothing_twice() {
@@ -587,6 +626,17 @@ fn adaptive_is_as_fast_as_the_sum_of_the_links_and_sends_nothing_twice() {
             assert!(efficiency(&run) >= 0.97, "{}, seed {seed}: {}", site.0, efficiency(&run));
             assert!(run.0.sent <= 1.02, "{}, seed {seed}: sent {}", site.0, run.0.sent);
         }
+    }
+}
+
+/// d.3, "N vs I interaction": the paper's N = 256 makes chunks of 3.9 MiB, a second each over the slowest link.
+#[test]
+fn chunks_as_large_as_an_interval_waste_little() {
+    for site in &GROUP_A {
+        let run = transfer(StrategyKind::Adaptive, site, CONSTANT_A, STATE / 256, &[], 1);
+        assert!(efficiency(&run) >= 0.9, "{}: {}", site.0, efficiency(&run));
+        assert!(run.0.sent <= 1.02, "{}: sent {}", site.0, run.0.sent);
+        assert!(run.0.blamed.is_empty(), "{}: {:?}", site.0, run.0.blamed);
     }
 }
 
@@ -667,6 +717,8 @@ fn goes_wrong(strategy: StrategyKind, vice: Vice, blamed: Option<Fault>) {
     // Equal parts wait for the slower of two; a single source starts over with what is left.
     let times = match strategy {
         StrategyKind::Equal => 1.4,
+        // One of the two sends its part and the other's.
+        StrategyKind::Cst => 1.8,
         StrategyKind::Single => 2.8,
         _ => 1.0,
     };

@@ -13,6 +13,7 @@
 use super::fetch::{Arrival, Fault, Fetch, FetchConfig, Input, Output as Fetched, Progress};
 use super::image::{Image, Manifest, Part};
 use super::messages::{Message, NODES_MAX, RANGES_MAX};
+use super::packing::Body;
 use super::staging::Staging;
 use crate::checkpoint::pages::{FAN_OUT, node_of};
 use crate::types::*;
@@ -36,7 +37,7 @@ const ANSWER_NS: u64 = 2_000_000_000;
 const LISTS_MAX: usize = 4;
 /// Lists asked of each source before the manifest is here.
 const AHEAD: usize = 2;
-/// What a page is taken to be large before any is here.
+/// What a page is taken to be large before any is here; then [`Fetch`] goes by those that came.
 const CHUNK_BYTES: u64 = 32 << 10;
 
 /// A list of digests: the part, and its first node.
@@ -55,8 +56,8 @@ pub enum Output {
         chunk: u64,
         /// Whose bytes.
         from: ReplicaId,
-        /// What to hash.
-        bytes: Bytes,
+        /// What to open and hash.
+        body: Body,
         /// What it is of, and under which index.
         place: (Part, u64),
         /// What it must give.
@@ -122,7 +123,7 @@ struct Chunks {
     target: Target,
     fetch: Fetch,
     /// Second copies, kept until the first is hashed.
-    spares: HashMap<u64, (ReplicaId, Bytes)>,
+    spares: HashMap<u64, (ReplicaId, Body)>,
     /// Bytes handed on and not yet written or dropped.
     unwritten: u64,
 }
@@ -146,7 +147,7 @@ pub struct Leecher {
     began: Tick,
     /// When something of use last came.
     moved: Tick,
-    /// Bytes of chunks received.
+    /// Bytes of chunks received, compressed as they came.
     pub received: u64,
 }
 
@@ -272,7 +273,12 @@ impl Leecher {
                 self.on_digests(now, from, seq, (part, first), digests, out);
             }
             Message::Chunk { seq, chunk, bytes } if self.target() == Some(seq) => {
-                self.on_chunk(now, from, chunk, bytes, out);
+                self.on_chunk(now, from, chunk, Body::plain(bytes), out);
+            }
+            Message::Packed { seq, chunk, holds, bytes }
+                if self.target() == Some(seq) && self.config.takes_packed() =>
+            {
+                self.on_chunk(now, from, chunk, Body::packed(bytes, holds), out);
             }
             Message::Gone(seq) if self.target() == Some(seq) => {
                 self.sources.remove(&from);
@@ -535,7 +541,9 @@ impl Leecher {
         }
         let able: Vec<ReplicaId> = self.sources.intersection(&self.connected).copied().collect();
         let chunks = target.manifest.chunks();
-        let fetch = Fetch::new(self.config.clone(), chunks, wanted, CHUNK_BYTES, &able, now);
+        let mut config = self.config.clone();
+        config.cst.place = target.manifest.seq;
+        let fetch = Fetch::new(config, chunks, wanted, CHUNK_BYTES, &able, now);
         self.phase =
             Phase::Chunks(Box::new(Chunks { target: *target, fetch, spares: HashMap::new(), unwritten: 0 }));
         self.feed(now, Input::Leader(self.leader), out);
@@ -552,7 +560,7 @@ impl Leecher {
 
     fn fetched(&mut self, fetched: Vec<Fetched>, out: &mut Vec<Output>) {
         let Phase::Chunks(chunks) = &self.phase else { return };
-        let seq = chunks.target.mark.statement.seq;
+        let (seq, packed) = (chunks.target.mark.statement.seq, self.config.takes_packed());
         for output in fetched {
             match output {
                 Fetched::Request { to, round, ranges, mut replace, mut again } => {
@@ -560,7 +568,7 @@ impl Leecher {
                     loop {
                         let ranges = parts.next().unwrap_or_default().to_vec();
                         let again = std::mem::take(&mut again);
-                        let ask = Message::GetChunks { seq, round, ranges, replace, again };
+                        let ask = Message::GetChunks { seq, round, ranges, replace, packed, again };
                         out.push(Output::Send(to, ask));
                         replace = false;
                         if parts.len() == 0 {
@@ -594,25 +602,28 @@ impl Leecher {
         }
     }
 
-    fn on_chunk(&mut self, now: Tick, from: ReplicaId, chunk: u64, bytes: Bytes, out: &mut Vec<Output>) {
+    fn on_chunk(&mut self, now: Tick, from: ReplicaId, chunk: u64, body: Body, out: &mut Vec<Output>) {
         let Phase::Chunks(chunks) = &mut self.phase else { return };
         let mut fetched = Vec::new();
-        let length = bytes.len() as u64;
-        self.received += length;
+        // Opened: that is what it takes in memory, and what the rates of all sources are compared by.
+        let length = body.len();
+        self.received += body.sent();
         let arrival = chunks.fetch.arrived(now, from, chunk, length, &mut fetched);
         match arrival {
             Arrival::Check => {
                 chunks.unwritten += length;
                 let (place, expected) = (chunks.target.manifest.place(chunk), chunks.target.digest(chunk));
-                out.push(Output::Check { chunk, from, bytes, place, expected });
+                out.push(Output::Check { chunk, from, body, place, expected });
             }
             Arrival::Spare => {
                 chunks.unwritten += length;
-                if let Some((_, old)) = chunks.spares.insert(chunk, (from, bytes)) {
-                    self.dropped(now, old.len() as u64, &mut fetched);
+                if let Some((_, old)) = chunks.spares.insert(chunk, (from, body)) {
+                    self.dropped(now, old.len(), &mut fetched);
                 }
             }
             Arrival::Keep => {
+                // Never packed, for nothing but pull takes those.
+                let Some(bytes) = body.open() else { return };
                 chunks.unwritten += length;
                 out.push(Output::Write { chunk, bytes });
             }
@@ -648,13 +659,13 @@ impl Leecher {
             self.moved = now;
             chunks.fetch.step(now, Input::Verified { chunk }, &mut fetched);
             if let Some((_, spare)) = spare {
-                self.dropped(now, spare.len() as u64, &mut fetched);
+                self.dropped(now, spare.len(), &mut fetched);
             }
         } else {
             chunks.fetch.step(now, Input::Bad { chunk, from }, &mut fetched);
-            if let Some((from, bytes)) = spare {
+            if let Some((from, body)) = spare {
                 let (place, expected) = (chunks.target.manifest.place(chunk), chunks.target.digest(chunk));
-                out.push(Output::Check { chunk, from, bytes, place, expected });
+                out.push(Output::Check { chunk, from, body, place, expected });
             }
             self.dropped(now, bytes, &mut fetched);
         }

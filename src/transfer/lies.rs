@@ -53,42 +53,103 @@ fn digests(message: Message) -> Vec<Message> {
     vec![Message::Digests { seq, part, first, digests }]
 }
 
-fn chunks(message: Message) -> Vec<Message> {
-    let Message::Chunk { seq, chunk, bytes } = message else { return vec![message] };
-    let mut bytes = bytes.to_vec();
-    if let Some(last) = bytes.last_mut() {
-        *last ^= 1;
+/// A chunk as it is sent, compressed or not.
+struct Sent {
+    seq: Seq,
+    chunk: u64,
+    holds: Option<u32>,
+    bytes: Bytes,
+}
+
+impl Sent {
+    fn of(message: Message) -> Result<Self, Message> {
+        match message {
+            Message::Chunk { seq, chunk, bytes } => Ok(Self { seq, chunk, holds: None, bytes }),
+            Message::Packed { seq, chunk, holds, bytes } => {
+                Ok(Self { seq, chunk, holds: Some(holds), bytes })
+            }
+            other => Err(other),
+        }
     }
-    vec![Message::Chunk { seq, chunk, bytes: bytes.into() }]
+
+    fn message(self) -> Message {
+        let Self { seq, chunk, holds, bytes } = self;
+        match holds {
+            Some(holds) => Message::Packed { seq, chunk, holds, bytes },
+            None => Message::Chunk { seq, chunk, bytes },
+        }
+    }
+}
+
+/// Of every chunk another one.
+fn other_chunk(message: Message, lie: impl FnOnce(&mut Sent)) -> Vec<Message> {
+    match Sent::of(message) {
+        Ok(mut sent) => {
+            lie(&mut sent);
+            vec![sent.message()]
+        }
+        Err(other) => vec![other],
+    }
+}
+
+fn chunks(message: Message) -> Vec<Message> {
+    other_chunk(message, |sent| {
+        let mut bytes = sent.bytes.to_vec();
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        sent.bytes = bytes.into();
+    })
 }
 
 fn misplaced(message: Message) -> Vec<Message> {
-    let Message::Chunk { seq, chunk, bytes } = message else { return vec![message] };
-    vec![Message::Chunk { seq, chunk: chunk ^ 1, bytes }]
+    other_chunk(message, |sent| sent.chunk ^= 1)
 }
 
 fn nowhere(message: Message) -> Vec<Message> {
-    let Message::Chunk { seq, bytes, .. } = message else { return vec![message] };
-    vec![Message::Chunk { seq, chunk: u64::MAX, bytes }]
+    other_chunk(message, |sent| sent.chunk = u64::MAX)
 }
 
 fn twice(message: Message) -> Vec<Message> {
-    match message {
-        chunk @ Message::Chunk { .. } => vec![chunk.clone(), chunk],
-        other => vec![other],
+    match Sent::of(message) {
+        Ok(sent) => {
+            let message = sent.message();
+            vec![message.clone(), message]
+        }
+        Err(other) => vec![other],
     }
 }
 
 fn large(message: Message) -> Vec<Message> {
-    let Message::Chunk { seq, chunk, bytes } = message else { return vec![message] };
-    vec![Message::Chunk { seq, chunk, bytes: [&bytes[..], &[0; 100_000]].concat().into() }]
+    other_chunk(message, |sent| sent.bytes = [&sent.bytes[..], &[0; 100_000]].concat().into())
 }
 
 fn silent(message: Message) -> Vec<Message> {
-    match message {
-        Message::Chunk { .. } => Vec::new(),
-        other => vec![other],
-    }
+    Sent::of(message).map_or_else(|other| vec![other], |_| Vec::new())
+}
+
+/// Few bytes that claim to hold as much as a claim can say. Whoever takes no compressed chunks gets plain nonsense.
+fn bomb(message: Message) -> Vec<Message> {
+    other_chunk(message, |sent| {
+        sent.holds = sent.holds.map(|_| u32::MAX);
+        sent.bytes = Bytes::from_static(&[0x1f; 64]);
+    })
+}
+
+/// As much as can be claimed, and what comes out of it is more than that.
+fn burst(message: Message) -> Vec<Message> {
+    other_chunk(message, |sent| {
+        sent.bytes = lz4_flex::block::compress(&vec![0; 1 << 20]).into();
+        sent.holds = sent.holds.map(|_| 255 * sent.bytes.len() as u32 - 200_000);
+    })
+}
+
+/// Well compressed, and something else.
+fn repacked(message: Message) -> Vec<Message> {
+    other_chunk(message, |sent| match sent.holds {
+        Some(holds) => sent.bytes = lz4_flex::block::compress(&vec![7; holds as usize]).into(),
+        None => sent.bytes = vec![7; sent.bytes.len()].into(),
+    })
 }
 
 fn mute(message: Message) -> Vec<Message> {
@@ -99,10 +160,7 @@ fn mute(message: Message) -> Vec<Message> {
 }
 
 fn gone(message: Message) -> Vec<Message> {
-    match message {
-        Message::Chunk { seq, .. } => vec![Message::Gone(seq)],
-        other => vec![other],
-    }
+    Sent::of(message).map_or_else(|other| vec![other], |sent| vec![Message::Gone(sent.seq)])
 }
 
 fn short(message: Message) -> Vec<Message> {
@@ -111,8 +169,7 @@ fn short(message: Message) -> Vec<Message> {
 }
 
 fn empty(message: Message) -> Vec<Message> {
-    let Message::Chunk { seq, chunk, .. } = message else { return vec![message] };
-    vec![Message::Chunk { seq, chunk, bytes: Bytes::new() }]
+    other_chunk(message, |sent| sent.bytes = Bytes::new())
 }
 
 const UNCERTIFIED: &str = "without a quorum's certificate";
@@ -131,6 +188,9 @@ pub const ROWS: &[Lie] = &[
     Lie { id: "B26", name: "repeated-chunks", what: "sends every chunk twice", blamed: "", twist: twice },
     Lie { id: "B26", name: "large-chunks", what: "sends more than a chunk", blamed: WRONG, twist: large },
     Lie { id: "B26", name: "empty-chunks", what: "sends chunks without bytes", blamed: WRONG, twist: empty },
+    Lie { id: "B26", name: "bomb-chunks", what: "sends compressed chunks that claim to hold 4 GiB", blamed: WRONG, twist: bomb },
+    Lie { id: "B26", name: "burst-chunks", what: "sends compressed chunks that hold more than they claim", blamed: WRONG, twist: burst },
+    Lie { id: "B26", name: "repacked-chunks", what: "sends other bytes, well compressed", blamed: WRONG, twist: repacked },
     Lie { id: "B26", name: "silent-seeder", what: "promises chunks and sends none", blamed: "", twist: silent },
     Lie { id: "B26", name: "mute-seeder", what: "offers a state and says no more", blamed: "", twist: mute },
     Lie { id: "B27", name: "absurd-manifests", what: "names 2^39 pages", blamed: "manifest", twist: absurd },

@@ -12,6 +12,7 @@
 //! | 71 | [`Chunk`](Message::Chunk) | seeder → leecher | one of them |
 //! | 72 | [`Cancel`](Message::Cancel) | leecher → one | do not send these if they are not sent yet |
 //! | 73 | [`Gone`](Message::Gone) | seeder → leecher | I do not have that state any more |
+//! | 75 | [`Packed`](Message::Packed) | seeder → leecher | one of them, compressed |
 //! | 74 | [`End`](Message::End) | leecher → all | you need not keep that state for me |
 
 use super::image::Part;
@@ -27,6 +28,11 @@ use std::ops::Range;
 const OFFERS_MAX: usize = 8;
 /// The frame kind of [`Message::Chunk`].
 pub const CHUNK: u16 = 71;
+/// The frame kind of [`Message::Packed`].
+pub const PACKED: u16 = 75;
+/// In [`Message::GetChunks`]: these take the place of what is not sent yet; compressed ones are taken.
+const REPLACE: u8 = 1;
+const TAKES_PACKED: u8 = 2;
 /// Nodes whose digests are asked for at once: 64 pages each.
 pub const NODES_MAX: u64 = 128;
 /// Ranges in one request.
@@ -42,8 +48,9 @@ pub enum Message {
     Manifest { seq: Seq, manifest: Bytes },
     GetDigests { seq: Seq, part: Part, first: u64, nodes: u64 },
     Digests { seq: Seq, part: Part, first: u64, digests: Vec<Digest> },
-    GetChunks { seq: Seq, round: u32, ranges: Vec<Range<u64>>, replace: bool, again: Vec<u64> },
+    GetChunks { seq: Seq, round: u32, ranges: Vec<Range<u64>>, replace: bool, packed: bool, again: Vec<u64> },
     Chunk { seq: Seq, chunk: u64, bytes: Bytes },
+    Packed { seq: Seq, chunk: u64, holds: u32, bytes: Bytes },
     Cancel { seq: Seq, ranges: Vec<Range<u64>> },
     Gone(Seq),
     End(Seq),
@@ -102,8 +109,9 @@ impl Message {
                 });
                 (69, Bytes::new())
             }
-            Self::GetChunks { seq, round, ranges, replace, again } => {
-                w.u64(seq.0).u32(*round).u8(u8::from(*replace));
+            Self::GetChunks { seq, round, ranges, replace, packed, again } => {
+                let flags = (REPLACE * u8::from(*replace)) | (TAKES_PACKED * u8::from(*packed));
+                w.u64(seq.0).u32(*round).u8(flags);
                 write_ranges(ranges, &mut w);
                 w.u32(again.len() as u32);
                 again.iter().for_each(|chunk| {
@@ -114,6 +122,10 @@ impl Message {
             Self::Chunk { seq, chunk, bytes } => {
                 w.u64(seq.0).u64(*chunk);
                 (CHUNK, bytes.clone())
+            }
+            Self::Packed { seq, chunk, holds, bytes } => {
+                w.u64(seq.0).u64(*chunk).u32(*holds);
+                (PACKED, bytes.clone())
             }
             Self::Cancel { seq, ranges } => {
                 w.u64(seq.0);
@@ -168,17 +180,21 @@ impl Message {
             }
             70 => {
                 let (seq, round) = (Seq(r.u64()?), r.u32()?);
-                let replace = match r.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(DecodeError::BadValue),
-                };
+                let flags = r.u8()?;
+                if flags > REPLACE | TAKES_PACKED {
+                    return Err(DecodeError::BadValue);
+                }
+                let (replace, packed) = (flags & REPLACE != 0, flags & TAKES_PACKED != 0);
                 let ranges = read_ranges(&mut r)?;
                 let count = r.count(8)?;
                 let again = (0..count).map(|_| r.u64()).collect::<Result<_, _>>()?;
-                Self::GetChunks { seq, round, ranges, replace, again }
+                Self::GetChunks { seq, round, ranges, replace, packed, again }
             }
             CHUNK => Self::Chunk { seq: Seq(r.u64()?), chunk: r.u64()?, bytes: r.rest() },
+            PACKED => {
+                let (seq, chunk, holds) = (Seq(r.u64()?), r.u64()?, r.u32()?);
+                Self::Packed { seq, chunk, holds, bytes: r.rest() }
+            }
             72 => Self::Cancel { seq: Seq(r.u64()?), ranges: read_ranges(&mut r)? },
             73 => Self::Gone(Seq(r.u64()?)),
             74 => Self::End(Seq(r.u64()?)),

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `pull` | each source as much as its window holds, refilled as it answers; the last chunks twice if that is faster |
 //! | `adaptive` | every interval what is missing is shared out anew by the bytes that came in the last one |
+//! | `cst` | Dura-SMaRt's: seeders by rank, one part each of a few, or one all; the next rank if one fails |
 //! | `equal` | fixed equal parts; another source gets a part only if its owner fails |
 //! | `premeasured` | fixed parts by configured weights |
 //! | `single` | one source sends all, the next one if it fails |
@@ -20,6 +21,9 @@ pub mod image;
 
 /// What is said.
 pub mod messages;
+
+/// Compression of what is sent.
+pub mod packing;
 
 /// The serving side.
 pub mod seeder;
@@ -39,6 +43,9 @@ pub mod received;
 
 /// What is missing, who is asked for it, who failed.
 pub mod fetch;
+
+/// Strategy: ranks.
+pub mod cst;
 
 /// How many chunks each source gets.
 pub mod plan;
@@ -61,16 +68,23 @@ mod shares;
 /// Strategy: one source.
 mod single;
 
+pub use cst::CstConfig;
 pub use fetch::{
     Arrival, Fault, Fetch, FetchConfig, Input, Output, Progress, SourceProgress, SourceState, StrategyKind,
 };
 
+#[cfg(test)]
+mod corner_tests;
+#[cfg(test)]
+mod cst_tests;
 #[cfg(test)]
 mod fetch_tests;
 #[cfg(test)]
 mod fluid_tests;
 #[cfg(test)]
 mod lies_tests;
+#[cfg(test)]
+mod packing_tests;
 #[cfg(test)]
 mod ranges_tests;
 #[cfg(test)]

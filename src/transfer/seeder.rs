@@ -6,6 +6,7 @@
 
 use super::image::Image;
 use super::messages::{Message, NODES_MAX};
+use super::packing::{LINK_MAX, Packer};
 use super::ranges::RangeSet;
 use crate::types::*;
 use crate::wire::messages::StateCertificate;
@@ -20,6 +21,8 @@ const KEPT: usize = 2;
 const LEASE_NS: u64 = 60_000_000_000;
 /// Bytes handed to a connection before it says that it has room again.
 const AHEAD_BYTES: u64 = 1 << 20;
+/// Bytes taken from the state at once, however well they are compressed: the thread has others to serve.
+const TURN_BYTES: usize = 4 << 20;
 /// A connection that is alive has drained what it was handed within this, or loses it.
 const DRAIN_NS: u64 = 60_000_000_000;
 /// Ranges that one leecher may have queued.
@@ -49,6 +52,10 @@ struct Session {
     handed: Tick,
     heard: Tick,
     bytes: u64,
+    /// If it takes compressed chunks.
+    packer: Option<Packer>,
+    /// Its link drained what it was handed faster than a compressor gives.
+    fast: bool,
 }
 
 impl Session {
@@ -198,10 +205,15 @@ impl Seeder {
                 }
                 None => out.push(Message::Gone(seq)),
             },
-            Message::GetChunks { seq, ranges, replace, again, .. } => match self.open(now, seq, from) {
+            Message::GetChunks { seq, ranges, replace, packed, again, .. } => match self.open(now, seq, from)
+            {
                 Some(session) => {
                     if replace {
                         session.queue.clear();
+                    }
+                    match packed {
+                        true => _ = session.packer.get_or_insert_default(),
+                        false => session.packer = None,
                     }
                     again.into_iter().for_each(|chunk| session.forget(chunk));
                     let room = QUEUE_MAX.saturating_sub(session.queue.len());
@@ -224,6 +236,7 @@ impl Seeder {
             | Message::Manifest { .. }
             | Message::Digests { .. }
             | Message::Chunk { .. }
+            | Message::Packed { .. }
             | Message::Gone(_) => {}
         }
     }
@@ -239,7 +252,17 @@ impl Seeder {
         if self.session(from, seq).is_none() {
             let words = offered.image.chunks().div_ceil(64) as usize;
             let (queue, sent) = (VecDeque::new(), vec![0; words]);
-            let session = Session { offered, queue, sent, ahead, handed: now, heard: now, bytes: 0 };
+            let session = Session {
+                offered,
+                queue,
+                sent,
+                ahead,
+                handed: now,
+                heard: now,
+                bytes: 0,
+                packer: None,
+                fast: false,
+            };
             self.sessions.insert(from, session);
         }
         self.sessions.get_mut(&from)
@@ -248,6 +271,8 @@ impl Seeder {
     /// Its connection has room again.
     pub fn room(&mut self, now: Tick, from: ReplicaId, out: &mut Vec<Message>) {
         if let Some(session) = self.sessions.get_mut(&from) {
+            let drained = u128::from(session.ahead) * 1_000_000_000;
+            session.fast = drained > u128::from(LINK_MAX) * u128::from(now.since(session.handed));
             session.ahead = 0;
             self.feed(now, from, out);
         }
@@ -265,18 +290,27 @@ impl Seeder {
         self.fill(now);
         let Some(session) = self.sessions.get_mut(&from) else { return };
         let seq = session.offered.mark.statement.seq;
-        while session.ahead < AHEAD_BYTES && (self.bytes_per_second == 0 || self.allowance > 0.0) {
+        let mut taken = 0;
+        while session.ahead < AHEAD_BYTES
+            && taken < TURN_BYTES
+            && (self.bytes_per_second == 0 || self.allowance > 0.0)
+        {
             let Some(chunk) = session.next() else { break };
             let mut bytes = Vec::new();
             if !session.offered.image.chunk(chunk, &mut bytes) {
                 continue;
             }
-            let length = bytes.len() as u64;
+            taken += bytes.len();
+            let packed = session.packer.as_mut().filter(|_| !session.fast).and_then(|p| p.pack(&bytes));
+            let length = packed.as_ref().map_or(bytes.len(), Bytes::len) as u64;
             session.ahead += length;
             session.handed = now;
             session.bytes += length;
             self.allowance -= length as f64;
-            out.push(Message::Chunk { seq, chunk, bytes: bytes.into() });
+            out.push(match packed {
+                Some(packed) => Message::Packed { seq, chunk, holds: bytes.len() as u32, bytes: packed },
+                None => Message::Chunk { seq, chunk, bytes: bytes.into() },
+            });
         }
     }
 

@@ -53,14 +53,7 @@ impl Shares {
         }
         // What is measured of the leader is what its pace let through, so only other weights are cut.
         if unknown || matches!(self.weights, Weights::Fixed(_)) {
-            let percent = u64::from(board.config.leader_weight_percent);
-            if let Some(led) = active.iter().position(|at| board.is_leader(*at)).filter(|_| active.len() > 1)
-            {
-                for (at, weight) in weights.iter_mut().enumerate() {
-                    let factor = if at == led { percent } else { 100 };
-                    *weight = (*weight).min(u64::MAX / 128).saturating_mul(factor.min(100));
-                }
-            }
+            spare_leader(board, active, &mut weights);
         }
         weights
     }
@@ -102,6 +95,16 @@ impl Strategy for Shares {
     }
 }
 
+/// The leader's weight is cut to what it may send, if there are others.
+pub(super) fn spare_leader(board: &Board, of: &[usize], weights: &mut [u64]) {
+    let percent = u64::from(board.config.leader_weight_percent);
+    let Some(led) = of.iter().position(|at| board.is_leader(*at)).filter(|_| of.len() > 1) else { return };
+    for (at, weight) in weights.iter_mut().enumerate() {
+        let factor = if at == led { percent } else { 100 };
+        *weight = (*weight).min(u64::MAX / 128).saturating_mul(factor.min(100));
+    }
+}
+
 /// The bytes of the interval are the new weights; if nothing came at all the old ones stay.
 fn measure(board: &mut Board) {
     let any = board.sources.iter().any(|s| s.interval_bytes > 0);
@@ -114,7 +117,7 @@ fn measure(board: &mut Board) {
 }
 
 /// A leader that is no longer needed gives back what it has not sent.
-fn relieve(board: &mut Board, active: &[usize]) {
+pub(super) fn relieve(board: &mut Board, active: &[usize]) {
     for at in (0..board.sources.len()).filter(|at| !active.contains(at)) {
         if board.sources[at].active() && board.sources[at].load() > 0 {
             let unsent = take_unsent(board, at);
@@ -186,13 +189,13 @@ fn kept_under_way(source: &Source, chunk_bytes: u64) -> RangeSet {
 }
 
 /// Asks for what is planned, as far as it may be asked for; to each in proportion to what it has.
-fn release(board: &mut Board, active: &[usize], now: Tick) {
+pub(super) fn release(board: &mut Board, active: &[usize], now: Tick) {
     let planned = active.iter().filter(|at| !board.sources[**at].assigned.is_empty());
     if planned.clone().next().is_none() {
         return;
     }
     let may = board.may_ask();
-    let most = board.config.unwritten_bytes_max / board.chunk_bytes;
+    let most = board.under_way_max();
     let window = |board: &Board, at: usize| (window(board, at, now) / board.chunk_bytes).max(1);
     let hungry = |at: &usize| {
         board.sources[*at].outstanding.len() < window(board, *at).div_ceil(2) && board.may_ask_of(*at) > 0

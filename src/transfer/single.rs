@@ -23,7 +23,7 @@ impl Strategy for Single {
         // By halves: a request for each chunk would be many.
         let may = board.may_ask();
         let under_way = board.sources[at].outstanding.len();
-        if may < under_way.min(board.config.unwritten_bytes_max / board.chunk_bytes / 8) {
+        if may < under_way.min(board.under_way_max() / 8) {
             return;
         }
         let runs = board.sources[at].outstanding.runs();

@@ -42,7 +42,7 @@ pub(super) struct Source {
     pub weight: u64,
     pub interval_bytes: u64,
     pub bytes: u64,
-    /// Bytes arrived and asked for since the pacing of the leader began.
+    /// Chunks arrived and asked for since the pacing of the leader began.
     pub paced_arrived: u64,
     pub paced_asked: u64,
     pub strikes: u32,
@@ -125,7 +125,7 @@ impl Source {
         let again = self.lost.common(chunks);
         self.lost.subtract_all(&again);
         self.ask_again.extend(again.iter().flatten());
-        self.paced_asked = self.paced_asked.saturating_add(chunks.len().saturating_mul(chunk_bytes));
+        self.paced_asked = self.paced_asked.saturating_add(chunks.len());
     }
 
     /// These are no longer wanted from it.
@@ -159,7 +159,7 @@ impl Source {
         self.meter.add(now, bytes);
         self.bytes = self.bytes.saturating_add(bytes);
         self.interval_bytes = self.interval_bytes.saturating_add(bytes);
-        self.paced_arrived = self.paced_arrived.saturating_add(bytes);
+        self.paced_arrived = self.paced_arrived.saturating_add(1);
         self.rate = self.meter.rate(now, self.span_ns(), self.answer_ns.unwrap_or(0), self.rate).max(1);
         self.quiet_since = now;
         self.last_arrival = Some(now);

@@ -1,9 +1,9 @@
 //! `duramen figures transfer`: how long a state takes between four sites far apart.
 //!
 //! Source: "Geographic state transfer", Figures 4 (times by recovering site), 5 (sizes), 6 (when each source is finished) and 7 (hashing
-//! beside reception), over links as its Table 1 has them. `equal` is the paper's CST, `adaptive` its proposal, `premeasured` the same with
-//! Table 1's weights. Differs: all sites are in this process and the links in user space, without TCP's behaviour on long paths; the
-//! clock stops when all is checked and written, without the service's taking over.
+//! beside reception), over links as its Table 1 has them. `equal` is the paper's CST, `cst` that of the durability paper (three thirds as
+//! well), `adaptive` its proposal, `premeasured` the same with Table 1's weights. Differs: all sites are in this process and the links in
+//! user space, without TCP's behaviour on long paths; the clock stops when all is checked and written, without the service's taking over.
 
 mod judge;
 mod measure;

@@ -111,7 +111,7 @@ fn fetch(group: &Group, site: usize, strategy: StrategyKind) -> FetchConfig {
     let others = (0..4).filter(|other| *other != site);
     let weights = others.map(|o| (ReplicaId(o as u32), (group.mbit[o][site] * 125_000.0) as u64));
     let weights: BTreeMap<ReplicaId, u64> = weights.collect();
-    FetchConfig { strategy, weights, ..FetchConfig::default() }
+    FetchConfig { strategy, weights, packed: true, ..FetchConfig::default() }
 }
 
 fn patience(group: &Group, site: usize, mib: u64) -> Duration {
