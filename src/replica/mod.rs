@@ -11,6 +11,9 @@ mod shared;
 /// What waits for the pool.
 mod fair_queue;
 
+/// How the agreement does while states are sent.
+mod foreground;
+
 /// What replicas say again.
 mod repeats;
 

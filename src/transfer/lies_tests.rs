@@ -54,7 +54,12 @@ fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
     Arc::new(Image::of(frozen, ALGORITHM).unwrap())
 }
 
-fn mark(image: &Image) -> MarkCertificate {
+/// Of a store with so many entries of 2000 bytes, at place 64.
+pub(super) fn image_of(keys: u64) -> Arc<Image> {
+    image(&store(keys), 64)
+}
+
+pub(super) fn mark(image: &Image) -> MarkCertificate {
     let (seq, batches, replies, state) = (image.seq, Digest([7; 32]), image.replies, image.root(None));
     MarkCertificate { statement: MarkStatement { seq, batches, replies, state }, signatures: Vec::new() }
 }
