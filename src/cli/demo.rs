@@ -1,10 +1,12 @@
 //! `duramen demo`: four replicas, load, kills, restarts, and the proof that nothing was lost.
 
+mod transfer;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, ClientOptions};
-use duramen::config::LogLimits;
+use duramen::config::{CheckpointLimits, Limits, LogLimits};
 use duramen::init::InitOptions;
 use duramen::types::ReplicaId;
 use serde_json::{Map, Value, json};
@@ -70,6 +72,10 @@ impl Scale {
 
 const REPLICAS: u32 = 4;
 const VALUE_BYTES: usize = 1024;
+const SEGMENT_MIB: u64 = 16;
+const MARK_INTERVAL: u64 = 8;
+/// Places between two checkpoints of a replica.
+const PERIOD: u64 = 800;
 const START_TIME: Duration = Duration::from_secs(60);
 /// For progress after a kill, for catching up, for equal digests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,8 +103,10 @@ pub fn run(args: Args) -> Result<(), CliError> {
         replicas: REPLICAS,
         clients: vec!["demo".into()],
         // Ready before the load, so that the first seconds show the same as the later ones.
-        log: LogLimits { prefill_segments: 2, ..LogLimits::default() },
-        checkpoint: Default::default(),
+        log: LogLimits { prefill_segments: 2, segment_mib: SEGMENT_MIB, ..LogLimits::default() },
+        // Often, and without log that is kept for others: so a replica that lost its disk needs a state.
+        limits: Limits { mark_interval: MARK_INTERVAL, ..Limits::default() },
+        checkpoint: CheckpointLimits { period: PERIOD, log_keep_mib: 0, ..CheckpointLimits::default() },
         ..InitOptions::default()
     };
     let exe = std::env::current_exe()?;
@@ -298,6 +306,7 @@ fn phases(stage: &mut Stage, tell: &mut Tell, scale: Scale) -> Result<Vec<String
     steady(stage, tell, &load, &sizes)?;
     kill_leader(stage, tell, &client, &load, &sizes)?;
     kill_all(stage, tell, &client, &load, &sizes)?;
+    transfer::lost_disk(stage, tell, &client, &load, &mut failures)?;
 
     load.stop();
     let reading = Instant::now();
