@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, ClientOptions};
-use duramen::config::{CheckpointLimits, Limits, LogLimits};
+use duramen::config::{CheckpointLimits, Limits, LogLimits, TransferLimits};
 use duramen::init::InitOptions;
 use duramen::types::ReplicaId;
 use serde_json::{Map, Value, json};
@@ -75,7 +75,11 @@ const VALUE_BYTES: usize = 1024;
 const SEGMENT_MIB: u64 = 16;
 const MARK_INTERVAL: u64 = 8;
 /// Places between two checkpoints of a replica.
-const PERIOD: u64 = 800;
+const PERIOD: u64 = 400;
+/// Where places are few and large, a log this small asks for checkpoints.
+const LOG_MIB: u64 = 160;
+/// A transfer that yields to the load still ends soon.
+const FLOOR_MIB: u64 = 32;
 const START_TIME: Duration = Duration::from_secs(60);
 /// For progress after a kill, for catching up, for equal digests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,10 +107,16 @@ pub fn run(args: Args) -> Result<(), CliError> {
         replicas: REPLICAS,
         clients: vec!["demo".into()],
         // Ready before the load, so that the first seconds show the same as the later ones.
-        log: LogLimits { prefill_segments: 2, segment_mib: SEGMENT_MIB, ..LogLimits::default() },
+        log: LogLimits {
+            prefill_segments: 2,
+            segment_mib: SEGMENT_MIB,
+            bytes_max_mib: LOG_MIB,
+            ..LogLimits::default()
+        },
         // Often, and without log that is kept for others: so a replica that lost its disk needs a state.
         limits: Limits { mark_interval: MARK_INTERVAL, ..Limits::default() },
         checkpoint: CheckpointLimits { period: PERIOD, log_keep_mib: 0, ..CheckpointLimits::default() },
+        transfer: TransferLimits { yield_floor_mib: FLOOR_MIB, ..TransferLimits::default() },
         ..InitOptions::default()
     };
     let exe = std::env::current_exe()?;

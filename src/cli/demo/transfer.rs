@@ -92,7 +92,7 @@ pub(super) fn lost_disk(
                 Some(who) => tell.say(
                     "liar named",
                     format!(
-                        "replica {liar} {}; its pages came from the others",
+                        "replica {liar}: {}; its pages came from the others",
                         who["why"].as_str().unwrap_or_default()
                     ),
                 )?,
