@@ -292,6 +292,9 @@ impl Config {
         changed(&mut transfer, "leader_percent", now.leader_percent, usual.leader_percent);
         changed(&mut transfer, "compress", now.compress, usual.compress);
         changed(&mut transfer, "mib_per_second", now.mib_per_second, usual.mib_per_second);
+        changed(&mut transfer, "yield_floor_mib", now.yield_floor_mib, usual.yield_floor_mib);
+        changed(&mut transfer, "postpone_above", now.postpone_above, usual.postpone_above);
+        changed(&mut transfer, "postpone_seconds", now.postpone_seconds, usual.postpone_seconds);
         let tables = [("limits", limits), ("log", log), ("checkpoint", checkpoint), ("transfer", transfer)];
         for (table, lines) in tables {
             if !lines.is_empty() {
@@ -759,6 +762,9 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
     range(in_transfer, "interval_ms", "milliseconds", transfer.interval_ms, 10, 60_000)?;
     range(in_transfer, "leader_percent", "percent", u64::from(transfer.leader_percent), 0, 100)?;
     range(in_transfer, "mib_per_second", "MiB", transfer.mib_per_second, 0, 1 << 20)?;
+    range(in_transfer, "yield_floor_mib", "MiB", transfer.yield_floor_mib, 0, 1 << 20)?;
+    range(in_transfer, "postpone_above", "requests", transfer.postpone_above, 0, 1 << 40)?;
+    range(in_transfer, "postpone_seconds", "seconds", transfer.postpone_seconds, 0, 86_400)?;
 
     let in_checkpoint: fn(_, _) -> _ = |key, message| Wrong::within("checkpoint", key, message);
     let checkpoint = &settings.checkpoint;

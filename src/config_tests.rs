@@ -97,6 +97,9 @@ fn a_written_configuration_reads_back_equal() {
         leader_percent: 0,
         compress: false,
         mib_per_second: 9,
+        yield_floor_mib: 3,
+        postpone_above: 7,
+        postpone_seconds: 11,
     };
     let config = Config::new(settings).unwrap();
     assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);

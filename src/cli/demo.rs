@@ -1,10 +1,12 @@
 //! `duramen demo`: four replicas, load, kills, restarts, and the proof that nothing was lost.
 
+mod transfer;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, ClientOptions};
-use duramen::config::LogLimits;
+use duramen::config::{CheckpointLimits, Limits, LogLimits, TransferLimits};
 use duramen::init::InitOptions;
 use duramen::types::ReplicaId;
 use serde_json::{Map, Value, json};
@@ -70,6 +72,14 @@ impl Scale {
 
 const REPLICAS: u32 = 4;
 const VALUE_BYTES: usize = 1024;
+const SEGMENT_MIB: u64 = 16;
+const MARK_INTERVAL: u64 = 8;
+/// Places between two checkpoints of a replica.
+const PERIOD: u64 = 400;
+/// Where places are few and large, a log this small asks for checkpoints.
+const LOG_MIB: u64 = 160;
+/// A transfer that yields to the load still ends soon.
+const FLOOR_MIB: u64 = 32;
 const START_TIME: Duration = Duration::from_secs(60);
 /// For progress after a kill, for catching up, for equal digests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,8 +107,16 @@ pub fn run(args: Args) -> Result<(), CliError> {
         replicas: REPLICAS,
         clients: vec!["demo".into()],
         // Ready before the load, so that the first seconds show the same as the later ones.
-        log: LogLimits { prefill_segments: 2, ..LogLimits::default() },
-        checkpoint: Default::default(),
+        log: LogLimits {
+            prefill_segments: 2,
+            segment_mib: SEGMENT_MIB,
+            bytes_max_mib: LOG_MIB,
+            ..LogLimits::default()
+        },
+        // Often, and without log that is kept for others: so a replica that lost its disk needs a state.
+        limits: Limits { mark_interval: MARK_INTERVAL, ..Limits::default() },
+        checkpoint: CheckpointLimits { period: PERIOD, log_keep_mib: 0, ..CheckpointLimits::default() },
+        transfer: TransferLimits { yield_floor_mib: FLOOR_MIB, ..TransferLimits::default() },
         ..InitOptions::default()
     };
     let exe = std::env::current_exe()?;
@@ -298,6 +316,7 @@ fn phases(stage: &mut Stage, tell: &mut Tell, scale: Scale) -> Result<Vec<String
     steady(stage, tell, &load, &sizes)?;
     kill_leader(stage, tell, &client, &load, &sizes)?;
     kill_all(stage, tell, &client, &load, &sizes)?;
+    transfer::lost_disk(stage, tell, &client, &load, &mut failures)?;
 
     load.stop();
     let reading = Instant::now();

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use duramen::config::Config;
 use duramen::init::{InitOptions, init};
-use duramen::{replica, sys};
+use duramen::types::ReplicaId;
+use duramen::{data_dir, replica, sys};
 
 /// How long a replica may take to end by itself before it is killed.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -102,11 +103,20 @@ impl LocalCluster {
 
     /// Starts a replica's process. It is not ready yet.
     pub fn start(&mut self, i: u32) -> Result<(), String> {
+        self.start_with(i, &[])
+    }
+
+    /// As [`LocalCluster::start`], with more arguments.
+    pub fn start_with(&mut self, i: u32, more: &[&str]) -> Result<(), String> {
         assert!(self.running[i as usize].is_none(), "replica {i} runs already");
         let stderr = OpenOptions::new().create(true).append(true).open(self.stderr_file(i));
         let stderr: File = stderr.map_err(|e| format!("{}: {e}", self.stderr_file(i).display()))?;
         let mut command = Command::new(&self.exe);
-        command.args(["start", "--replica", &i.to_string(), "--dir"]).arg(&self.dir).args(&self.args);
+        command
+            .args(["start", "--replica", &i.to_string(), "--dir"])
+            .arg(&self.dir)
+            .args(&self.args)
+            .args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         // Ctrl-C is for us alone: replicas that stopped by themselves would leave requests unanswered, and no result.
         command.process_group(0);
@@ -159,6 +169,28 @@ impl LocalCluster {
             self.start(*i)?;
         }
         stopped.into_iter().map(|i| self.wait_ready(i, timeout, go_on)).collect()
+    }
+
+    /// Removes what a replica that does not run has on disk, as if the disk were a new one, and lets it `recover`.
+    pub fn lose_disk(&self, i: u32) -> Result<(), String> {
+        assert!(self.running[i as usize].is_none(), "replica {i} runs");
+        let id = ReplicaId(i);
+        let folders = [
+            data_dir::log_dir(&self.dir, id),
+            data_dir::decisions_dir(&self.dir, id),
+            data_dir::checkpoint_dir(&self.dir, &self.config, id),
+        ];
+        for folder in folders.into_iter().filter(|folder| folder.exists()) {
+            fs::remove_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        }
+        let mut command = Command::new(&self.exe);
+        command.args(["recover", "--replica", &i.to_string(), "--dir"]).arg(&self.dir).stdin(Stdio::null());
+        command.args(self.args.iter().filter(|arg| *arg == "--allow-tmpfs"));
+        let output = command.output().map_err(|e| format!("{}: {e}", self.exe.display()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("`recover` failed: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        }
     }
 
     /// `kill -9`, and waits for the process to be gone.

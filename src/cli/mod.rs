@@ -23,6 +23,7 @@ mod sim;
 mod start;
 mod status;
 mod test_service;
+mod transfer_line;
 mod wan;
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use duramen::types::ReplicaId;
 use duramen::{data_dir, sys};
 
 use super::signals::Interrupt;
-use super::{CliError, DirArg, InsecureArg, ServiceName, emit, transport_label, word};
+use super::{CliError, DirArg, InsecureArg, ServiceName, emit, transfer_line, transport_label, word};
 
 /// Which replicas to run, and how.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -129,7 +129,9 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     ))?;
 
     let mut halted = None;
+    let mut shown = TransferLine::default();
     while !interrupt.is_set() {
+        shown.follow(id, &replica);
         // A halted replica stays, mute, so that `status` can say why. In the paper's modes a start that was refused ends.
         if halted.is_some() && durability != Durability::Vote {
             break;
@@ -147,6 +149,31 @@ fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
     match halted {
         Some(why) => Err(CliError::Failed(format!("replica {id} had halted: {why}"))),
         None => Ok(()),
+    }
+}
+
+/// A line on the terminal that follows a state transfer; nothing where nobody looks.
+#[derive(Default)]
+struct TransferLine {
+    shown: bool,
+}
+
+impl TransferLine {
+    fn follow(&mut self, id: ReplicaId, replica: &Replica) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let status = serde_json::from_str(&replica.status_json()).unwrap_or_default();
+        match transfer_line::line(&status) {
+            Some(line) => {
+                self.shown = true;
+                let _ = write!(std::io::stderr(), "\r\x1b[Kreplica {id}: {line}");
+            }
+            None if std::mem::take(&mut self.shown) => {
+                let _ = write!(std::io::stderr(), "\r\x1b[K");
+            }
+            None => {}
+        }
     }
 }
 

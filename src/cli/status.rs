@@ -8,7 +8,7 @@ use duramen::quorum::VoteSet;
 use serde_json::{Value, json};
 
 use super::connect::{client_keys, connect_to_any, statuses};
-use super::{CliError, DirArg, InsecureArg, emit, transport_label};
+use super::{CliError, DirArg, InsecureArg, emit, transfer_line, transport_label};
 
 /// Whom to ask, and how to print it.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -138,6 +138,14 @@ fn as_table(config: &Config, answers: &[Result<Value, String>]) -> Result<(), Cl
                 short(part("bytes").unwrap_or(0)),
                 short(part("bytes_total").unwrap_or(0))
             ))?;
+        }
+        if let Some(line) = transfer_line::line(status) {
+            emit(format_args!("{:>9}{line}", ""))?;
+        }
+        let banned = status["transfer"]["banned"].as_array();
+        for banned in banned.into_iter().flatten() {
+            let (who, why) = (&banned["replica"], banned["why"].as_str().unwrap_or_default());
+            emit(format_args!("{:>9}excluded from state transfer: replica {who} {why}", ""))?;
         }
         if let Some(why) = status["halted"].as_str() {
             emit(format_args!("{:>9}halted: {why}", ""))?;

@@ -168,12 +168,20 @@ pub struct TransferLimits {
     pub strategy: StrategyKind,
     /// Milliseconds between two allocations of `adaptive`. Default 1000, minimum 10, maximum 60,000.
     pub interval_ms: u64,
-    /// How much the leader sends, in percent of what others send on average; 0: nothing unless it is alone. Default 25.
+    /// How much the leader sends, in percent of what others send on average; 0: nothing unless it is alone; below 100, `single` takes it
+    /// last. Default 25.
     pub leader_percent: u32,
     /// `pull` takes pages compressed (LZ4), where the sender finds that it pays. Default true.
     pub compress: bool,
     /// MiB per second that a replica sends to all that fetch from it; 0 (the default): as much as they take.
     pub mib_per_second: u64,
+    /// While places take longer than they did before a transfer began, a replica sends less, but not less than so many MiB per second, so
+    /// that the transfer ends. Default 8, maximum 1,048,576; 0: it does not yield.
+    pub yield_floor_mib: u64,
+    /// Nothing is offered while more requests than this are executed per second; 0 (the default): a transfer waits for nothing.
+    pub postpone_above: u64,
+    /// And after so many seconds it is offered all the same. Default 300, maximum 86,400.
+    pub postpone_seconds: u64,
 }
 
 impl Default for TransferLimits {
@@ -184,6 +192,9 @@ impl Default for TransferLimits {
             leader_percent: 25,
             compress: true,
             mib_per_second: 0,
+            yield_floor_mib: 8,
+            postpone_above: 0,
+            postpone_seconds: 300,
         }
     }
 }

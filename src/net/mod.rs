@@ -152,6 +152,8 @@ pub struct NetConfig {
     pub client_keys: HashMap<ClientId, PublicKey>,
     /// Name of the thread.
     pub thread: &'static str,
+    /// Whether it comes after all others of the machine.
+    pub steps_back: bool,
     /// Our private key.
     pub identity: Identity,
     /// Link security, the same on both sides.
@@ -198,6 +200,7 @@ impl NetConfig {
             replicas,
             client_keys: HashMap::new(),
             thread: "duramen-net",
+            steps_back: false,
             identity,
             transport: Transport::Tls,
             hello_tag: [0; 8],
@@ -470,11 +473,14 @@ pub fn start(config: NetConfig, receiver: Box<dyn Receiver>) -> Result<Net, NetE
         counters: stats::Counters::default(),
     });
     let handle = NetHandle { commands, shared };
-    let thread = config.thread;
+    let (thread, steps_back) = (config.thread, config.steps_back);
     let event_loop = event_loop::EventLoop::new(config, poll, listener, queue, handle.clone(), receiver)?;
     let (ended, done) = crossbeam::channel::bounded(0);
     let thread = std::thread::Builder::new().name(thread.into()).spawn(move || {
         let _ended: Sender<()> = ended;
+        if steps_back {
+            crate::sys::step_back();
+        }
         event_loop.run();
     })?;
     Ok(Net { handle, done, thread: Some(thread) })

@@ -17,7 +17,16 @@ pub(super) const VALUE_BYTES: usize = 48 << 10;
 pub(super) const LOG_MIB: u64 = 16;
 
 pub(super) fn cluster(model: FaultModel, n: u32, durability: Durability, snapshot: SnapshotKind) -> Cluster {
-    Cluster::with(InitOptions {
+    Cluster::with(options(model, n, durability, snapshot))
+}
+
+pub(super) fn options(
+    model: FaultModel,
+    n: u32,
+    durability: Durability,
+    snapshot: SnapshotKind,
+) -> InitOptions {
+    InitOptions {
         replicas: n,
         model,
         durability,
@@ -36,7 +45,7 @@ pub(super) fn cluster(model: FaultModel, n: u32, durability: Durability, snapsho
             ..CheckpointLimits::default()
         },
         ..InitOptions::default()
-    })
+    }
 }
 
 pub(super) fn put(session: &Session, i: u32) {

@@ -103,6 +103,12 @@ impl Metrics {
         times.queue.saturating_record(queued_bytes as u64 >> 10);
     }
 
+    /// Σ of a stage's times, nanoseconds, and how many they are.
+    pub fn totals(&self, stage: Stage) -> (u64, u64) {
+        let times = self.stages[stage as usize].lock();
+        (times.sum_ns, times.time_ns.len())
+    }
+
     /// A stage's histograms.
     pub fn of(&self, stage: Stage) -> Times {
         self.stages[stage as usize].lock().clone()

@@ -23,6 +23,9 @@ mod fair_queue;
 /// Who takes it away.
 mod rounds;
 
+/// How the agreement does while states are sent.
+mod foreground;
+
 /// What replicas say again.
 mod repeats;
 

@@ -63,6 +63,8 @@ pub struct OrderStage {
     pub(super) appends: Appends,
     /// When this leader proposed what is not decided yet.
     pub(super) proposed: BTreeMap<Seq, Instant>,
+    /// When this replica first voted for, or proposed, what is not decided yet.
+    pub(super) voted: BTreeMap<Seq, Instant>,
     /// What this replica's messages pass through.
     #[cfg(feature = "adversary")]
     pub(super) liar: Option<super::liar::Liar>,
@@ -219,6 +221,12 @@ impl OrderStage {
                     if let Message::Propose(propose) = &message {
                         self.proposed.insert(propose.seq, Instant::now());
                     }
+                    if let Message::Propose(Propose { seq, .. })
+                    | Message::Write(Vote { seq, .. })
+                    | Message::Accept(Vote { seq, .. }) = &message
+                    {
+                        self.voted.entry(*seq).or_insert_with(Instant::now);
+                    }
                     self.queue(To::AllReplicas, message);
                 }
                 Output::Append(lsn, record) => self.append(lsn, record),
@@ -228,6 +236,13 @@ impl OrderStage {
                     if let Some(proposed) = self.proposed.remove(&batch.seq) {
                         let in_flight = self.proposed.len() + 1;
                         self.shared.metrics.record(Stage::Decide, at - proposed, in_flight);
+                    }
+                    if let Some(voted) = self.voted.remove(&batch.seq) {
+                        self.shared.votes.record(at - voted);
+                    }
+                    // What came whole from others was never voted for, or again after its decision.
+                    while self.voted.first_key_value().is_some_and(|(seq, _)| *seq < batch.seq) {
+                        self.voted.pop_first();
                     }
                     batches.push(Decided { batch, certificate: proof.take(), at });
                 }
@@ -254,6 +269,7 @@ impl OrderStage {
                 Output::Behind => self.tell_transfer(ToTransfer::Behind),
                 Output::NotInstalled(seq) => self.tell_transfer(ToTransfer::NotInstalled(seq)),
                 Output::Install(mark) => {
+                    self.voted.clear();
                     // Behind every batch handed out before it.
                     self.hand_out(&mut batches);
                     let _ = self.to_execute.send(ToExecute::Install(mark));
@@ -273,6 +289,7 @@ impl OrderStage {
                 Output::ViewStarted(view) => {
                     // What was proposed before may never be decided.
                     self.proposed.clear();
+                    self.voted.clear();
                     let leader = self.core.leader();
                     ::log::info!("view {view} begins, led by replica {leader}");
                 }

@@ -13,7 +13,8 @@ use crate::wire::messages::{Mode, Status};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Distinct reasons kept per sender for `status`.
 const REASONS_MAX: usize = 64;
@@ -144,6 +145,26 @@ impl OrderView {
     }
 }
 
+/// How long places took from this replica's first word on them, a proposal or a vote, to their decision.
+#[derive(Default)]
+pub struct VoteTimes {
+    ns: AtomicU64,
+    places: AtomicU64,
+}
+
+impl VoteTimes {
+    /// One more. Only the order stage calls this.
+    pub fn record(&self, time: Duration) {
+        self.ns.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        self.places.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Σ, nanoseconds, and how many.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.ns.load(Ordering::Relaxed), self.places.load(Ordering::Relaxed))
+    }
+}
+
 /// All of it.
 #[derive(Default)]
 pub struct Shared {
@@ -191,6 +212,8 @@ pub struct Shared {
     pub recovery: Arc<RecoveryProgress>,
     /// Where time goes.
     pub metrics: Metrics,
+    /// How long agreement takes, on every replica.
+    pub votes: VoteTimes,
     /// The last thing that went wrong, one line.
     pub last_error: Mutex<Option<String>>,
 }

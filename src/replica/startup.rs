@@ -46,8 +46,10 @@ use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::sync::channel::{Receiver, Sender};
+use crate::transfer::postponing::Postponing;
 use crate::transfer::seeder::Seeder;
 use crate::transfer::staging::{self, Staging};
+use crate::transfer::yielding::Yielding;
 use crate::transfer::{CstConfig, FetchConfig};
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, decided_ahead_max};
@@ -328,6 +330,7 @@ fn transfer_config(config: &Config, id: ReplicaId, identity: Identity, listen: S
     let mut net = net_config(config, Peer::Replica(id), identity);
     net.listen = Some(listen);
     net.thread = "duramen-tnet";
+    net.steps_back = true;
     net.client_keys.clear();
     let at = |remote: &Remote| config.replica(remote.id).and_then(|r| r.transfer.clone());
     net.replicas = std::mem::take(&mut net.replicas)
@@ -642,6 +645,13 @@ impl Replica {
             .build()
             .map_err(std::io::Error::other)?;
         let pool = Arc::new(pool);
+        // What a transfer hashes must not stand in the way of what the agreement checks.
+        let hash_pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(pool_threads)
+            .thread_name(|i| format!("duramen-hash{i}"))
+            .start_handler(|_| crate::sys::step_back())
+            .build();
+        let hash_pool = Arc::new(hash_pool.map_err(std::io::Error::other)?);
         let clients = Arc::new(BackPressure::new(CLIENT_BYTES_MAX));
         #[cfg(feature = "adversary")]
         let liar_auth = auth.clone();
@@ -697,6 +707,7 @@ impl Replica {
             frames: Vec::new(),
             published: Tick(0),
             appends: Default::default(),
+            voted: Default::default(),
             proposed: Default::default(),
             #[cfg(feature = "adversary")]
             liar: new_liar()?,
@@ -771,7 +782,9 @@ impl Replica {
                     ..FetchConfig::default()
                 },
                 seeder: Seeder::new(limits.mib_per_second << 20),
-                pool,
+                yielding: (limits.yield_floor_mib > 0).then(|| Yielding::new(limits.yield_floor_mib << 20)),
+                postponing: Postponing::new(limits.postpone_above, limits.postpone_seconds * 1_000_000_000),
+                pool: hash_pool,
                 net: net.handle(),
                 inbox: transfer_inbox,
                 own: transfer_in.clone(),

@@ -3,7 +3,7 @@
 use super::checkpoint_stage::CheckpointView;
 use super::doorman::JUST_STARTED;
 use super::shared::Shared;
-use super::transfer_stage::TransferView;
+use super::transfer_stage::{TransferView, YieldingView};
 use crate::config::Durability;
 use crate::durable::RoundStats;
 use crate::net::{Peer, Stats};
@@ -79,7 +79,7 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
 }
 
 fn transfer_json(view: &TransferView) -> String {
-    let millis = |at: Option<u64>| at.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
+    let number = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
     let sources: Vec<String> = view
         .sources
         .iter()
@@ -101,22 +101,36 @@ fn transfer_json(view: &TransferView) -> String {
         .iter()
         .map(|s| format!(r#"{{"to":{},"place":{},"bytes":{}}}"#, s.to, s.seq, s.bytes))
         .collect();
+    let last_sources: Vec<String> = (view.last_sources.iter())
+        .map(|(r, bytes)| format!(r#"{{"replica":{r},"bytes":{bytes}}}"#))
+        .collect();
+    let postponed: Vec<String> = view.postponed.iter().map(ToString::to_string).collect();
+    let YieldingView { bytes_per_s, place_ns, lowered } = view.yielding;
+    let micros = |ns: Option<u64>| number(ns.map(|ns| ns / 1000));
+    let yielding = format!(
+        r#"{{"bytes_per_s":{},"place_us_usual":{},"place_us":{},"lowered":{lowered}}}"#,
+        number(bytes_per_s),
+        micros(place_ns.0),
+        micros(place_ns.1)
+    );
     format!(
-        r#""transfer":{{"phase":{},"target":{},"chunks":[{},{}],"bytes":{},"eta_ms":{},"sources":[{}],"banned":[{}],"serving":[{}],"newest":{},"roots_skipped":{},"installed":{},"last_bytes":{},"last_ms":{}}},"#,
+        r#""transfer":{{"phase":{},"target":{},"chunks":[{},{}],"bytes":{},"eta_ms":{},"sources":[{}],"banned":[{}],"serving":[{}],"postponed":[{}],"yielding":{yielding},"newest":{},"roots_skipped":{},"installed":{},"last_bytes":{},"last_ms":{},"last_sources":[{}]}},"#,
         quoted(view.phase),
         view.target,
         view.chunks.0,
         view.chunks.1,
         view.received,
-        millis(view.eta_ms),
+        number(view.eta_ms),
         sources.join(","),
         banned.join(","),
         serving.join(","),
+        postponed.join(","),
         view.newest,
         view.skipped,
         view.installed,
         view.last.0,
         view.last.1,
+        last_sources.join(","),
     )
 }
 

@@ -407,6 +407,8 @@ impl Setup<'_> {
             }),
             config: self.fetch.clone(),
             seeder: Seeder::new(0),
+            yielding: None,
+            postponing: Default::default(),
             pool: Arc::new(pool),
             net: net.handle(),
             inbox,

@@ -1,6 +1,7 @@
 //! The transfer thread: serves states to replicas that lack them, and fetches one for this replica. Its sockets are its own, so that
 //! nothing it sends or receives stands in front of the agreement's messages.
 
+use super::foreground::Foreground;
 use super::shared::Shared;
 use super::stages::*;
 use crate::checkpoint::frozen::Frozen;
@@ -11,9 +12,11 @@ use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::transfer::image::Image;
 use crate::transfer::leecher::{Leecher, Output, Target};
 use crate::transfer::messages::Message;
+use crate::transfer::postponing::Postponing;
 use crate::transfer::received::Received;
 use crate::transfer::seeder::{Seeder, Serving};
 use crate::transfer::staging::{self, Appender, Staging};
+use crate::transfer::yielding::Yielding;
 use crate::transfer::{FetchConfig, SourceProgress};
 use crate::types::*;
 use crate::wire::auth::Authenticator;
@@ -107,12 +110,29 @@ pub struct TransferView {
     pub serving: Vec<Serving>,
     /// The newest state that can be served.
     pub newest: Seq,
+    /// Who waits for the load to fall.
+    pub postponed: Vec<ReplicaId>,
+    /// How sending yields to the agreement.
+    pub yielding: YieldingView,
     /// Places whose state was not hashed in time.
     pub skipped: u64,
     /// States taken over since the start.
     pub installed: u64,
     /// Bytes received and milliseconds taken by the last one, from the first question to the installed state.
     pub last: (u64, u64),
+    /// Bytes that each sent of it, right ones or not.
+    pub last_sources: Vec<(ReplicaId, u64)>,
+}
+
+/// How sending yields to the agreement, as `status` shows it.
+#[derive(Clone, Copy, Default)]
+pub struct YieldingView {
+    /// What it may send now; `None`: it does not yield.
+    pub bytes_per_s: Option<u64>,
+    /// Nanoseconds that a place takes without a transfer, and now.
+    pub place_ns: (Option<u64>, Option<u64>),
+    /// Times the rate was lowered, since the start.
+    pub lowered: u64,
 }
 
 /// Hands what comes from the sockets on.
@@ -160,6 +180,9 @@ pub struct TransferStage {
     pub(super) auth: Arc<Authenticator>,
     pub(super) config: FetchConfig,
     pub(super) seeder: Seeder,
+    /// `None`: sending takes no notice of the agreement.
+    pub(super) yielding: Option<Yielding>,
+    pub(super) postponing: Postponing,
     pub(super) pool: Arc<ThreadPool>,
     pub(super) net: NetHandle,
     pub(super) inbox: Receiver<ToTransfer>,
@@ -185,6 +208,8 @@ pub struct State {
     /// Asked the execute stage what is here.
     asked: bool,
     leecher: Option<Leecher>,
+    /// Bytes of chunks by who sent them, of this session.
+    received_from: BTreeMap<ReplicaId, u64>,
     own: Option<Arc<Image>>,
     target: Option<Box<Target>>,
     staging: Option<Arc<Staging>>,
@@ -204,6 +229,9 @@ impl TransferStage {
 
     /// Runs until told to stop.
     pub fn run(mut self) {
+        // Whatever a transfer takes of the processor, the agreement comes first.
+        crate::sys::step_back();
+        let mut foreground = Foreground::new(&self.shared);
         let (to_stager, stager) = unbounded();
         let back = self.own.clone();
         let staging = std::thread::Builder::new().name("duramen-stage".into());
@@ -235,14 +263,14 @@ impl TransferStage {
                     stop = true;
                     break;
                 }
-                self.take(next);
+                self.take(next, &foreground);
                 taken += 1;
                 message = if taken < 256 { self.inbox.try_recv().ok() } else { None };
             }
             if stop {
                 break;
             }
-            self.tick();
+            self.tick(&mut foreground);
             if published.elapsed() >= IDLE {
                 published = Instant::now();
                 self.publish();
@@ -252,7 +280,7 @@ impl TransferStage {
         let _ = stager.join();
     }
 
-    fn take(&mut self, message: ToTransfer) {
+    fn take(&mut self, message: ToTransfer, foreground: &Foreground) {
         let now = self.now();
         match message {
             ToTransfer::Connected(who) => {
@@ -265,7 +293,7 @@ impl TransferStage {
                 self.leech(|leecher, out| leecher.disconnected(now, who, out));
             }
             ToTransfer::Frame(from, kind, payload, credit) => {
-                self.on_frame(now, from, kind, payload);
+                self.on_frame(now, from, kind, payload, foreground.ops_per_s());
                 drop(credit);
             }
             ToTransfer::Room(who) => {
@@ -301,6 +329,7 @@ impl TransferStage {
                 if let Some(leecher) = &self.state.leecher {
                     let took = now.since(leecher.began()) / 1_000_000;
                     view.last = (leecher.received, took);
+                    view.last_sources = self.state.received_from.iter().map(|(r, n)| (*r, *n)).collect();
                     ::log::info!(
                         "the state of place {seq} was taken over from others: {} bytes in {took} ms",
                         leecher.received
@@ -333,11 +362,14 @@ impl TransferStage {
         }
     }
 
-    fn on_frame(&mut self, now: Tick, from: ReplicaId, kind: u16, payload: Bytes) {
+    fn on_frame(&mut self, now: Tick, from: ReplicaId, kind: u16, payload: Bytes, ops_per_s: u64) {
         let message = match Message::decode(kind, payload) {
             Ok(message) => message,
             Err(e) => return self.shared.discard(Peer::Replica(from), format!("transfer: {e}")),
         };
+        if let (Message::Chunk { bytes, .. }, true) = (&message, self.state.leecher.is_some()) {
+            *self.state.received_from.entry(from).or_default() += bytes.len() as u64;
+        }
         match message {
             Message::Offer(_)
             | Message::Manifest { .. }
@@ -345,6 +377,8 @@ impl TransferStage {
             | Message::Chunk { .. }
             | Message::Packed { .. }
             | Message::Gone(_) => self.leech(|leecher, out| leecher.on_message(now, from, message, out)),
+            // It asks again until somebody answers.
+            Message::Ask if self.postponing.asked(now, from, ops_per_s) => {}
             _ => {
                 let mut out = Vec::new();
                 self.seeder.on_message(now, from, message, &mut out);
@@ -399,6 +433,7 @@ impl TransferStage {
             &mut out,
         );
         self.state.leecher = Some(leecher);
+        self.state.received_from.clear();
         self.apply(out);
     }
 
@@ -499,9 +534,21 @@ impl TransferStage {
         *self.shared.received.lock() = None;
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, foreground: &mut Foreground) {
         let now = self.now();
         let mut due = Vec::new();
+        if foreground.is_due() {
+            let look = foreground.look(&self.shared, self.seeder.sent(), self.seeder.waits());
+            if let Some(yielding) = &mut self.yielding {
+                let rate = yielding.look(look);
+                self.seeder.yields(now, rate);
+            }
+            for who in self.postponing.tick(now, foreground.ops_per_s()) {
+                let mut out = Vec::new();
+                self.seeder.on_message(now, who, Message::Ask, &mut out);
+                due.push((who, out));
+            }
+        }
         self.seeder.tick(now, |to, messages| due.push((to, messages)));
         due.into_iter().for_each(|(to, messages)| self.send(to, messages));
         let leader = View(self.shared.view.load(Ordering::Relaxed)).leader(self.auth.members.n());
@@ -524,6 +571,14 @@ impl TransferStage {
         for serving in &view.serving {
             let _ = self.to_order.send(ToOrder::One(Input::Seeding(serving.seq)));
         }
+        view.postponed = self.postponing.waiting().collect();
+        if let Some(yielding) = &self.yielding {
+            view.yielding = YieldingView {
+                bytes_per_s: yielding.bytes_per_s(),
+                place_ns: yielding.times_ns(),
+                lowered: yielding.lowered(),
+            };
+        }
         view.newest = self.seeder.newest().unwrap_or_default();
         view.sources.clear();
         (view.phase, view.target, view.eta_ms) = ("", Seq(0), None);
@@ -543,6 +598,7 @@ impl TransferStage {
 
 /// Writes chunks as they come; what has gathered is written whenever no more are at hand.
 fn stage(inbox: &Receiver<ToStager>, back: &Sender<ToTransfer>) {
+    crate::sys::step_back();
     let mut current: Option<(Arc<Staging>, Appender)> = None;
     for message in inbox {
         let written = match message {

@@ -1,14 +1,19 @@
 //! Whole replicas that lack what nobody's log has any more: they take over a state from the others.
 
-use super::checkpoint_tests::{KEYS, LOG_MIB, VALUE_BYTES, check, checkpoints, cluster, number, put, wait};
+use super::checkpoint_tests::{
+    KEYS, LOG_MIB, VALUE_BYTES, check, checkpoints, cluster, number, options, put, wait,
+};
 use super::replica_tests::Cluster;
 use super::{Replica, format_learner};
 use crate::client::Session;
 use crate::config::{Config, Durability, Settings, SnapshotKind, TransferLimits};
 use crate::data_dir;
+use crate::init::InitOptions;
 use crate::quorum::FaultModel;
 use crate::transfer::StrategyKind;
 use crate::types::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// As much as the log may hold, and half as much again.
 const WRITES: u32 = ((3 * LOG_MIB / 2) << 20) as u32 / VALUE_BYTES as u32;
@@ -183,4 +188,45 @@ fn one_whose_checkpoints_are_all_damaged_takes_a_state_over() {
         put(&session, WRITES + 5);
         check(&client, WRITES + 6);
     }
+}
+
+#[test]
+fn a_transfer_waits_for_the_load_where_told_so_and_not_for_ever() {
+    const SECONDS: u64 = 3;
+    let options = options(FaultModel::Byzantine, 4, Durability::Vote, SnapshotKind::CopyOnWrite);
+    let transfer =
+        TransferLimits { postpone_above: 2, postpone_seconds: SECONDS, ..TransferLimits::default() };
+    let mut cluster = Cluster::with(InitOptions { transfer, ..options });
+    let client = cluster.client();
+    let session = client.session();
+    put_without(&cluster, &session, 0..KEYS);
+    cluster.stop(3);
+    put_without(&cluster, &session, KEYS..KEYS + WRITES);
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let (stop, session) = (&stop, &session);
+        let load = scope.spawn(move || {
+            let mut next = KEYS + WRITES;
+            while !stop.load(Ordering::Relaxed) {
+                put(session, next);
+                next += 1;
+                std::thread::sleep(Duration::from_millis(40));
+            }
+            next
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.start(3);
+        let waits = |r: &Replica| r.status_json().contains("\"postponed\":[3]");
+        wait("nobody lets it wait", || cluster.replicas.iter().flatten().any(waits));
+        let began = Instant::now();
+        assert_eq!(installed(&cluster, 3), 0);
+        wait("it takes no state over", || installed(&cluster, 3) == 1);
+        let waited = began.elapsed();
+        assert!(waited >= Duration::from_secs(SECONDS - 1), "it waited for {waited:?} alone");
+        assert!(!cluster.replicas.iter().flatten().any(waits));
+        stop.store(true, Ordering::Relaxed);
+        load.join().unwrap()
+    });
+    all_together(&cluster);
+    check(&client, written);
 }

@@ -54,6 +54,11 @@ pub(super) fn image(service: &dyn Service, seq: u64) -> Arc<Image> {
     Arc::new(Image::of(frozen, ALGORITHM).unwrap())
 }
 
+/// Of a store with so many entries of 2000 bytes, at place 64.
+pub(super) fn image_of(keys: u64) -> Arc<Image> {
+    image(&store(keys), 64)
+}
+
 pub(super) fn mark(image: &Image) -> StateCertificate {
     let (seq, batches, replies, state) = (image.seq, Digest([7; 32]), image.replies, image.root(None));
     let statement = MarkStatement { seq, batches, replies, state };

@@ -31,6 +31,12 @@ pub mod seeder;
 /// The receiving side.
 pub mod leecher;
 
+/// How fast a seeder may send, by how long the agreement takes.
+pub mod yielding;
+
+/// A policy: nothing is offered under load.
+pub mod postponing;
+
 /// What was received, on disk.
 pub mod staging;
 
@@ -86,6 +92,10 @@ mod lies_tests;
 #[cfg(test)]
 mod packing_tests;
 #[cfg(test)]
+mod postponing_tests;
+#[cfg(test)]
 mod ranges_tests;
 #[cfg(test)]
 mod shares_tests;
+#[cfg(test)]
+mod yielding_tests;

@@ -121,11 +121,15 @@ impl Session {
 pub struct Seeder {
     kept: VecDeque<Arc<Offered>>,
     sessions: BTreeMap<ReplicaId, Session>,
-    /// Most bytes per second; 0: no bound.
+    /// Most bytes per second, whatever happens; 0: no bound.
+    bytes_per_second_max: u64,
+    /// Most at the moment; 0: no bound.
     bytes_per_second: u64,
     /// What the bound allows at the moment, bytes.
     allowance: f64,
     counted: Tick,
+    /// Bytes of chunks sent, to all, since the start.
+    sent: u64,
 }
 
 /// What one session sends, for `status`.
@@ -142,7 +146,23 @@ pub struct Serving {
 impl Seeder {
     /// Sends at most so many bytes per second; 0: no bound.
     pub fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, ..Self::default() }
+        Self { bytes_per_second_max: bytes_per_second, bytes_per_second, ..Self::default() }
+    }
+
+    /// Sends at most so many bytes per second from now on, and never more than what [`Seeder::new`] was told; `None`: only that.
+    pub fn yields(&mut self, now: Tick, bytes_per_second: Option<u64>) {
+        let most = match self.bytes_per_second_max {
+            0 => u64::MAX,
+            most => most,
+        };
+        let bound = bytes_per_second.map_or(most, |rate| rate.clamp(1, most));
+        self.fill(now);
+        self.bytes_per_second = if bound == u64::MAX { 0 } else { bound };
+    }
+
+    /// Bytes of chunks sent, to all, since the start.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// A quorum named a state that this replica has.
@@ -306,6 +326,7 @@ impl Seeder {
             session.ahead += length;
             session.handed = now;
             session.bytes += length;
+            self.sent += length;
             self.allowance -= length as f64;
             out.push(match packed {
                 Some(packed) => Message::Packed { seq, chunk, holds: bytes.len() as u32, bytes: packed },
@@ -315,6 +336,11 @@ impl Seeder {
     }
 
     fn fill(&mut self, now: Tick) {
+        if self.bytes_per_second == 0 {
+            // What was sent without a bound is not held against a later one.
+            (self.allowance, self.counted) = (0.0, now);
+            return;
+        }
         let rate = self.bytes_per_second as f64 / 1e9;
         let most = rate * BURST_NS as f64;
         self.allowance = (self.allowance + rate * now.since(self.counted) as f64).min(most);

@@ -1,4 +1,5 @@
-//! [core] Single: one source sends all (PBFT); the next one if it fails. The leader is the last to be taken.
+//! [core] Single: one source sends all (PBFT); the next one if it fails. The leader is the last to be taken,
+//! unless it is to send as much as any other.
 
 use super::board::{Board, RUNS_MAX};
 use super::fetch::Strategy;
@@ -16,7 +17,8 @@ impl Strategy for Single {
         let current = active.iter().copied().find(|at| Some(board.sources[*at].id) == self.source);
         let next = || {
             let after = |at: &usize| self.source.is_none_or(|s| board.sources[*at].id > s);
-            active.iter().copied().min_by_key(|at| (board.is_leader(*at), !after(at), *at))
+            let last = |at: usize| board.is_leader(at) && board.config.leader_weight_percent < 100;
+            active.iter().copied().min_by_key(|at| (last(*at), !after(at), *at))
         };
         let Some(at) = current.or_else(next) else { return };
         self.source = Some(board.sources[at].id);

@@ -6,11 +6,15 @@
 mod bars;
 mod checkpoint;
 mod csv;
+mod ground;
+mod recovery;
 mod svg;
 mod transfer;
 
 #[cfg(test)]
 mod figures_tests;
+#[cfg(test)]
+mod recovery_tests;
 #[cfg(test)]
 mod transfer_tests;
 
@@ -32,6 +36,8 @@ pub struct Args {
 enum Figure {
     /// Throughput and latency while replicas write checkpoints: the durability paper's Figures 2 and 10
     Checkpoint(checkpoint::Args),
+    /// Throughput while a replica that lost its disk recovers: the durability paper's Figures 3 and 11
+    Recovery(recovery::Args),
     /// Time of a state's transfer between sites far apart: the geographic paper's Figures 4 to 7
     Transfer(transfer::Args),
 }
@@ -40,6 +46,7 @@ enum Figure {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.figure {
         Figure::Checkpoint(args) => checkpoint::run(args),
+        Figure::Recovery(args) => recovery::run(args),
         Figure::Transfer(args) => transfer::run(args),
     }
 }

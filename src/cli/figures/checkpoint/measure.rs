@@ -1,12 +1,11 @@
 //! Clusters under load, and when their replicas wrote checkpoints: into the tables.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use duramen::client::{Client, ClientOptions};
-use duramen::config::{CheckpointLimits, Config, Limits, LogLimits};
+use duramen::client::Client;
+use duramen::config::{CheckpointLimits, Limits, LogLimits};
 use duramen::init::InitOptions;
 use duramen::types::ReplicaId;
 use serde_json::{Value, json};
@@ -14,11 +13,11 @@ use serde_json::{Value, json};
 use super::super::super::bench::load::{Load, Shape};
 use super::super::super::bench::report::Bin;
 use super::super::super::bench::workload::{Distribution, Kind, Mix, Workload};
-use super::super::super::connect::{client_keys, statuses};
+use super::super::super::connect::statuses;
 use super::super::super::local_cluster::LocalCluster;
-use super::super::super::machine::Machine;
 use super::super::super::signals::Interrupt;
 use super::super::super::{CliError, emit};
+use super::super::ground;
 use super::{Args, BIN, REPLICAS, Sizes, Tables, VALUE_BYTES, WAYS, Way, name_of};
 
 /// Each replica writes so often in the measured time.
@@ -41,21 +40,7 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
     sizes.seconds = args.seconds.unwrap_or(sizes.seconds).max(1);
     let made = !args.dir.exists();
     std::fs::create_dir_all(&args.dir)?;
-    let machine = Machine::measure(&args.dir).map_err(CliError::Failed)?;
-    if machine.mount.in_memory() && !args.allow_tmpfs {
-        return Err(CliError::Failed(
-            "--dir lies on a tmpfs, where nothing is durable: choose a folder on a disk, or add --allow-tmpfs".into(),
-        ));
-    }
-    let (needed, free) = (sizes.bytes_max(), duramen::sys::free_bytes(&args.dir));
-    if free < needed {
-        return Err(CliError::Failed(format!(
-            "--dir has {:.1} GB free, a run may need {:.1}: choose another disk, fewer --seconds or less --state",
-            free as f64 / 1e9,
-            needed as f64 / 1e9
-        )));
-    }
-    emit(machine.describe())?;
+    let machine = ground::machine(&args.dir, args.allow_tmpfs, sizes.bytes_max())?;
     let mut tables = Tables::new();
     for state_mb in sizes.states_mb.clone() {
         let mut rate = None;
@@ -139,8 +124,9 @@ impl Run<'_> {
         let mut cluster = self.cluster()?;
         cluster.start_all(START_TIME, &go_on).map_err(CliError::Failed)?;
         let config = cluster.config.clone();
-        let client = self.client(cluster.dir(), &config, "load")?;
-        let watching = self.client(cluster.dir(), &config, "watch")?;
+        let in_flight = (self.sizes.sessions * self.sizes.outstanding) as usize;
+        let connect = |name| ground::client(cluster.dir(), &config, name, (in_flight, VALUE_BYTES));
+        let (client, watching) = (connect("load")?, connect("watch")?);
         let kind = Kind::Kv {
             value_bytes: VALUE_BYTES,
             keys: self.keys(),
@@ -152,10 +138,10 @@ impl Run<'_> {
         let rate = if self.load == "medium" { self.rate } else { None };
         let Sizes { sessions, outstanding, .. } = *self.sizes;
         let shape = Shape { sessions, outstanding, rate, deadline: DEADLINE, seed: 1 };
-        self.preload(&client, &workload, shape, interrupt)?;
+        ground::preload(&client, &workload, shape, self.keys(), interrupt)?;
 
         let load = Load::start(&client, workload, shape);
-        self.pause(Instant::now() + self.sizes.warmup, &load, interrupt)?;
+        ground::pause(Instant::now() + self.sizes.warmup, &load, interrupt)?;
         let decided = |client: &Client| -> u64 {
             let states = statuses(client, &config, STATUS_TIME);
             states.iter().flatten().filter_map(|state| state["decided"].as_u64()).max().unwrap_or(0)
@@ -236,53 +222,11 @@ impl Run<'_> {
         Ok((ops_per_s, places_per_s))
     }
 
-    fn client(&self, dir: &Path, config: &Config, name: &str) -> Result<Client, CliError> {
-        let in_flight = (self.sizes.sessions * self.sizes.outstanding) as usize;
-        let mut options = ClientOptions::new(config.clone(), client_keys(dir, config, Some(name))?);
-        options.outstanding_max = options.outstanding_max.max(2 * in_flight);
-        options.outstanding_bytes_max = options.outstanding_bytes_max.max(2 * in_flight * (VALUE_BYTES + 64));
-        options.connect_to = Some(REPLICAS);
-        Ok(Client::connect(options)?)
-    }
-
-    fn preload(
-        &self,
-        client: &Client,
-        workload: &Arc<Workload>,
-        shape: Shape,
-        interrupt: &Interrupt,
-    ) -> Result<(), CliError> {
-        let load = Load::preload(client, workload.clone(), shape);
-        while !load.is_idle() && !interrupt.is_set() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let loaded = load.acked();
-        let record = load.stop();
-        if loaded < self.keys() {
-            let why = record.first_error.unwrap_or_else(|| "interrupted".into());
-            return Err(CliError::Failed(format!("{loaded} of {} keys were loaded: {why}", self.keys())));
-        }
-        Ok(())
-    }
-
-    fn pause(&self, until: Instant, load: &Load, interrupt: &Interrupt) -> Result<(), CliError> {
-        while Instant::now() < until {
-            if interrupt.is_set() {
-                return Err(CliError::Failed("interrupted".into()));
-            }
-            if let Some(why) = load.hopeless() {
-                return Err(CliError::Failed(why));
-            }
-            std::thread::sleep(until.saturating_duration_since(Instant::now()).min(BIN));
-        }
-        Ok(())
-    }
-
     fn bins(&self, load: &Load, begin: Instant, interrupt: &Interrupt) -> Result<Vec<Bin>, CliError> {
         let count = self.sizes.seconds as u32 * 10;
         (0..count)
             .map(|i| {
-                self.pause(begin + BIN * (i + 1), load, interrupt)?;
+                ground::pause(begin + BIN * (i + 1), load, interrupt)?;
                 let (latency_ns, errors) = load.take_bin();
                 Ok(Bin::of(BIN * i, &latency_ns, errors))
             })
