@@ -88,6 +88,16 @@ pub struct Impossible {
     pub what: &'static str,
 }
 
+/// Nothing leads from the checkpoint to what the log begins with.
+const TOO_OLD: &str = "the checkpoint ends before the log begins";
+
+impl Impossible {
+    /// Whether it is only the checkpoint that is wanting.
+    pub fn is_too_old_checkpoint(&self) -> bool {
+        self.what == TOO_OLD
+    }
+}
+
 impl DurableState {
     /// Before record `first`, which is the first there ever was, or the first that is left; executed up to `base`.
     pub fn new(hasher: Hasher, base: Base, first: Lsn) -> Self {
@@ -240,7 +250,7 @@ impl DurableState {
                     return refuse("a mark does not continue the one before");
                 }
                 if begins && from > self.base.seq {
-                    return refuse("the checkpoint ends before the log begins");
+                    return refuse(TOO_OLD);
                 }
                 if begins && to <= self.base.seq {
                     // The log still leads from here to the checkpoint, for others.
@@ -356,7 +366,7 @@ impl DurableState {
         }
         if self.mark.statement.seq == Seq(0) {
             if mark.statement.seq > self.base.seq {
-                return Err("the checkpoint ends before the log begins");
+                return Err(TOO_OLD);
             }
             self.mark = mark.clone();
             if self.base == Base::ANYWHERE {

@@ -50,12 +50,11 @@ impl Orderer {
     pub(super) fn on_arrived(&mut self, state: StateCertificate, out: &mut Vec<Output>) {
         let statement = state.statement;
         let placed = |seq: Seq| seq.0.is_multiple_of(self.config.mark_interval);
-        // Where what is executed here is worth nothing, all that the own log leads on from will do.
-        let useful = match self.lacks_state {
-            true => statement.seq >= self.durable.base().seq,
-            false => statement.seq > self.decided,
-        };
+        // What was executed is never executed again from an earlier place: reads may have been answered from it.
+        let useful = statement.seq > self.decided || self.hollow && statement.seq == self.decided;
+        let apart = statement.seq <= self.low || statement.seq > self.durable.mark.statement.seq;
         let fits = useful
+            && apart
             && self.installing.is_none()
             && placed(statement.seq)
             && placed(state.mark.statement.seq)
@@ -85,9 +84,9 @@ impl Orderer {
     ) {
         let seq = state.statement.seq;
         assert_eq!(self.installing, Some(state.statement), "only what was asked for is installed");
-        assert!(self.decided < seq || self.lacks_state, "nothing is decided while a state is installed");
+        assert!(self.decided < seq || self.hollow, "nothing is decided while a state is installed");
         // Own marks may lie as far ahead, where batches of this log were lost: its digests still lead there.
-        if seq <= self.durable.mark.statement.seq {
+        if seq <= self.low {
             self.jump(&state, &progress, out);
             self.root_is_certified(state, out);
             return self.advance(out);
@@ -115,7 +114,11 @@ impl Orderer {
         progress: &[(SessionId, RequestNumber)],
         out: &mut Vec<Output>,
     ) {
-        (self.installing, self.lacks_state) = (None, false);
+        self.installing = None;
+        if std::mem::take(&mut self.lacks_state) {
+            self.hollow = false;
+            out.push(Output::Restored);
+        }
         let statement = state.statement;
         let seq = statement.seq;
         let above = seq.next();
@@ -125,6 +128,7 @@ impl Orderer {
         self.own_marks = self.own_marks.split_off(&above);
         self.marks = self.marks.split_off(&above);
         self.checkpoint_taken = None;
+        self.roots.begin_at(seq);
         let marked = self.durable.mark.statement.seq;
         let rest: VecDeque<Digest> =
             (above.0..=marked.0).filter_map(|place| self.durable.digest(Seq(place))).collect();

@@ -164,6 +164,8 @@ pub enum Output {
     /// What is executed here is not what f+1 others have, and why: nothing more is handed out, and nobody is told of it, before a state
     /// of others is taken over.
     Quarantined(String),
+    /// Others' state is in place of none or of a wrong one.
+    Restored,
     /// Take over the state that was received; nothing more is handed out until then.
     Install(StateCertificate),
     /// A received state of this place is of no use any more.

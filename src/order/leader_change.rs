@@ -140,6 +140,7 @@ impl Orderer {
         self.wish = self.wish.max(view);
         // In the first view after it was a learner it may have led already (RULES 7).
         self.may_lead = self.durable.rejoined.map(View::next) != Some(view) || broken(Mutant::LearnerLeads);
+        self.may_lead &= !self.lacks_state;
         self.leader_lied = false;
         self.reserve_durable = Seq(0);
         self.floor = Seq(0);

@@ -125,6 +125,8 @@ pub struct Orderer {
     pub(super) installing: Option<MarkStatement>,
     /// There is no executed state here, or a wrong one: others' is taken over before anything else is executed.
     pub(super) lacks_state: bool,
+    /// There is none, and what the log begins with has never been executed since the start.
+    pub(super) hollow: bool,
     /// How often it was wrong since the start.
     pub(super) quarantines: u32,
     /// It was, and its record is on its way to the disk.
@@ -245,6 +247,7 @@ impl Orderer {
             installing: None,
             installed: None,
             lacks_state: false,
+            hollow: false,
             quarantines: 0,
             lost_since: None,
             seeded: BTreeMap::new(),
@@ -304,8 +307,7 @@ impl Orderer {
 
     /// Nothing is executed: there is no state that the log leads on from, and others' is taken over.
     pub(super) fn without_state(mut self) -> Self {
-        self.lacks_state = true;
-        self.may_lead = false;
+        (self.lacks_state, self.hollow, self.may_lead) = (true, true, false);
         self
     }
 

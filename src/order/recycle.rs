@@ -21,6 +21,9 @@ const PIN_NS: u64 = 60_000_000_000;
 impl Orderer {
     /// The executed state at `seq` was frozen and is being written.
     pub(super) fn on_checkpoint_taken(&mut self, seq: Seq, out: &mut Vec<Output>) {
+        if self.lacks_state {
+            return;
+        }
         self.checkpoint_taken = Some(seq);
         self.tell_covered(out);
     }
@@ -36,14 +39,17 @@ impl Orderer {
 
     /// Two checkpoints are on disk, the older of them of `seq`.
     pub(super) fn on_checkpoint_stored(&mut self, seq: Seq, keep: Lsn, pressed: bool, out: &mut Vec<Output>) {
+        if self.lacks_state || self.installing.is_some() {
+            return;
+        }
         let (now, begun) = (self.now.tick, self.begun);
         // One that was not heard of yet may lack anything.
         // Nor does one that lacks what is gone keep anything: the log cannot help it.
         let base = self.durable.base().seq;
         let lost = |p: &Peer| p.status.is_some_and(|s| s.decided < base);
         let near = |p: &&Peer| now.since(p.seen.max(begun)) < PIN_NS && !lost(p);
-        let pinned =
-            self.peers.values().filter(near).map(|p| p.status.map(|s| s.mark).unwrap_or_default()).min();
+        let needs = |p: &Peer| p.status.map(|s| s.mark.min(s.decided)).unwrap_or_default();
+        let pinned = self.peers.values().filter(near).map(needs).min();
         // Nor is what follows a state that is on its way to one of them let go before it has come to ask for it.
         self.seeded.retain(|_, told| now.since(*told) < PIN_NS);
         let pinned = pinned.into_iter().chain(self.seeded.keys().copied()).min();

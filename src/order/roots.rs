@@ -21,6 +21,8 @@ const KEPT: usize = 3;
 pub(super) struct Roots {
     /// Hashed, above the durable mark: reply history and root.
     waiting: BTreeMap<Seq, (Digest, Digest)>,
+    /// Own ones count from here on.
+    begun: Seq,
     own: BTreeMap<Seq, Own>,
     heard: BTreeMap<ReplicaId, BTreeMap<Seq, Mark>>,
     certified: BTreeMap<Seq, StateCertificate>,
@@ -48,6 +50,13 @@ impl Roots {
         self.certified.clear();
     }
 
+    /// The state of this place came from others: what is hashed of earlier ones is of another.
+    pub fn begin_at(&mut self, seq: Seq) {
+        self.waiting = self.waiting.split_off(&seq);
+        self.own = self.own.split_off(&seq);
+        self.begun = seq;
+    }
+
     /// The place of the newest certified one; 0: none.
     pub fn newest(&self) -> Seq {
         self.certified.last_key_value().map(|(seq, _)| *seq).unwrap_or_default()
@@ -57,6 +66,9 @@ impl Roots {
 impl Orderer {
     /// The state executed up to `seq` has this root.
     pub(super) fn on_rooted(&mut self, seq: Seq, replies: Digest, state: Digest, out: &mut Vec<Output>) {
+        if self.lacks_state || seq < self.roots.begun {
+            return;
+        }
         self.roots.waiting.insert(seq, (replies, state));
         keep_last(&mut self.roots.waiting);
         self.state_roots(out);

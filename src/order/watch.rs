@@ -99,6 +99,9 @@ impl Orderer {
             });
         let makes_way = leads && self.makes_way(timeout);
         let dawdles = self.dawdles(timeout);
+        // What does not advance here alone says nothing of the leader.
+        let waits = self.lacks_state || self.installing.is_some();
+        let (stuck, unserved) = (stuck && !waits, unserved && !waits);
         if silent || stuck && idle && self.log_room || unserved || left_alone || makes_way || dawdles {
             self.suspect(out);
         } else if self.wish > self.view() && (self.may_lead || !leads) && !self.wish_is_shared() {

@@ -255,13 +255,6 @@ impl CheckpointStage {
     fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
         let Installed { frozen, mark, progress } = installed;
         let MarkStatement { seq, batches, replies, .. } = mark.statement;
-        // Own ones from there on are of a wrong state.
-        let wrong: Vec<Seq> = self.store.kept().iter().copied().filter(|kept| *kept >= seq).collect();
-        for kept in wrong {
-            if let Err(e) = self.store.discard(kept) {
-                self.shared.error(format!("checkpoint of place {kept}, which is wrong: {e}"));
-            }
-        }
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return Err(Stopped);
@@ -295,6 +288,15 @@ impl CheckpointStage {
                     self.shared.checkpoints.lock().failed = Some(e.to_string());
                     self.shared.error(why);
                     std::thread::sleep(INSTALL_AGAIN);
+                }
+            }
+        }
+        if self.shared.lacks_state() {
+            // The own ones are of a wrong state, or lead to one.
+            let wrong: Vec<Seq> = self.store.kept().iter().copied().filter(|kept| *kept != seq).collect();
+            for kept in wrong {
+                if let Err(e) = self.store.discard(kept) {
+                    self.shared.error(format!("checkpoint of place {kept}, which is wrong: {e}"));
                 }
             }
         }

@@ -202,7 +202,10 @@ impl ExecuteStage {
     }
 
     fn take_checkpoint(&self) {
-        if let Some(checkpoints) = &self.checkpoints {
+        // Of a wrong state there is none.
+        if let Some(checkpoints) = &self.checkpoints
+            && !self.shared.lacks_state()
+        {
             checkpoints.take(|| self.executor.freeze(), &self.shared, &self.to_order);
         }
     }
@@ -236,7 +239,6 @@ impl ExecuteStage {
             return;
         }
         self.shared.executed.store(seq.0, Ordering::Relaxed);
-        *self.shared.lacks_state.lock() = None;
         self.unlogged.clear();
         // The no-op of this start may have executed in what was passed over, and is not ordered twice.
         self.nonce = self.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);

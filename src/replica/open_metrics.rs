@@ -29,6 +29,8 @@ pub fn unready(shared: &Shared) -> Option<String> {
         Some(format!("halted: {why}"))
     } else if status.mode != Mode::Normal {
         Some(format!("between views, in view {}", status.view))
+    } else if shared.lacks_state() {
+        Some("without a state, or with a wrong one: that of the others is being taken over".into())
     } else if shared.forgetful.load(Ordering::Relaxed) {
         Some("restarted without durable votes, and no mark covers them yet".into())
     } else if ahead.max(status.decided.0) > executed + READY_LAG {

@@ -295,7 +295,12 @@ impl OrderStage {
                 }
                 Output::Quarantined(why) => {
                     *self.shared.lacks_state.lock() = Some(why.clone());
+                    self.tell_transfer(ToTransfer::Distrust);
                     self.shared.error(why);
+                }
+                Output::Restored => {
+                    *self.shared.lacks_state.lock() = None;
+                    self.shared.hollow.store(false, Ordering::Relaxed);
                 }
                 Output::Halt(why) => self.shared.error(format!("this replica is mute from now on: {why}")),
             }

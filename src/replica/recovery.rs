@@ -114,11 +114,15 @@ impl Recovery<'_> {
         };
         let Recovered { executor, open, open_layer, .. } = recovered;
         drop((open, open_layer));
+        self.without_state(executor, why.to_string())
+    }
+
+    /// Reads the logs for what was voted and promised alone.
+    fn without_state(&self, executor: Executor, why: String) -> Result<Recovered, StartError> {
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         drop(ready_out);
         let (replay, open, open_layer) = self.read(None, ready_in)?;
-        let lacks_state = Some(why.to_string());
-        Ok(Recovered { executor, open, open_layer, replay, passed: Vec::new(), lacks_state })
+        Ok(Recovered { executor, open, open_layer, replay, passed: Vec::new(), lacks_state: Some(why) })
     }
 
     fn attempt(&self, service: Box<dyn Service>, opened: Option<Opened>) -> Result<Recovered, Failed> {
@@ -163,6 +167,14 @@ impl Recovery<'_> {
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
             Ok(Ok((executor, passed))) => {
+                let too_old = |e: &StartError| match e {
+                    StartError::Restore { why: RestoreError::Impossible(i), .. } => i.is_too_old_checkpoint(),
+                    _ => false,
+                };
+                if self.transfers && read.as_ref().is_err_and(too_old) {
+                    let why = "the checkpoint that can be read ends before the log begins";
+                    return self.without_state(executor, why.into()).map_err(Failed::Start);
+                }
                 let (replay, open, open_layer) = read.map_err(Failed::Start)?;
                 let lacks_state = replay.is_hollow().then(|| "no checkpoint can be read".to_owned());
                 Ok(Recovered { executor, open, open_layer, replay, passed, lacks_state })

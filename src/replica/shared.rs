@@ -196,6 +196,8 @@ pub struct Shared {
     pub behind: Mutex<Option<String>>,
     /// Why what is executed here is worth nothing, until others' state is taken over.
     pub lacks_state: Mutex<Option<String>>,
+    /// There has been none since the start.
+    pub hollow: AtomicBool,
     /// Requests executed since the start.
     pub requests_executed: AtomicU64,
     /// Batches executed since the start.

@@ -514,6 +514,7 @@ impl Replica {
         if let Some(why) = &lacks_state {
             ::log::error!("{why}: the state of the others is taken over");
             shared.lacks_state.lock().clone_from(&lacks_state);
+            shared.hollow.store(true, Ordering::Relaxed);
         }
         let report = open.report().clone();
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };

@@ -56,6 +56,8 @@ pub enum ToTransfer {
     Certified(StateCertificate),
     /// This replica lacks what no log has.
     Behind,
+    /// The own states are wrong: nobody is to have them.
+    Distrust,
     /// What is here.
     Own(Box<Frozen>),
     /// A chunk was hashed.
@@ -313,6 +315,11 @@ impl TransferStage {
             }
             ToTransfer::Certified(mark) => self.certified(mark),
             ToTransfer::Behind => self.behind(),
+            ToTransfer::Distrust => {
+                self.state.images.clear();
+                self.state.early = None;
+                self.seeder.withdraw();
+            }
             ToTransfer::Own(frozen) => self.begin(now, *frozen),
             ToTransfer::Checked { seq, chunk, from, bytes, right } => {
                 self.leech(|leecher, out| leecher.checked(now, seq, (chunk, from, bytes), right, out));
@@ -417,8 +424,13 @@ impl TransferStage {
             return;
         }
         let algorithm = self.auth.hasher.algorithm;
-        // Where the own state is wrong, an older one is of use as well.
-        let above = if self.shared.lacks_state() { Seq(0) } else { frozen.seq };
+        // What is decided here, and not executed, is in the log; and a replica without a state has executed nothing.
+        let decided = self.shared.order.lock().status.map_or(Seq(0), |s| s.decided);
+        let above = match self.shared.hollow.load(Ordering::Relaxed) {
+            true => Seq(decided.0.saturating_sub(1)),
+            false if self.shared.lacks_state() => decided.max(frozen.seq),
+            false => frozen.seq,
+        };
         ::log::info!("what follows place {above} is in nobody's log: asking for a state");
         self.state.own = Image::of(frozen, algorithm).ok().map(Arc::new);
         let auth = self.auth.clone();

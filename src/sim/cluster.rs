@@ -979,7 +979,12 @@ impl Cluster {
                 Output::Quarantined(why) => {
                     self.note(r, || format!("is quarantined: {why}"));
                     assert!(self.byzantine.contains(r), "{r} is quarantined: {why}");
+                    let node = &mut self.nodes[r.index()];
+                    node.taken = None;
+                    node.checkpoints.clear();
+                    node.transfers.distrust();
                 }
+                Output::Restored => {}
                 Output::Install(_) => self.want_install(r),
                 Output::NotInstalled(_) => self.nodes[r.index()].transfers.under_way = false,
                 Output::Covered { seq, batches } => self.store_checkpoint(r, Base { seq, batches }),

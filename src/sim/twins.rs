@@ -202,6 +202,7 @@ impl Run {
             | Output::Rooted(_)
             | Output::Behind
             | Output::Install(_)
+            | Output::Restored
             | Output::NotInstalled(_) => unreachable!("no checkpoints here"),
             Output::ViewStarted(_) => self.shown.views += u64::from(self.correct(at)),
             Output::Quarantined(why) | Output::Halt(why) => {

@@ -193,6 +193,12 @@ impl Seeder {
         self.kept.iter().chain(pinned).find(|o| o.mark.statement.seq == seq).cloned()
     }
 
+    /// What is kept is wrong: it is offered to nobody, and those who fetch it are told that it is gone.
+    pub fn withdraw(&mut self) {
+        self.kept.clear();
+        self.sessions.clear();
+    }
+
     /// Takes a leecher's message; what is to be sent to it is appended to `out`.
     pub fn on_message(&mut self, now: Tick, from: ReplicaId, message: Message, out: &mut Vec<Message>) {
         if let Some(session) = self.sessions.get_mut(&from) {

@@ -24,6 +24,14 @@ pub(super) struct Transfers {
     wanted: bool,
 }
 
+impl Transfers {
+    /// Own states are wrong.
+    pub(super) fn distrust(&mut self) {
+        self.taken.clear();
+        self.rooted.clear();
+    }
+}
+
 impl Cluster {
     /// Freezes the state at the places where all do.
     pub(super) fn take_root(&mut self, r: ReplicaId, seq: Seq) {
