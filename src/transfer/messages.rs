@@ -110,7 +110,7 @@ impl Message {
                 (69, Bytes::new())
             }
             Self::GetChunks { seq, round, ranges, replace, packed, again } => {
-                let flags = REPLACE * u8::from(*replace) | TAKES_PACKED * u8::from(*packed);
+                let flags = (REPLACE * u8::from(*replace)) | (TAKES_PACKED * u8::from(*packed));
                 w.u64(seq.0).u32(*round).u8(flags);
                 write_ranges(ranges, &mut w);
                 w.u32(again.len() as u32);
