@@ -117,6 +117,8 @@ struct Lists {
     /// Not asked for yet.
     missing: BTreeSet<ListAt>,
     asked: HashMap<ListAt, (ReplicaId, Tick)>,
+    /// Lists that did not come in time: whoever owes fewest is asked next, or two mute ones would be asked in turn for ever.
+    late: BTreeMap<ReplicaId, u32>,
 }
 
 struct Chunks {
@@ -421,7 +423,7 @@ impl Leecher {
         let target = Target { mark, manifest, digests };
         let asked = ahead.asked.into_iter().filter(|(list, _)| missing.remove(list));
         let asked = asked.map(|(list, of)| (list, (of, now))).collect();
-        self.phase = Phase::Digests(Box::new(Lists { target, missing, asked }));
+        self.phase = Phase::Digests(Box::new(Lists { target, missing, asked, late: BTreeMap::new() }));
         self.ask_digests(now, out);
         for (from, list, digests) in ahead.here {
             self.on_digests(now, from, seq, list, digests, out);
@@ -441,6 +443,9 @@ impl Leecher {
         let mut before = HashMap::new();
         for list in late {
             let asked = lists.asked.remove(&list);
+            if let Some((of, _)) = asked {
+                *lists.late.entry(of).or_default() += 1;
+            }
             before.insert(list, asked.map(|(of, _)| of));
             lists.missing.insert(list);
         }
@@ -456,7 +461,9 @@ impl Leecher {
         while let Some(list) = lists.missing.first().copied() {
             let not = before.get(&list).copied().flatten().filter(|_| able.len() > 1);
             let free = load.iter().filter(|(r, n)| **n < LISTS_MAX && Some(**r) != not);
-            let Some(of) = free.min_by_key(|(_, n)| **n).map(|(r, _)| *r) else { break };
+            let Some(of) = free.min_by_key(|(r, n)| (lists.late.get(*r), **n)).map(|(r, _)| *r) else {
+                break;
+            };
             lists.missing.pop_first();
             lists.asked.insert(list, (of, now));
             *load.entry(of).or_default() += 1;
