@@ -155,6 +155,34 @@ fn a_closed_stdout_is_no_failure() {
 }
 
 #[test]
+fn figures_recovery_measures_one_that_lost_its_disk() {
+    let temp = temp_dir();
+    let said = |more: &str| {
+        let line = format!("figures recovery --scale tiny --strategy pull --out out {more}");
+        let output = duramen(&line.split_whitespace().collect::<Vec<_>>(), temp.path());
+        let (said, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}\n{errors}");
+        said.into_owned()
+    };
+    let measured = said("--dir work");
+    assert!(!temp.path().join("work").exists(), "the clusters' folder is left behind");
+    let out = temp.path().join("out");
+    let json = std::fs::read_to_string(out.join("recovery.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let run = &json["runs"][0];
+    assert!(run["during_over_normal"].as_f64() > Some(0.0), "{json}");
+    // All of it, and what is sent twice at the end.
+    assert!(run["transfer_bytes"].as_f64() > Some(4e6), "{json}");
+    assert!(run["recovery_s"].as_f64() > Some(0.0), "it does not recover: {json}");
+    let svg = std::fs::read_to_string(out.join("recovery-4-4mb-others.svg")).unwrap();
+    assert!(svg.contains("state transfer</text>") && !svg.contains("NaN"));
+    // The files alone are enough to say the same again.
+    let verdicts = |said: &str| said.split_once("verdict ").map(|(_, rest)| rest.to_owned()).unwrap();
+    assert_eq!(verdicts(&said("--again")), verdicts(&measured));
+}
+
+#[test]
 fn figures_checkpoint_draws_and_judges_what_its_csv_says() {
     let temp = temp_dir();
     let said = |args: &[&str]| {

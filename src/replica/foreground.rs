@@ -54,7 +54,7 @@ impl Foreground {
         let (wait_ns, waited) = shared.metrics.totals(Stage::Wait);
         let requests = shared.requests_executed.load(Ordering::Relaxed);
         // A round of execution takes batches of several places: its first waited longest, and stands for all.
-        let mean = |ns: u64, of: u64| if of == 0 { 0 } else { ns / of };
+        let mean = |ns: u64, of: u64| ns.checked_div(of).unwrap_or(0);
         let decided = places - self.places;
         let wait = mean(wait_ns - self.wait_ns, waited - self.waits);
         let ops_per_s = (requests - self.requests) as f64 / length.as_secs_f64().max(1e-3);
