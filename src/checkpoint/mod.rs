@@ -22,11 +22,22 @@ pub(crate) mod file;
 /// The executed state, to be written or just read.
 pub(crate) mod frozen;
 
+/// All of a state, or what changed.
+pub(crate) mod increments;
+
+/// The bytes of one checkpoint, read.
+pub(crate) mod opened;
+
+/// The pages in one file.
+mod page_run;
+
 /// Two of them on disk.
 pub(crate) mod store;
 
 pub use file::CheckpointError;
 
+#[cfg(test)]
+mod increments_tests;
 #[cfg(test)]
 mod pages_tests;
 #[cfg(test)]

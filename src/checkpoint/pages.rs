@@ -456,6 +456,10 @@ impl<P: Page> PagedSnapshot for PagedState<P> {
         page.is_some()
     }
 
+    fn page_bytes(&self, index: u64) -> u64 {
+        self.pages.get(index).map_or(0, |page| page.bytes() as u64)
+    }
+
     fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest {
         self.pages.page_digest(index, algorithm)
     }

@@ -5,11 +5,13 @@ use super::stages::*;
 use super::transfer_stage::ToTransfer;
 use crate::checkpoint::file::{Body, Head};
 use crate::checkpoint::frozen::{Frozen, Layout};
+use crate::checkpoint::increments::{Extent, Increments};
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
 use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
+use crate::service::Snapshot;
 use crate::types::*;
 use crate::wire::messages::{MarkCertificate, MarkStatement};
 use crossbeam::channel::{Receiver, Sender};
@@ -66,6 +68,12 @@ pub struct CheckpointView {
     pub skipped: u64,
     /// Bytes of the last one.
     pub bytes: u64,
+    /// How many of its pages were written, and how many it has; none of a service without pages.
+    pub pages: Option<(u64, u64)>,
+    /// Files on disk, and their bytes.
+    pub files: (usize, u64),
+    /// Files of one checkpoint at most.
+    pub full_every: u32,
     /// Microseconds it took to freeze the state for it.
     pub freeze_us: u64,
     /// Milliseconds that writing it took.
@@ -85,6 +93,8 @@ pub struct CheckpointStage {
     pub(super) me: ReplicaId,
     pub(super) members: Members,
     pub(super) schedule: Schedule,
+    /// Which pages are written.
+    pub(super) increments: Increments,
     /// 0: no bound.
     pub(super) bytes_per_second: u64,
     pub(super) inbox: Receiver<ToCheckpoint>,
@@ -95,6 +105,21 @@ pub struct CheckpointStage {
     pub(super) write_s: f64,
     /// Where execution was when the last one was taken.
     pub(super) last: Option<(Seq, Instant)>,
+}
+
+/// What came of one.
+struct Written {
+    layout: Layout,
+    bytes: u64,
+    took: Duration,
+}
+
+/// Where in the order a state is.
+struct Position {
+    seq: Seq,
+    batches: Digest,
+    replies: Digest,
+    time: WallTime,
 }
 
 /// Told to stop.
@@ -129,15 +154,17 @@ impl CheckpointStage {
         let seq = taken.frozen.seq;
         let began = Instant::now();
         match self.write(taken) {
-            Ok(Some((bytes, took))) => {
+            Ok(Some(Written { layout, bytes, took })) => {
                 self.measure(seq, began, took);
                 let mut view = self.shared.checkpoints.lock();
                 view.kept = self.store.kept().to_vec();
                 view.written += 1;
                 (view.bytes, view.write_ms, view.failed) = (bytes, took.as_millis() as u64, None);
+                view.pages = layout.pages.map(|pages| (layout.changed.unwrap_or(pages), pages));
+                view.files = self.store.size();
                 drop(view);
-                if let [older, _] = self.store.kept() {
-                    let _ = self.to_order.send(ToOrder::CheckpointStored(*older));
+                if let Some(older) = self.store.older() {
+                    let _ = self.to_order.send(ToOrder::CheckpointStored(older));
                 }
                 Ok(())
             }
@@ -174,7 +201,7 @@ impl CheckpointStage {
     }
 
     /// Writes the body aside, no faster than allowed.
-    fn body(&self, frozen: &Frozen, began: Instant) -> io::Result<(Body, Layout)> {
+    fn body(&self, frozen: &Frozen, extent: &Extent, began: Instant) -> io::Result<(Body, Layout)> {
         let rate = self.bytes_per_second;
         let mut sent = 0u64;
         let mut pace = |bytes: usize| {
@@ -189,15 +216,17 @@ impl CheckpointStage {
             }
             Ok(())
         };
-        self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out))
+        self.store.write(frozen.bytes(extent), &mut pace, |out| frozen.write_to(extent, out))
     }
 
-    /// Bytes and time; `None` when told to stop.
-    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
+    /// `None` when told to stop.
+    fn write(&mut self, taken: Taken) -> io::Result<Option<Written>> {
         let Taken { frozen, mut written } = taken;
         let mut began = Instant::now();
+        let (extent, digests) =
+            self.increments.plan(frozen.state.pages(), Snapshot::bytes(&frozen.table), self.store.older_files());
         let (body, layout) = loop {
-            match self.body(&frozen, began) {
+            match self.body(&frozen, &extent, began) {
                 Err(_) if self.is_stopping() => return Ok(None),
                 // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
                 Err(e) if is_full(&e) => {
@@ -234,7 +263,24 @@ impl CheckpointStage {
                 }
             }
         };
+        let previous = match (&extent, layout.changed) {
+            (Extent::Changed { since, .. }, Some(changed)) => {
+                Some(self.store.previous(*since, changed).ok_or(io::ErrorKind::NotFound)?)
+            }
+            _ => None,
+        };
         let head = Head {
+            previous,
+            ..self.head(Position { seq, batches, replies, time }, layout, body.bytes())
+        };
+        self.store.seal(body, &head)?;
+        self.increments.stored(seq, digests, self.store.kept());
+        Ok(Some(Written { layout, bytes: head.body_bytes, took }))
+    }
+
+    fn head(&self, position: Position, layout: Layout, body_bytes: u64) -> Head {
+        let Position { seq, batches, replies, time } = position;
+        Head {
             cluster: self.cluster,
             replica: self.me,
             members: self.members,
@@ -245,10 +291,9 @@ impl CheckpointStage {
             pages: layout.pages,
             table_bytes: layout.table_bytes,
             header_bytes: layout.header_bytes,
-            body_bytes: body.bytes(),
-        };
-        self.store.seal(body, &head)?;
-        Ok(Some((head.body_bytes, took)))
+            body_bytes,
+            previous: None,
+        }
     }
 
     /// Until it succeeds: the replica does nothing else before.
@@ -264,21 +309,11 @@ impl CheckpointStage {
                 true => Err(io::Error::other("told to stop")),
                 false => Ok(()),
             };
-            let written = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
+            let (all, time) = (Extent::All, frozen.time);
+            let written =
+                self.store.write(frozen.bytes(&all), &mut pace, |out| frozen.write_to(&all, out));
             let sealed = written.and_then(|(body, layout)| {
-                let head = Head {
-                    cluster: self.cluster,
-                    replica: self.me,
-                    members: self.members,
-                    seq,
-                    batches,
-                    replies,
-                    time: frozen.time,
-                    pages: layout.pages,
-                    table_bytes: layout.table_bytes,
-                    header_bytes: layout.header_bytes,
-                    body_bytes: body.bytes(),
-                };
+                let head = self.head(Position { seq, batches, replies, time }, layout, body.bytes());
                 self.store.seal(body, &head)
             });
             match sealed {
@@ -293,6 +328,7 @@ impl CheckpointStage {
         }
         let mut view = self.shared.checkpoints.lock();
         view.kept = self.store.kept().to_vec();
+        view.files = self.store.size();
         view.failed = None;
         drop(view);
         let _ = self.to_order.send(ToOrder::One(Input::Installed { mark, progress }));

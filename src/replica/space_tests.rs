@@ -4,6 +4,7 @@ use super::checkpoint_stage::{CheckpointStage, Taken, ToCheckpoint};
 use super::replica_tests::{Cluster, put, put_all, until};
 use super::shared::Shared;
 use super::stages::ToOrder;
+use crate::checkpoint::increments::Increments;
 use crate::checkpoint::schedule::{Schedule, Turns};
 use crate::checkpoint::store::Store;
 use crate::client::Outcome;
@@ -35,6 +36,7 @@ fn stage(disk: Arc<MemoryDisk>, shared: &Arc<Shared>) -> (CheckpointStage, Sende
         me: ReplicaId(0),
         members: Members::new(FaultModel::Crash, 3, 1).unwrap(),
         schedule: Schedule::new(Turns::Synchronized, 8, 3, ReplicaId(0), 4).unwrap(),
+        increments: Increments::new(8, DigestAlgorithm::Blake3),
         bytes_per_second: 0,
         inbox,
         to_order: unbounded::<ToOrder>().0,

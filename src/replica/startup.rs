@@ -28,6 +28,7 @@ use super::status::StatusWriter;
 use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::increments::Increments;
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store as CheckpointStore;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
@@ -564,12 +565,11 @@ impl Replica {
         {
             let mut view = shared.checkpoints.lock();
             view.kept = checkpoints.kept().to_vec();
+            view.files = checkpoints.size();
+            view.full_every = config.checkpoint.full_every;
             view.period = schedule.map_or(0, |s| s.period());
         }
-        let older = match checkpoints.kept() {
-            [older, _] => Some(*older),
-            _ => None,
-        };
+        let older = checkpoints.older();
         let log_bytes = report.log_bytes.max(decisions_bytes);
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
@@ -592,6 +592,7 @@ impl Replica {
             me: id,
             members,
             schedule,
+            increments: Increments::new(config.checkpoint.full_every, config.digest),
             bytes_per_second: config.checkpoint.mib_per_second << 20,
             inbox: checkpoint_inbox,
             to_order: to_order.clone(),
