@@ -28,6 +28,12 @@ pub(crate) mod increments;
 /// The bytes of one checkpoint, read.
 pub(crate) mod opened;
 
+/// How fast one is written.
+pub(crate) mod pacer;
+
+/// Turns left out where writing takes longer than one.
+pub(crate) mod stretch;
+
 /// The pages in one file.
 mod page_run;
 
@@ -39,8 +45,12 @@ pub use file::CheckpointError;
 #[cfg(test)]
 mod increments_tests;
 #[cfg(test)]
+mod pacer_tests;
+#[cfg(test)]
 mod pages_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod stretch_tests;

@@ -6,7 +6,9 @@ use super::transfer_stage::ToTransfer;
 use crate::checkpoint::file::{Body, Head};
 use crate::checkpoint::frozen::{Frozen, Layout};
 use crate::checkpoint::increments::{Extent, Increments};
+use crate::checkpoint::pacer::{self, Pacer};
 use crate::checkpoint::schedule::Schedule;
+use crate::checkpoint::stretch::Stretch;
 use crate::checkpoint::store::Store;
 use crate::log::is_full;
 use crate::order::Input;
@@ -82,6 +84,12 @@ pub struct CheckpointView {
     pub period: u64,
     /// The smallest period that equation (1) allows, by what was measured.
     pub period_min: u64,
+    /// How many times the period is gone by.
+    pub stretch: u64,
+    /// Milliseconds of writing that were yielded to the log.
+    pub yielded_ms: u64,
+    /// What a log write takes while none is written, µs.
+    pub calm_us: Option<f64>,
     /// Why the last one did not come to be.
     pub failed: Option<String>,
 }
@@ -95,16 +103,12 @@ pub struct CheckpointStage {
     pub(super) schedule: Schedule,
     /// Which pages are written.
     pub(super) increments: Increments,
-    /// 0: no bound.
-    pub(super) bytes_per_second: u64,
+    pub(super) pacer: Pacer,
+    pub(super) stretch: Stretch,
     pub(super) inbox: Receiver<ToCheckpoint>,
     pub(super) to_order: Sender<ToOrder>,
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     pub(super) shared: Arc<Shared>,
-    /// The longest that writing one took, in seconds.
-    pub(super) write_s: f64,
-    /// Where execution was when the last one was taken.
-    pub(super) last: Option<(Seq, Instant)>,
 }
 
 /// What came of one.
@@ -112,6 +116,8 @@ struct Written {
     layout: Layout,
     bytes: u64,
     took: Duration,
+    /// Places decided meanwhile.
+    places: u64,
 }
 
 /// Where in the order a state is.
@@ -152,10 +158,9 @@ impl CheckpointStage {
 
     fn checkpoint(&mut self, taken: Taken) -> Result<(), Stopped> {
         let seq = taken.frozen.seq;
-        let began = Instant::now();
         match self.write(taken) {
-            Ok(Some(Written { layout, bytes, took })) => {
-                self.measure(seq, began, took);
+            Ok(Some(Written { layout, bytes, took, places })) => {
+                self.measure(took, places);
                 let mut view = self.shared.checkpoints.lock();
                 view.kept = self.store.kept().to_vec();
                 view.written += 1;
@@ -200,33 +205,46 @@ impl CheckpointStage {
         }
     }
 
-    /// Writes the body aside, no faster than allowed.
-    fn body(&self, frozen: &Frozen, extent: &Extent, began: Instant) -> io::Result<(Body, Layout)> {
-        let rate = self.bytes_per_second;
-        let mut sent = 0u64;
+    /// Writes the body aside, at the pacer's pace.
+    fn body(
+        &mut self,
+        frozen: &Frozen,
+        extent: &Extent,
+        began: Instant,
+        from: Seq,
+    ) -> io::Result<(Body, Layout)> {
+        let Self { store, pacer, shared, schedule, .. } = self;
+        let bytes = frozen.bytes(extent);
+        pacer.begin(bytes, shared.log_writes());
+        let stretch = shared.checkpoint_stretch.load(Ordering::Relaxed).max(1);
+        let turn_places = (schedule.turn_places() * stretch) as f64;
         let mut pace = |bytes: usize| {
-            if self.is_stopping() {
+            if shared.stopping.load(Ordering::Relaxed) {
                 // Not as interrupted: `write_all` would try that again for ever.
                 return Err(io::Error::other("told to stop"));
             }
-            sent += bytes as u64;
-            if rate > 0 {
-                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
-            }
+            let passed = shared.decided().0.saturating_sub(from.0);
+            let now = pacer::Now {
+                since: began.elapsed(),
+                turn: passed as f64 / turn_places,
+                log: shared.log_writes(),
+            };
+            std::thread::sleep(pacer.pause(bytes, now));
             Ok(())
         };
-        self.store.write(frozen.bytes(extent), &mut pace, |out| frozen.write_to(extent, out))
+        let written = store.write(bytes, &mut pace, |out| frozen.write_to(extent, out));
+        pacer.end(shared.log_writes());
+        written
     }
 
     /// `None` when told to stop.
     fn write(&mut self, taken: Taken) -> io::Result<Option<Written>> {
         let Taken { frozen, mut written } = taken;
-        let mut began = Instant::now();
+        let (mut began, mut from) = (Instant::now(), self.shared.decided());
         let (extent, digests) =
             self.increments.plan(frozen.state.pages(), Snapshot::bytes(&frozen.table), self.store.older_files());
         let (body, layout) = loop {
-            match self.body(&frozen, &extent, began) {
+            match self.body(&frozen, &extent, began, from) {
                 Err(_) if self.is_stopping() => return Ok(None),
                 // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
                 Err(e) if is_full(&e) => {
@@ -234,12 +252,12 @@ impl CheckpointStage {
                     // Execution waits for the disk in the baseline, but not for an operator.
                     written = None;
                     self.rest();
-                    began = Instant::now();
+                    (began, from) = (Instant::now(), self.shared.decided());
                 }
                 other => break other?,
             }
         };
-        let took = began.elapsed();
+        let (took, places) = (began.elapsed(), self.shared.decided().0.saturating_sub(from.0));
         let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);
         // Pages that were written since need no second copy any more.
         drop((frozen, written));
@@ -275,7 +293,7 @@ impl CheckpointStage {
         };
         self.store.seal(body, &head)?;
         self.increments.stored(seq, digests, self.store.kept());
-        Ok(Some(Written { layout, bytes: head.body_bytes, took }))
+        Ok(Some(Written { layout, bytes: head.body_bytes, took, places }))
     }
 
     fn head(&self, position: Position, layout: Layout, body_bytes: u64) -> Head {
@@ -339,22 +357,25 @@ impl CheckpointStage {
     }
 
     /// Checks equation (1) against what was measured: P > n · C_max · T_max.
-    fn measure(&mut self, seq: Seq, began: Instant, took: Duration) {
-        self.write_s = self.write_s.max(took.as_secs_f64());
-        if let Some((before, at)) = self.last.replace((seq, began)) {
-            let places_per_s = (seq.0 - before.0) as f64 / (began - at).as_secs_f64().max(1e-3);
-            let (period, min) =
-                (self.schedule.period(), self.schedule.smallest_period(self.write_s, places_per_s));
-            let mut view = self.shared.checkpoints.lock();
-            if period < min && view.period_min <= period {
-                ::log::warn!(
-                    "checkpoint.period = {period} is too small: a checkpoint takes {:.1} s and {places_per_s:.0} places are \
-                     decided in a second, so replicas write at the same time below {min}",
-                    self.write_s
-                );
-            }
-            view.period_min = view.period_min.max(min);
+    fn measure(&mut self, took: Duration, places: u64) {
+        let yielded = self.pacer.yielded().min(took);
+        // What it yielded it would not have to: the pacer goes on in time.
+        let needed = 1.0 - yielded.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        self.stretch.add((places as f64 * needed).ceil() as u64);
+        let (min, factor, period) =
+            (self.stretch.smallest_period(), self.stretch.factor(), self.schedule.period());
+        self.shared.checkpoint_stretch.store(factor, Ordering::Relaxed);
+        let mut view = self.shared.checkpoints.lock();
+        if factor > view.stretch.max(1) {
+            ::log::warn!(
+                "checkpoint.period = {period} is too small: a checkpoint takes {:.1} s, in which {places} places are decided, so that \
+                 replicas write at the same time below {min}; from now on this one goes by {}",
+                took.as_secs_f64(),
+                period * factor
+            );
         }
+        (view.period_min, view.stretch) = (min, factor);
+        (view.yielded_ms, view.calm_us) = (yielded.as_millis() as u64, self.pacer.calm_us());
     }
 }
 
@@ -371,7 +392,8 @@ impl Checkpoints {
     pub fn takes(&self, seq: Seq, shared: &Shared) -> bool {
         let pressed =
             || shared.checkpoint_wanted.load(Ordering::Relaxed) && seq.0.is_multiple_of(self.mark_interval);
-        self.schedule.takes(seq) || pressed()
+        let stretch = shared.checkpoint_stretch.load(Ordering::Relaxed).max(1);
+        self.schedule.takes(seq, stretch) || pressed()
     }
 
     /// Whether all replicas take the root of their state after place `seq`.

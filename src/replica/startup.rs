@@ -29,7 +29,9 @@ use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::increments::Increments;
+use crate::checkpoint::pacer::Pacer;
 use crate::checkpoint::schedule::Schedule;
+use crate::checkpoint::stretch::Stretch;
 use crate::checkpoint::store::Store as CheckpointStore;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
 use crate::data_dir;
@@ -568,6 +570,7 @@ impl Replica {
             view.files = checkpoints.size();
             view.full_every = config.checkpoint.full_every;
             view.period = schedule.map_or(0, |s| s.period());
+            view.stretch = 1;
         }
         let older = checkpoints.older();
         let log_bytes = report.log_bytes.max(decisions_bytes);
@@ -593,13 +596,12 @@ impl Replica {
             members,
             schedule,
             increments: Increments::new(config.checkpoint.full_every, config.digest),
-            bytes_per_second: config.checkpoint.mib_per_second << 20,
+            pacer: Pacer::new(config.checkpoint.mib_per_second << 20),
+            stretch: Stretch::new(schedule),
             inbox: checkpoint_inbox,
             to_order: to_order.clone(),
             to_transfer: to_transfer.clone(),
             shared: shared.clone(),
-            write_s: 0.0,
-            last: None,
         });
         shared.view.store(core.view().0, Ordering::Relaxed);
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);

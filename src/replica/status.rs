@@ -69,7 +69,7 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
         concat!(
             r#""checkpoints":{{"kept":[{}],"writing":{},"written":{},"skipped":{},"bytes":{},"pages":{},"#,
             r#""pages_written":{},"full_every":{},"files":{},"files_bytes":{},"freeze_us":{},"write_ms":{},"#,
-            r#""period":{},"period_min":{},"failed":{}}},"#
+            r#""yielded_ms":{},"log_calm_us":{},"period":{},"period_min":{},"stretch":{},"failed":{}}},"#
         ),
         kept.join(","),
         writing,
@@ -83,8 +83,11 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
         view.files.1,
         view.freeze_us,
         view.write_ms,
+        view.yielded_ms,
+        view.calm_us.map_or_else(|| "null".to_owned(), |us| format!("{us:.1}")),
         view.period,
         view.period_min,
+        view.stretch,
         optional(view.failed.as_deref()),
     )
 }
