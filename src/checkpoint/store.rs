@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::file::{Body, BodyWriter, CheckpointError, Glance, Head, Previous};
 use super::increments::CHAIN_MAX;
 use super::opened::{Opened, Part};
-use crate::log::{AlignedBuffer, BLOCK_BYTES, LogError};
 use crate::log::storage::{Disk, RealDisk};
+use crate::log::{AlignedBuffer, BLOCK_BYTES, LogError};
 use crate::quorum::Group as Members;
 use crate::types::*;
 

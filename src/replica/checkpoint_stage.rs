@@ -8,8 +8,8 @@ use crate::checkpoint::frozen::{Frozen, Layout};
 use crate::checkpoint::increments::{Extent, Increments};
 use crate::checkpoint::pacer::{self, Pacer};
 use crate::checkpoint::schedule::Schedule;
-use crate::checkpoint::stretch::Stretch;
 use crate::checkpoint::store::Store;
+use crate::checkpoint::stretch::Stretch;
 use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
@@ -17,6 +17,7 @@ use crate::service::Snapshot;
 use crate::types::*;
 use crate::wire::messages::{MarkCertificate, MarkStatement};
 use crossbeam::channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +52,9 @@ pub struct Installed {
     progress: Vec<(SessionId, RequestNumber)>,
 }
 
+/// A state that is to be written after the one that is being written.
+pub type Waiting = Arc<Mutex<Option<Frozen>>>;
+
 /// A state to be written.
 pub struct Taken {
     /// All of it.
@@ -72,6 +76,8 @@ pub struct CheckpointView {
     pub bytes: u64,
     /// How many of its pages were written, and how many it has; none of a service without pages.
     pub pages: Option<(u64, u64)>,
+    /// Bytes of pages that only the last one held while it was written.
+    pub copied_bytes: u64,
     /// Files on disk, and their bytes.
     pub files: (usize, u64),
     /// Files of one checkpoint at most.
@@ -106,6 +112,7 @@ pub struct CheckpointStage {
     pub(super) pacer: Pacer,
     pub(super) stretch: Stretch,
     pub(super) inbox: Receiver<ToCheckpoint>,
+    pub(super) waiting: Waiting,
     pub(super) to_order: Sender<ToOrder>,
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     pub(super) shared: Arc<Shared>,
@@ -138,10 +145,16 @@ impl CheckpointStage {
         for message in self.inbox.clone() {
             match message {
                 ToCheckpoint::Taken(taken) => {
-                    let done = self.checkpoint(taken);
-                    self.shared.checkpointing.store(false, Ordering::Release);
-                    if done.is_err() {
-                        break;
+                    let mut next = Some(taken);
+                    while let Some(taken) = next {
+                        if self.checkpoint(taken).is_err() {
+                            self.shared.checkpointing.store(false, Ordering::Release);
+                            return;
+                        }
+                        let mut waiting = self.waiting.lock();
+                        next = waiting.take().map(|frozen| Taken { frozen, written: None });
+                        // Whoever freezes the next looks at both under the same lock.
+                        self.shared.checkpointing.store(next.is_some(), Ordering::Release);
                     }
                 }
                 ToCheckpoint::Install(installed) => {
@@ -158,6 +171,8 @@ impl CheckpointStage {
 
     fn checkpoint(&mut self, taken: Taken) -> Result<(), Stopped> {
         let seq = taken.frozen.seq;
+        // Not before it is this one's turn: a single place waits for its mark.
+        let _ = self.to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
         match self.write(taken) {
             Ok(Some(Written { layout, bytes, took, places })) => {
                 self.measure(took, places);
@@ -205,28 +220,32 @@ impl CheckpointStage {
         }
     }
 
-    /// Writes the body aside, at the pacer's pace.
+    /// Writes the body aside, at the pacer's pace; one that execution waits for yields to nothing.
     fn body(
         &mut self,
         frozen: &Frozen,
         extent: &Extent,
         began: Instant,
         from: Seq,
+        yields: bool,
     ) -> io::Result<(Body, Layout)> {
         let Self { store, pacer, shared, schedule, .. } = self;
         let bytes = frozen.bytes(extent);
         pacer.begin(bytes, shared.log_writes());
         let stretch = shared.checkpoint_stretch.load(Ordering::Relaxed).max(1);
         let turn_places = (schedule.turn_places() * stretch) as f64;
+        let copied = || frozen.state.pages().map_or(0, |pages| pages.copied_bytes());
+        let copied_before = copied();
         let mut pace = |bytes: usize| {
             if shared.stopping.load(Ordering::Relaxed) {
                 // Not as interrupted: `write_all` would try that again for ever.
                 return Err(io::Error::other("told to stop"));
             }
+            shared.checkpoints.lock().copied_bytes = copied() - copied_before;
             let passed = shared.decided().0.saturating_sub(from.0);
             let now = pacer::Now {
                 since: began.elapsed(),
-                turn: passed as f64 / turn_places,
+                turn: if yields { passed as f64 / turn_places } else { f64::INFINITY },
                 log: shared.log_writes(),
             };
             std::thread::sleep(pacer.pause(bytes, now));
@@ -241,10 +260,13 @@ impl CheckpointStage {
     fn write(&mut self, taken: Taken) -> io::Result<Option<Written>> {
         let Taken { frozen, mut written } = taken;
         let (mut began, mut from) = (Instant::now(), self.shared.decided());
-        let (extent, digests) =
-            self.increments.plan(frozen.state.pages(), Snapshot::bytes(&frozen.table), self.store.older_files());
+        let (extent, digests) = self.increments.plan(
+            frozen.state.pages(),
+            Snapshot::bytes(&frozen.table),
+            self.store.older_files(),
+        );
         let (body, layout) = loop {
-            match self.body(&frozen, &extent, began, from) {
+            match self.body(&frozen, &extent, began, from, written.is_none()) {
                 Err(_) if self.is_stopping() => return Ok(None),
                 // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
                 Err(e) if is_full(&e) => {
@@ -287,10 +309,8 @@ impl CheckpointStage {
             }
             _ => None,
         };
-        let head = Head {
-            previous,
-            ..self.head(Position { seq, batches, replies, time }, layout, body.bytes())
-        };
+        let head =
+            Head { previous, ..self.head(Position { seq, batches, replies, time }, layout, body.bytes()) };
         self.store.seal(body, &head)?;
         self.increments.stored(seq, digests, self.store.kept());
         Ok(Some(Written { layout, bytes: head.body_bytes, took, places }))
@@ -317,6 +337,8 @@ impl CheckpointStage {
     /// Until it succeeds: the replica does nothing else before.
     fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
         let Installed { frozen, mark, progress } = installed;
+        // It is of before that.
+        *self.waiting.lock() = None;
         let MarkStatement { seq, batches, replies, .. } = mark.statement;
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
@@ -328,8 +350,7 @@ impl CheckpointStage {
                 false => Ok(()),
             };
             let (all, time) = (Extent::All, frozen.time);
-            let written =
-                self.store.write(frozen.bytes(&all), &mut pace, |out| frozen.write_to(&all, out));
+            let written = self.store.write(frozen.bytes(&all), &mut pace, |out| frozen.write_to(&all, out));
             let sealed = written.and_then(|(body, layout)| {
                 let head = self.head(Position { seq, batches, replies, time }, layout, body.bytes());
                 self.store.seal(body, &head)
@@ -385,6 +406,7 @@ pub struct Checkpoints {
     pub(super) mark_interval: u64,
     pub(super) stop_the_world: bool,
     pub(super) to_checkpoint: Sender<ToCheckpoint>,
+    pub(super) waiting: Waiting,
 }
 
 impl Checkpoints {
@@ -407,23 +429,29 @@ impl Checkpoints {
         let _ = self.to_checkpoint.send(ToCheckpoint::Install(installed));
     }
 
-    /// Freezes and hands over what `freeze` gives, unless one is being written.
-    pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared, to_order: &Sender<ToOrder>) {
-        shared.checkpoint_wanted.store(false, Ordering::Relaxed);
+    /// Freezes and hands over what `freeze` gives. While another one is being written it is left out, unless the log fills up and has
+    /// not two checkpoints yet: then it waits, in place of one that waits already. It may be the last state that a full log lets come
+    /// about, and only two of them make room.
+    pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared) {
+        let pressed = shared.checkpoint_wanted.swap(false, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
         if shared.checkpointing.swap(true, Ordering::AcqRel) {
-            shared.checkpoints.lock().skipped += 1;
+            let mut view = shared.checkpoints.lock();
+            if pressed && view.kept.len() < 2 {
+                *waiting = Some(freeze());
+            } else {
+                view.skipped += 1;
+            }
             return;
         }
+        drop(waiting);
         let began = Instant::now();
         let frozen = freeze();
         shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
-        let seq = frozen.seq;
         let (written, wait) = crossbeam::channel::bounded(0);
         let written = self.stop_the_world.then_some(written);
         let stops = written.is_some();
-        // First to the writer: order may know at once that a mark covers it.
         let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
-        let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
         if stops {
             // It ends when the writer lets go of its end.
             let _ = wait.recv();

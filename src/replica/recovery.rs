@@ -41,6 +41,8 @@ pub struct Recovery<'a> {
     pub(super) table: ClientTableLimits,
     /// Where all replicas take the root of their state.
     pub(super) schedule: Option<Schedule>,
+    /// Places between marks.
+    pub(super) mark_interval: u64,
     pub(super) progress: &'a RecoveryProgress,
 }
 
@@ -52,6 +54,9 @@ pub struct Recovered {
     pub(super) replay: Replay,
     /// States passed at places where all replicas take their root, the last ones.
     pub(super) passed: Vec<Frozen>,
+    /// Where less than two checkpoints are on disk: the last state passed at a mark, below the executed one. Only a log that is full
+    /// needs it: nothing more is executed then, and two checkpoints of two places make room.
+    pub(super) spare: Option<Frozen>,
 }
 
 /// What an attempt with one checkpoint ends in, if not well.
@@ -71,7 +76,7 @@ impl Recovery<'_> {
                 opened
             });
             let failed = match opened {
-                Ok(opened) => match self.attempt(service, Some(opened)) {
+                Ok(opened) => match self.attempt(service, Some(opened), store.kept().len() < 2) {
                     Ok(recovered) => return Ok(recovered),
                     Err(Failed::Start(e)) => return Err(e),
                     Err(Failed::Checkpoint(back, why)) => {
@@ -89,17 +94,24 @@ impl Recovery<'_> {
             ::log::warn!("{}: {failed}: going back to what is before it", path.display());
             store.discard(seq)?;
         }
-        self.attempt(service, None).map_err(|failed| match failed {
+        self.attempt(service, None, true).map_err(|failed| match failed {
             Failed::Start(e) => e,
             Failed::Checkpoint(..) => unreachable!("there was none"),
         })
     }
 
-    fn attempt(&self, service: Box<dyn Service>, opened: Option<Opened>) -> Result<Recovered, Failed> {
+    /// `alone`: there is no second checkpoint.
+    fn attempt(
+        &self,
+        service: Box<dyn Service>,
+        opened: Option<Opened>,
+        alone: bool,
+    ) -> Result<Recovered, Failed> {
         let base =
             opened.as_ref().map_or(Base::default(), |o| Base { seq: o.head.seq, batches: o.head.batches });
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         let (table, hasher, schedule) = (self.table, self.auth.hasher, self.schedule);
+        let spare_every = schedule.filter(|_| alone).map(|_| self.mark_interval);
         let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
             let mut service = service;
             let mut executor = match opened {
@@ -123,20 +135,26 @@ impl Recovery<'_> {
                 }
             };
             pass(&executor);
+            let (mut spare, mut last) = (None, None);
             for batch in ready_out {
+                // One more place follows what was passed last.
+                spare = last.take().or(spare);
                 executor.execute(&batch);
                 pass(&executor);
+                if spare_every.is_some_and(|every| executor.executed().0.is_multiple_of(every)) {
+                    last = Some(executor.freeze());
+                }
             }
-            Ok((executor, passed))
+            Ok((executor, passed, spare))
         });
         let execute = execute.map_err(|e| Failed::Start(e.into()))?;
         let read = self.read(base, ready_in);
         match execute.join() {
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
-            Ok(Ok((executor, passed))) => {
+            Ok(Ok((executor, passed, spare))) => {
                 let (replay, open, open_layer) = read.map_err(Failed::Start)?;
-                Ok(Recovered { executor, open, open_layer, replay, passed })
+                Ok(Recovered { executor, open, open_layer, replay, passed, spare })
             }
         }
     }

@@ -10,7 +10,7 @@
 //! before the core allows it.
 
 use super::admin::{Admin, Answer};
-use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
+use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint, Waiting};
 use super::decisions::{Recent, Store, layer_mode};
 use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
@@ -31,10 +31,11 @@ use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::increments::Increments;
 use crate::checkpoint::pacer::Pacer;
 use crate::checkpoint::schedule::Schedule;
-use crate::checkpoint::stretch::Stretch;
 use crate::checkpoint::store::Store as CheckpointStore;
+use crate::checkpoint::stretch::Stretch;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
 use crate::data_dir;
+use crate::durable::DurableLayer;
 use crate::execute::client_table::ClientTableLimits;
 use crate::identity::Identity;
 use crate::keys::{KeyError, ReplicaKeys};
@@ -485,11 +486,19 @@ impl Replica {
         };
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
-        let recovery = Recovery { auth: &auth, options, layer_options, table, schedule, progress: &progress };
+        let recovery = Recovery {
+            auth: &auth,
+            options,
+            layer_options,
+            table,
+            schedule,
+            mark_interval: interval,
+            progress: &progress,
+        };
         progress.begin();
         let recovered = recovery.run(service, &mut checkpoints);
         progress.end();
-        let Recovered { executor, open, open_layer, mut replay, passed } = recovered?;
+        let Recovered { executor, open, open_layer, mut replay, passed, spare } = recovered?;
         let report = open.report().clone();
         let restored = |why| StartError::Restore { dir: log_dir.clone(), why };
         // A state from others whose checkpoint is there, and whose record is not.
@@ -577,6 +586,7 @@ impl Replica {
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = unbounded::<ToCheckpoint>();
+        let waiting = Waiting::default();
         let to_transfer = transfer_net.as_ref().map(|_| transfer_in.clone());
         // One is hashed while another waits.
         let (roots_in, roots_inbox) = bounded::<Frozen>(PASSED_MAX);
@@ -599,6 +609,7 @@ impl Replica {
             pacer: Pacer::new(config.checkpoint.mib_per_second << 20),
             stretch: Stretch::new(schedule),
             inbox: checkpoint_inbox,
+            waiting: waiting.clone(),
             to_order: to_order.clone(),
             to_transfer: to_transfer.clone(),
             shared: shared.clone(),
@@ -681,7 +692,7 @@ impl Replica {
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
             to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
-            own_decisions: layer_mode(durability).is_some(),
+            decisions: layer.as_ref().map(DurableLayer::reader),
             stored: older.map(|seq| (seq, Tick(0))),
             wanted_at: 0,
             resends: HashMap::new(),
@@ -710,7 +721,9 @@ impl Replica {
                 mark_interval: config.limits.mark_interval,
                 stop_the_world: config.checkpoint.snapshot == SnapshotKind::StopTheWorld,
                 to_checkpoint: to_checkpoint.clone(),
+                waiting,
             }),
+            spare,
             to_roots: schedule.map(|_| roots_in.clone()),
             to_transfer: to_transfer.clone(),
             layer,

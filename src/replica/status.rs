@@ -68,7 +68,7 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
     format!(
         concat!(
             r#""checkpoints":{{"kept":[{}],"writing":{},"written":{},"skipped":{},"bytes":{},"pages":{},"#,
-            r#""pages_written":{},"full_every":{},"files":{},"files_bytes":{},"freeze_us":{},"write_ms":{},"#,
+            r#""pages_written":{},"full_every":{},"files":{},"disk_bytes":{},"copied_bytes":{},"freeze_us":{},"write_ms":{},"#,
             r#""yielded_ms":{},"log_calm_us":{},"period":{},"period_min":{},"stretch":{},"failed":{}}},"#
         ),
         kept.join(","),
@@ -81,6 +81,7 @@ fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
         view.full_every,
         view.files.0,
         view.files.1,
+        view.copied_bytes,
         view.freeze_us,
         view.write_ms,
         view.yielded_ms,

@@ -196,6 +196,12 @@ pub trait PagedSnapshot: Send + Sync {
         page.len() as u64
     }
 
+    /// A counter of bytes, which goes up when the service writes to a page that a snapshot holds; 0 if nobody counts. By as much as it
+    /// went up since a snapshot was taken the memory in use is more than without it, at most.
+    fn copied_bytes(&self) -> u64 {
+        0
+    }
+
     /// The page's digest as [`root_of`](crate::checkpoint::pages::root_of) takes it; zeros if it is free.
     fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest;
 
