@@ -230,8 +230,10 @@ fn a_log_that_fills_up_before_there_are_two_checkpoints_makes_room_by_itself() {
 #[test]
 fn a_log_of_decisions_keeps_for_others_what_it_is_told_to() {
     let mut options = options(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
-    let keep_mib = LOG_MIB / 2 - 2;
+    let keep_mib = LOG_MIB / 2;
     options.checkpoint.log_keep_mib = keep_mib;
+    // It never fills up: then it would let go of that, too.
+    options.log.bytes_max_mib = 4 * LOG_MIB;
     let mut cluster = Cluster::with(options);
     let client = cluster.client();
     let session = client.session();
@@ -330,7 +332,7 @@ fn a_group_that_starts_with_full_logs_and_no_checkpoints_makes_room_by_itself() 
         }
         i += 1;
     }
-    wait("all are full", || full(&cluster));
+    wait("one is full", || full(&cluster));
     (0..3).for_each(|i| cluster.stop(i));
     let mut settings = cluster.config.clone().settings().clone();
     settings.checkpoint.period = 1 << 30;
