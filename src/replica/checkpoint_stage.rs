@@ -429,18 +429,15 @@ impl Checkpoints {
         let _ = self.to_checkpoint.send(ToCheckpoint::Install(installed));
     }
 
-    /// Freezes and hands over what `freeze` gives. While another one is being written it is left out, unless the log fills up and has
-    /// not two checkpoints yet: then it waits, in place of one that waits already. It may be the last state that a full log lets come
-    /// about, and only two of them make room.
+    /// Freezes and hands over what `freeze` gives. While another one is being written it is left out, unless the log fills up: then it
+    /// waits, in place of one that waits already. It may be the last state that a full log lets come about, and only two make room.
     pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared) {
         let pressed = shared.checkpoint_wanted.swap(false, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
         if shared.checkpointing.swap(true, Ordering::AcqRel) {
-            let mut view = shared.checkpoints.lock();
-            if pressed && view.kept.len() < 2 {
-                *waiting = Some(freeze());
-            } else {
-                view.skipped += 1;
+            match pressed {
+                true => *waiting = Some(freeze()),
+                false => shared.checkpoints.lock().skipped += 1,
             }
             return;
         }

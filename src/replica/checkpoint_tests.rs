@@ -217,7 +217,21 @@ fn a_log_that_fills_up_before_there_are_two_checkpoints_makes_room_by_itself() {
         let client = cluster.client();
         let session = client.session();
         let writes = ((2 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
-        (0..writes).for_each(|i| put(&session, i));
+        for i in 0..writes {
+            let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
+            let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
+            let until = Instant::now() + Duration::from_secs(60);
+            // Full is not for long.
+            while !matches!(
+                session.invoke(operation.clone(), Some(Duration::from_secs(60))),
+                Outcome::Done(_)
+            ) {
+                let states: Vec<String> =
+                    cluster.replicas.iter().flatten().map(Replica::status_json).collect();
+                assert!(Instant::now() < until, "{durability}, write {i}:\n{}", states.join("\n"));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
         check(&client, writes);
         for replica in cluster.replicas.iter().flatten() {
             let status = || replica.status_json();
@@ -327,12 +341,12 @@ fn a_group_that_starts_with_full_logs_and_no_checkpoints_makes_room_by_itself() 
     while !full(&cluster) {
         let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
         let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
-        if !matches!(session.invoke(operation, Some(Duration::from_secs(1))), Outcome::Done(_)) {
+        if !matches!(session.invoke(operation, Some(Duration::from_secs(10))), Outcome::Done(_)) {
             break;
         }
         i += 1;
     }
-    wait("one is full", || full(&cluster));
+    assert!(u64::from(i) * VALUE_BYTES as u64 > (LOG_MIB << 20) / 4 * 3, "{i} writes do not fill the log");
     (0..3).for_each(|i| cluster.stop(i));
     let mut settings = cluster.config.clone().settings().clone();
     settings.checkpoint.period = 1 << 30;
