@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::checkpoint::increments::CHAIN_MAX;
 use crate::hex;
 use crate::quorum::{FaultModel, Group};
 use crate::types::{ClientId, ClusterId, DigestAlgorithm, ReplicaId};
@@ -278,6 +279,7 @@ impl Config {
             format!("\"{}\"", usual.snapshot),
         );
         changed(&mut checkpoint, "mib_per_second", now.mib_per_second, usual.mib_per_second);
+        changed(&mut checkpoint, "full_every", now.full_every, usual.full_every);
         changed(&mut checkpoint, "log_keep_mib", now.log_keep_mib, usual.log_keep_mib);
         changed(&mut checkpoint, "dir", format!("{:?}", now.dir), format!("{:?}", usual.dir));
         let mut transfer = String::new();
@@ -772,6 +774,8 @@ fn check_numbers(settings: &Settings) -> Result<(), Wrong> {
     let group_max = u64::from(settings.f.max(1));
     range(in_checkpoint, "group", "replicas (f)", u64::from(checkpoint.group), 1, group_max)?;
     range(in_checkpoint, "mib_per_second", "MiB", checkpoint.mib_per_second, 0, 1 << 20)?;
+    let files_max = u64::from(CHAIN_MAX);
+    range(in_checkpoint, "full_every", "checkpoints", u64::from(checkpoint.full_every), 1, files_max)?;
     range(in_checkpoint, "log_keep_mib", "MiB", checkpoint.log_keep_mib, 0, 16 << 20)?;
     if checkpoint.dir != PathBuf::new() && !checkpoint.dir.is_absolute() {
         return Err(in_checkpoint("dir", format!("{} is not an absolute path", checkpoint.dir.display())));

@@ -5,12 +5,16 @@
 //! | head  | body, in chunks of 1 MiB, the last one padded with zeros | digests of the chunks, padded |
 //!
 //! body:   client table | header of the state | pages: (length u32, bytes)… a free page has length 0
+//!                                            | or only the changed ones: (index u64, length u32, bytes)… ascending
 //!                                            | or the canonical bytes of a service without pages
 //! ```
+//! A file with changed pages only builds on another one, which it names by place and root: its own root is that of the whole chain,
+//! down to the file with all pages.
+//!
 //! The head is written last; a file gets its name after that, and only when all of it is durable. The root is the digest of head and
 //! chunk digests: whoever trusts the root can trust every chunk as it comes.
 //!
-//! Head (192 bytes, the rest of its block is zero):
+//! Head (the rest of its block is zero):
 //! ```text
 //!   0  magic "DURACKPT"     8      56  batch history up to seq   32     144  table bytes         8
 //!   8  format               4      88  reply history             32     152  header bytes        8
@@ -19,14 +23,15 @@
 //!  32  seq                  8     136  n << 32 | model            8
 //!  40  written by (format of the service's state)  16, zero for now
 //! ```
-//! Behind it in the same block: root (32), crc32c of the 224 bytes before it.
+//! Format 1 has all pages, and ends there. Format 2 goes on:
+//! ```text
+//! 192  seq of the file before  8     200  its root             32     232  changed pages       8
+//! ```
+//! Behind it in the same block: root (32), crc32c of all bytes before it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, bounded};
-
-use crate::log::Progress;
 use crate::log::storage::DiskFile;
 use crate::log::{AlignedBuffer, BLOCK_BYTES};
 use crate::quorum::{FaultModel, Group as Members};
@@ -34,13 +39,11 @@ use crate::types::*;
 
 /// Unit of reading, hashing and writing.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// The format this build writes and reads.
-const FORMAT: u32 = 1;
+/// The formats this build writes and reads: all pages, and changed ones.
+const FORMATS: [u32; 2] = [1, 2];
 const MAGIC: [u8; 8] = *b"DURACKPT";
-const FIELDS: usize = 192;
+const FIELDS: [usize; 2] = [192, 240];
 const NO_PAGES: u64 = u64::MAX;
-/// Chunks read ahead of the state that is built from them.
-const AHEAD: usize = 16;
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +87,28 @@ pub struct Head {
     pub header_bytes: u64,
     /// Bytes of all of it.
     pub body_bytes: u64,
+    /// What it builds on; `None`: it has all pages.
+    pub previous: Option<Previous>,
+}
+
+/// The file under one that has changed pages only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Previous {
+    /// Its place.
+    pub seq: Seq,
+    /// Its root.
+    pub root: Digest,
+    /// How many pages changed since.
+    pub changed: u64,
 }
 
 impl Head {
-    fn fields(&self) -> [u8; FIELDS] {
-        let mut out = [0; FIELDS];
+    fn fields(&self) -> Vec<u8> {
+        let kind = usize::from(self.previous.is_some());
+        let mut out = vec![0; FIELDS[kind]];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);
-        put(8, &FORMAT.to_le_bytes());
+        put(8, &FORMATS[kind].to_le_bytes());
         put(12, &self.replica.0.to_le_bytes());
         put(16, &self.cluster.0);
         put(32, &self.seq.0.to_le_bytes());
@@ -107,20 +124,24 @@ impl Head {
         put(144, &self.table_bytes.to_le_bytes());
         put(152, &self.header_bytes.to_le_bytes());
         put(160, &self.body_bytes.to_le_bytes());
+        if let Some(Previous { seq, root, changed }) = &self.previous {
+            put(192, &seq.0.to_le_bytes());
+            put(200, &root.0);
+            put(232, &changed.to_le_bytes());
+        }
         out
+    }
+
+    /// From its block, with the root behind it. Errors: damage; a format or a group that is not this one.
+    pub(super) fn read(block: &[u8], members: Members) -> Result<(Self, Digest), CheckpointError> {
+        let (kind, root) = checked(block)?;
+        Ok((Self::of(&block[..FIELDS[kind]], members)?, root))
     }
 
     fn of(fields: &[u8], members: Members) -> Result<Self, CheckpointError> {
         let u64_at = |at: usize| u64::from_le_bytes(fields[at..at + 8].try_into().expect("8 bytes"));
         let u32_at = |at: usize| u32::from_le_bytes(fields[at..at + 4].try_into().expect("4 bytes"));
         let digest = |at: usize| Digest(fields[at..at + 32].try_into().expect("32 bytes"));
-        if fields[..8] != MAGIC {
-            return Err(CheckpointError::Damaged("head"));
-        }
-        if u32_at(8) != FORMAT {
-            let text = format!("written in format {}; this build reads {FORMAT} only", u32_at(8));
-            return Err(CheckpointError::Foreign(text));
-        }
         let pages = Some(u64_at(128)).filter(|pages| *pages != NO_PAGES);
         let head = Self {
             cluster: ClusterId(fields[16..32].try_into().expect("16 bytes")),
@@ -134,6 +155,11 @@ impl Head {
             table_bytes: u64_at(144),
             header_bytes: u64_at(152),
             body_bytes: u64_at(160),
+            previous: (fields.len() == FIELDS[1]).then(|| Previous {
+                seq: Seq(u64_at(192)),
+                root: digest(200),
+                changed: u64_at(232),
+            }),
         };
         // Whatever this build does not write is not taken for something else, the group among it.
         if head.fields() != fields {
@@ -141,15 +167,61 @@ impl Head {
                 "of another group, or with fields this build does not know".into(),
             ));
         }
-        if head.table_bytes.checked_add(head.header_bytes).is_none_or(|start| start > head.body_bytes) {
+        let builds = head.previous.is_none_or(|p| p.seq < head.seq && pages.is_some());
+        let start = head.table_bytes.checked_add(head.header_bytes);
+        if !builds || start.is_none_or(|start| start > head.body_bytes) {
             return Err(CheckpointError::Damaged("head"));
         }
         Ok(head)
     }
 
-    fn root(&self, digests: &[Digest]) -> Digest {
+    pub(super) fn root(&self, digests: &[Digest]) -> Digest {
         let digests = zerocopy::IntoBytes::as_bytes(digests);
         DigestAlgorithm::Blake3.hash(&[b"duramen checkpoint", &self.fields(), digests])
+    }
+}
+
+/// What a head says that matters before anybody knows whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance {
+    /// The place of the file it builds on.
+    pub previous: Option<Seq>,
+    /// Its root.
+    pub root: Digest,
+    /// Bytes of its body.
+    pub body_bytes: u64,
+}
+
+impl Glance {
+    /// `None`: damaged, or of an unknown format.
+    pub fn at(block: &[u8]) -> Option<Self> {
+        let (kind, root) = checked(block).ok()?;
+        let u64_at = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("8 bytes"));
+        Some(Self { previous: (kind == 1).then(|| Seq(u64_at(192))), root, body_bytes: u64_at(160) })
+    }
+}
+
+/// Which of the formats a head's block has, and the root in it. Errors: damage; a format that this build does not know.
+fn checked(block: &[u8]) -> Result<(usize, Digest), CheckpointError> {
+    // The checksum is the last that is written, however long a format's head is.
+    let end = block.iter().rposition(|b| *b != 0).map_or(0, |last| (last + 1).next_multiple_of(4));
+    let whole = end >= FIELDS[0] + 36
+        && block[end - 4..end] == crc32c::crc32c(&block[..end - 4]).to_le_bytes()
+        && block[..8] == MAGIC;
+    if !whole {
+        return Err(CheckpointError::Damaged("head"));
+    }
+    let format = u32::from_le_bytes(block[8..12].try_into().expect("4 bytes"));
+    let Some(kind) = FORMATS.iter().position(|known| *known == format) else {
+        return Err(CheckpointError::Foreign(format!(
+            "written in format {format}; this build reads {} and {} only",
+            FORMATS[0], FORMATS[1]
+        )));
+    };
+    let fields = FIELDS[kind];
+    match end == fields + 36 {
+        true => Ok((kind, Digest(block[fields..fields + 32].try_into().expect("32 bytes")))),
+        false => Err(CheckpointError::Damaged("head")),
     }
 }
 
@@ -244,128 +316,14 @@ impl Body {
         assert_eq!(head.body_bytes, self.bytes, "the head is this body's");
         let root = head.root(&self.digests);
         let mut block = AlignedBuffer::new(BLOCK_BYTES);
-        block[..FIELDS].copy_from_slice(&head.fields());
-        block[FIELDS..FIELDS + 32].copy_from_slice(&root.0);
-        let crc = crc32c::crc32c(&block[..FIELDS + 32]);
-        block[FIELDS + 32..FIELDS + 36].copy_from_slice(&crc.to_le_bytes());
+        let fields = head.fields();
+        let end = fields.len();
+        block[..end].copy_from_slice(&fields);
+        block[end..end + 32].copy_from_slice(&root.0);
+        let crc = crc32c::crc32c(&block[..end + 32]);
+        block[end + 32..end + 36].copy_from_slice(&crc.to_le_bytes());
         self.file.write(&block, 0, false)?;
         self.file.sync()?;
         Ok(root)
-    }
-}
-
-/// A checkpoint whose head and list of digests are what was written.
-pub struct Opened {
-    /// What it is of.
-    pub head: Head,
-    /// Of all of it.
-    pub root: Digest,
-    /// Told how much of the body has been read.
-    pub progress: Arc<Progress>,
-    file: Arc<dyn DiskFile>,
-    digests: Vec<Digest>,
-}
-
-impl Opened {
-    /// Reads and checks head and digests. Errors: damage; the head of another format, cluster or group.
-    pub fn read(
-        file: Arc<dyn DiskFile>,
-        cluster: ClusterId,
-        members: Members,
-    ) -> Result<Self, CheckpointError> {
-        let mut block = AlignedBuffer::new(BLOCK_BYTES);
-        if file.bytes() < BLOCK_BYTES as u64 {
-            return Err(CheckpointError::Damaged("head"));
-        }
-        file.read(&mut block, 0)?;
-        let crc = u32::from_le_bytes(block[FIELDS + 32..FIELDS + 36].try_into().expect("4 bytes"));
-        if crc != crc32c::crc32c(&block[..FIELDS + 32]) || block[FIELDS + 36..].iter().any(|b| *b != 0) {
-            return Err(CheckpointError::Damaged("head"));
-        }
-        let head = Head::of(&block[..FIELDS], members)?;
-        if head.cluster != cluster {
-            return Err(CheckpointError::Foreign("it is another cluster's".into()));
-        }
-        let chunks = head.body_bytes.div_ceil(CHUNK_BYTES as u64);
-        if head.body_bytes > file.bytes() {
-            return Err(CheckpointError::Damaged("length"));
-        }
-        let start = BLOCK_BYTES as u64 + head.body_bytes.next_multiple_of(BLOCK_BYTES as u64);
-        let list_bytes = (chunks * 32).next_multiple_of(BLOCK_BYTES as u64);
-        // The file is as long as it says, so nothing is allocated that is not there.
-        if start.checked_add(list_bytes).is_none_or(|end| end > file.bytes()) {
-            return Err(CheckpointError::Damaged("length"));
-        }
-        let mut list = AlignedBuffer::new((list_bytes as usize).max(BLOCK_BYTES));
-        file.read(&mut list[..list_bytes as usize], start)?;
-        let digests: Vec<Digest> =
-            list.as_chunks::<32>().0.iter().take(chunks as usize).map(|d| Digest(*d)).collect();
-        let root = Digest(block[FIELDS..FIELDS + 32].try_into().expect("32 bytes"));
-        if head.root(&digests) != root {
-            return Err(CheckpointError::Damaged("list of digests"));
-        }
-        Ok(Self { head, root, progress: Arc::default(), file, digests })
-    }
-
-    /// Reads the body, chunk by chunk, each checked, some ahead of the reader: one thread reads and hashes, another builds.
-    /// `build` gets nothing but what was written. Errors: its own, unless a chunk was damaged.
-    pub fn body<T>(
-        &self,
-        build: impl FnOnce(&mut dyn Read) -> Result<T, CheckpointError>,
-    ) -> Result<T, CheckpointError> {
-        let (chunks_in, chunks) = bounded::<AlignedBuffer>(AHEAD);
-        std::thread::scope(|scope| {
-            let (file, digests, mut left) = (&self.file, &self.digests, self.head.body_bytes);
-            self.progress.begin(left);
-            let reading = scope.spawn(move || -> Result<(), CheckpointError> {
-                let mut at = BLOCK_BYTES as u64;
-                for digest in digests {
-                    let bytes = left.min(CHUNK_BYTES as u64) as usize;
-                    let mut buffer = AlignedBuffer::new(bytes);
-                    file.read(&mut buffer, at)?;
-                    if DigestAlgorithm::Blake3.hash(&[&buffer[..bytes]]) != *digest {
-                        return Err(CheckpointError::Damaged("state"));
-                    }
-                    at += buffer.len() as u64;
-                    left -= bytes as u64;
-                    self.progress.reach(self.head.body_bytes - left);
-                    if chunks_in.send(buffer).is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(())
-            });
-            let mut reader = BodyReader { chunks, chunk: None, at: 0, left: self.head.body_bytes };
-            let built = build(&mut reader);
-            drop(reader);
-            // What was built of the chunks before a damaged one failed for want of the rest.
-            reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            built
-        })
-    }
-}
-
-struct BodyReader {
-    chunks: Receiver<AlignedBuffer>,
-    chunk: Option<AlignedBuffer>,
-    at: usize,
-    left: u64,
-}
-
-impl Read for BodyReader {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 || out.is_empty() {
-            return Ok(0);
-        }
-        if self.chunk.as_ref().is_none_or(|chunk| self.at == chunk.len()) {
-            let Ok(chunk) = self.chunks.recv() else { return Ok(0) };
-            (self.chunk, self.at) = (Some(chunk), 0);
-        }
-        let Some(chunk) = &self.chunk else { return Ok(0) };
-        let n = out.len().min(chunk.len() - self.at).min(self.left.try_into().unwrap_or(usize::MAX));
-        out[..n].copy_from_slice(&chunk[self.at..self.at + n]);
-        self.at += n;
-        self.left -= n as u64;
-        Ok(n)
     }
 }

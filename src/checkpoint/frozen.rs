@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 
-use super::file::{BodyWriter, CheckpointError, Opened};
+use super::file::{BodyWriter, CheckpointError};
+use super::increments::Extent;
+use super::opened::Opened;
+use super::page_run::PageRun;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
 use crate::service::{Service, Snapshot};
@@ -28,6 +31,8 @@ pub struct Frozen {
 pub struct Layout {
     /// Pages of the state, if it has any.
     pub pages: Option<u64>,
+    /// How many of them are there, if not all.
+    pub changed: Option<u64>,
     /// Bytes of the client table.
     pub table_bytes: u64,
     /// Bytes of what stands beside the pages.
@@ -36,28 +41,46 @@ pub struct Layout {
 
 impl Frozen {
     /// About how many bytes will be written.
-    pub fn bytes(&self) -> u64 {
-        self.table.bytes() + self.state.bytes()
+    pub fn bytes(&self, extent: &Extent) -> u64 {
+        self.table.bytes()
+            + match extent {
+                Extent::All => self.state.bytes(),
+                Extent::Changed { bytes, .. } => *bytes,
+            }
     }
 
     /// Writes the body.
-    pub fn write_to(&self, out: &mut BodyWriter<'_>) -> io::Result<Layout> {
+    pub fn write_to(&self, extent: &Extent, out: &mut BodyWriter<'_>) -> io::Result<Layout> {
         Snapshot::write_to(&self.table, out)?;
         let table_bytes = out.bytes();
         let Some(pages) = self.state.pages() else {
             self.state.write_to(out)?;
-            return Ok(Layout { pages: None, table_bytes, header_bytes: 0 });
+            return Ok(Layout { pages: None, changed: None, table_bytes, header_bytes: 0 });
         };
         let header = pages.header();
         out.write_all(&header)?;
         let mut page = Vec::new();
-        for index in 0..pages.page_count() {
+        let mut write = |index: u64, out: &mut BodyWriter<'_>| {
             page.clear();
             pages.page(index, &mut page);
             out.write_all(&u32::try_from(page.len()).map_err(io::Error::other)?.to_le_bytes())?;
-            out.write_all(&page)?;
-        }
-        Ok(Layout { pages: Some(pages.page_count()), table_bytes, header_bytes: header.len() as u64 })
+            out.write_all(&page)
+        };
+        let changed = match extent {
+            Extent::All => {
+                (0..pages.page_count()).try_for_each(|index| write(index, out))?;
+                None
+            }
+            Extent::Changed { pages, .. } => {
+                for index in pages {
+                    out.write_all(&index.to_le_bytes())?;
+                    write(*index, out)?;
+                }
+                Some(pages.len() as u64)
+            }
+        };
+        let header_bytes = header.len() as u64;
+        Ok(Layout { pages: Some(pages.page_count()), changed, table_bytes, header_bytes })
     }
 }
 
@@ -68,32 +91,31 @@ pub fn thaw(
     limits: ClientTableLimits,
 ) -> Result<ClientTable, CheckpointError> {
     let head = &opened.head;
-    opened.body(|body| {
+    opened.bodies(|bodies| {
         let mut table = ClientTable::new(limits);
-        table.restore(&mut body.take(head.table_bytes))?;
+        let (newest, older) = bodies.split_last_mut().expect("a checkpoint has a file");
+        table.restore(&mut newest.take(head.table_bytes))?;
         let mut header = vec![0; usize::try_from(head.header_bytes).map_err(io::Error::other)?];
-        body.read_exact(&mut header)?;
-        let mut left = head.body_bytes - head.table_bytes - head.header_bytes;
+        newest.read_exact(&mut header)?;
         let Some(pages) = head.pages else {
-            service.restore(&mut body.take(left))?;
+            service.restore(&mut newest.take(head.body_bytes - head.table_bytes - head.header_bytes))?;
             return Ok(table);
         };
-        let mut source = |_| {
-            let mut length = [0; 4];
-            body.read_exact(&mut length)?;
-            let length = u64::from(u32::from_le_bytes(length));
-            left = left.checked_sub(4 + length).ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            if length == 0 {
-                return Ok(None);
-            }
-            let mut page = Vec::new();
-            body.take(length).read_to_end(&mut page)?;
-            match page.len() as u64 == length {
-                true => Ok(Some(page)),
-                false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            }
+        let mut runs = Vec::new();
+        for (body, head) in older.iter_mut().zip(opened.heads()) {
+            io::copy(&mut body.take(head.table_bytes + head.header_bytes), &mut io::sink())?;
+            runs.push(PageRun::new(body, head)?);
+        }
+        runs.push(PageRun::new(newest, head)?);
+        // A page is as the last file says that has it; one that none has is free.
+        let mut source = |index| {
+            let mut having = runs.iter_mut().filter(|run| run.has(index)).rev();
+            let page = having.next().map_or(Ok(None), PageRun::take)?;
+            having.try_for_each(PageRun::skip)?;
+            Ok(page)
         };
         service.restore_pages(&header, pages, &mut source)?;
+        runs.iter().try_for_each(PageRun::end)?;
         Ok(table)
     })
 }

@@ -22,14 +22,35 @@ pub(crate) mod file;
 /// The executed state, to be written or just read.
 pub(crate) mod frozen;
 
+/// All of a state, or what changed.
+pub(crate) mod increments;
+
+/// The bytes of one checkpoint, read.
+pub(crate) mod opened;
+
+/// How fast one is written.
+pub(crate) mod pacer;
+
+/// Turns left out where writing takes longer than one.
+pub(crate) mod stretch;
+
+/// The pages in one file.
+mod page_run;
+
 /// Two of them on disk.
 pub(crate) mod store;
 
 pub use file::CheckpointError;
 
 #[cfg(test)]
+mod increments_tests;
+#[cfg(test)]
+mod pacer_tests;
+#[cfg(test)]
 mod pages_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod stretch_tests;

@@ -21,6 +21,7 @@
 //! The number of pages gives the top node its level. The header is what the owner keeps beside its pages.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub struct Pages<P> {
     /// Indexes given out so far, the free ones among them.
     count: u64,
     occupied: u64,
+    /// Bytes of pages that were written while a clone held them, of these pages and all that were cloned from the same ones.
+    copied: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -86,7 +89,7 @@ type Known = OnceLock<(DigestAlgorithm, Digest)>;
 
 impl<P: Page> Default for Pages<P> {
     fn default() -> Self {
-        Self { root: Arc::new(Node::empty(0)), level: 0, count: 0, occupied: 0 }
+        Self { root: Arc::new(Node::empty(0)), level: 0, count: 0, occupied: 0, copied: Arc::default() }
     }
 }
 
@@ -104,6 +107,12 @@ impl<P: Page> Pages<P> {
     /// How many of them hold a page.
     pub fn occupied(&self) -> u64 {
         self.occupied
+    }
+
+    /// Bytes of pages written so far that a clone held at that moment: what it has grown by while a clone lives is what that clone
+    /// holds alone, at most.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
     }
 
     /// The page, unless it is free.
@@ -125,7 +134,11 @@ impl<P: Page> Pages<P> {
                     node = nodes[child_at(level, index)].as_mut()?;
                 }
                 Children::Slots(slots) => {
-                    let slot = Arc::make_mut(slots[child_at(level, index)].as_mut()?);
+                    let slot = slots[child_at(level, index)].as_mut()?;
+                    if Arc::strong_count(slot) > 1 {
+                        self.copied.fetch_add(slot.page.bytes() as u64, Ordering::Relaxed);
+                    }
+                    let slot = Arc::make_mut(slot);
                     slot.digest.take();
                     return Some(&mut slot.page);
                 }
@@ -226,6 +239,9 @@ impl<P: Page> Pages<P> {
         let slot = page.map(|page| Arc::new(Slot { page, digest: Known::new() }));
         let old = put(&mut self.root, self.level, index, slot);
         self.occupied -= u64::from(old.is_some());
+        if let Some(old) = old.as_ref().filter(|old| Arc::strong_count(old) > 1) {
+            self.copied.fetch_add(old.page.bytes() as u64, Ordering::Relaxed);
+        }
         old
     }
 }
@@ -454,6 +470,14 @@ impl<P: Page> PagedSnapshot for PagedState<P> {
             page.write_to(out);
         }
         page.is_some()
+    }
+
+    fn page_bytes(&self, index: u64) -> u64 {
+        self.pages.get(index).map_or(0, |page| page.bytes() as u64)
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.pages.copied_bytes()
     }
 
     fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest {

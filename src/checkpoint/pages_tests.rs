@@ -357,3 +357,25 @@ fn bytes_that_are_no_page_are_turned_away() {
     let failing = Pages::<Text>::restore(9, &mut |_| Err(std::io::Error::other("broken").into()));
     assert!(matches!(failing.map(|_| ()), Err(RestoreError::Read(_))));
 }
+
+#[test]
+fn what_a_clone_holds_alone_is_counted_once() {
+    let mut pages = Pages::new();
+    (0..100).for_each(|_| {
+        pages.allocate(Text(vec![0; 96]));
+    });
+    pages.get_mut(7).expect("it is there");
+    assert_eq!(pages.copied_bytes(), 0, "there is no clone");
+    let clone = pages.clone();
+    for _ in 0..3 {
+        pages.get_mut(7).expect("it is there").0[0] += 1;
+    }
+    pages.free(8);
+    pages.allocate(Text(vec![1; 16]));
+    pages.get_mut(8).expect("it is there").0[0] += 1;
+    assert_eq!(pages.copied_bytes(), 2 * 100);
+    assert_eq!(clone.copied_bytes(), 200, "whoever holds the clone sees it, too");
+    drop(clone);
+    pages.get_mut(9).expect("it is there");
+    assert_eq!(pages.copied_bytes(), 200);
+}

@@ -41,9 +41,9 @@ impl Schedule {
         (period > 0).then_some(Self { period: step * count, turn: turn * step, turns: count })
     }
 
-    /// Whether this replica takes a checkpoint after place `seq`.
-    pub fn takes(&self, seq: Seq) -> bool {
-        seq > Seq(0) && seq.0 % self.period == self.turn
+    /// Whether this replica takes a checkpoint after place `seq`, going by `stretch` times the period.
+    pub fn takes(&self, seq: Seq, stretch: u64) -> bool {
+        seq > Seq(0) && seq.0 % (self.period * stretch) == self.turn * stretch
     }
 
     /// The last place up to `seq` after which this replica takes a checkpoint; 0: none yet.
@@ -61,8 +61,13 @@ impl Schedule {
         self.period
     }
 
-    /// The smallest period that equation (1) allows, where a checkpoint takes `write_s` seconds and `places_per_s` places are decided.
-    pub fn smallest_period(&self, write_s: f64, places_per_s: f64) -> u64 {
-        (self.turns as f64 * write_s * places_per_s).floor() as u64 + 1
+    /// Places from one turn to the next.
+    pub fn turn_places(&self) -> u64 {
+        self.period / self.turns
+    }
+
+    /// The smallest period that equation (1) allows, where so many places are decided while a checkpoint is written: C_max · T_max.
+    pub fn smallest_period(&self, places: u64) -> u64 {
+        self.turns.saturating_mul(places) + 1
     }
 }

@@ -1,16 +1,19 @@
-//! A directory with the last two checkpoints of a replica.
+//! A directory with the last two checkpoints of a replica: each a file with all pages, and maybe some with changed pages on top of it.
 //!
-//! A file has its name only when all of it is durable, and only then the oldest one goes: whatever moment a crash chooses, two
-//! checkpoints are there that were there before, or the newer of them and the new one (FAULTS D8, S12).
+//! A file has its name only when all of it is durable, and only then the oldest ones go, from the newest down that nothing needs:
+//! whatever moment a crash chooses, two checkpoints are there that were there before, or the newer of them and the new one (FAULTS
+//! D8, S12).
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::file::{Body, BodyWriter, CheckpointError, Head, Opened};
-use crate::log::LogError;
+use super::file::{Body, BodyWriter, CheckpointError, Glance, Head, Previous};
+use super::increments::CHAIN_MAX;
+use super::opened::{Opened, Part};
 use crate::log::storage::{Disk, RealDisk};
+use crate::log::{AlignedBuffer, BLOCK_BYTES, LogError};
 use crate::quorum::Group as Members;
 use crate::types::*;
 
@@ -28,11 +31,20 @@ fn seq_of(name: &str) -> Option<Seq> {
     (digits.len() == 20).then(|| digits.parse().ok().map(Seq))?
 }
 
+/// A file in the directory.
+struct Link {
+    seq: Seq,
+    /// `None`: its head cannot be read.
+    glance: Option<Glance>,
+}
+
 /// The checkpoints in one directory.
 pub struct Store {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// On disk, ascending.
+    /// All files, ascending.
+    files: Vec<Link>,
+    /// Those that no other builds on, ascending: the checkpoints.
     kept: Vec<Seq>,
     /// Nobody else writes here.
     lock: Option<File>,
@@ -67,23 +79,85 @@ impl Store {
         }
         // Also what was renamed before the last crash is durable from here on.
         disk.sync_dir()?;
-        let mut kept: Vec<Seq> = names.iter().filter_map(|name| seq_of(name)).collect();
-        kept.sort_unstable();
-        Ok(Self { disk, dir, kept, lock: None })
+        Ok(Self::over(disk, dir, &names))
+    }
+
+    fn over(disk: Arc<dyn Disk>, dir: PathBuf, names: &[String]) -> Self {
+        let link = |seq| Link { seq, glance: glance(&*disk, seq) };
+        let mut files: Vec<Link> = names.iter().filter_map(|name| seq_of(name)).map(link).collect();
+        files.sort_unstable_by_key(|link| link.seq);
+        let mut store = Self { disk, dir, files, kept: Vec::new(), lock: None };
+        store.look_again();
+        store
     }
 
     /// Only looks: changes nothing, and holds nobody off.
     pub fn look(dir: &Path) -> io::Result<Self> {
         let mut disk = RealDisk::new(dir.to_owned(), !crate::sys::is_memory_fs(dir)?)?;
         disk.read_only = true;
-        let mut kept: Vec<Seq> = disk.list()?.iter().filter_map(|name| seq_of(name)).collect();
-        kept.sort_unstable();
-        Ok(Self { disk: Arc::new(disk), dir: dir.to_owned(), kept, lock: None })
+        let names = disk.list()?;
+        Ok(Self::over(Arc::new(disk), dir.to_owned(), &names))
     }
 
-    /// What is there, ascending.
+    fn look_again(&mut self) {
+        let below = |seq: &Seq| self.files.iter().any(|link| link.previous() == Some(*seq));
+        self.kept = self.files.iter().map(|link| link.seq).filter(|seq| !below(seq)).collect();
+    }
+
+    /// The checkpoints that are there, ascending.
     pub fn kept(&self) -> &[Seq] {
         &self.kept
+    }
+
+    /// The one before the newest.
+    pub fn older(&self) -> Option<Seq> {
+        self.kept.iter().rev().nth(KEPT - 1).copied()
+    }
+
+    /// The same, and the bytes of the bodies of its files, the one with all pages first.
+    pub fn older_files(&self) -> Option<(Seq, Vec<u64>)> {
+        let seq = self.older()?;
+        let bytes = |seq: Seq| Some(self.link(seq)?.glance?.body_bytes);
+        Some((seq, self.chain(seq)?.into_iter().map(bytes).collect::<Option<_>>()?))
+    }
+
+    /// What the head of a file says that has `changed` pages on top of another one.
+    pub fn previous(&self, seq: Seq, changed: u64) -> Option<Previous> {
+        Some(Previous { seq, root: self.link(seq)?.glance?.root, changed })
+    }
+
+    /// Files, and bytes of their bodies.
+    pub fn size(&self) -> (usize, u64) {
+        (self.files.len(), self.files.iter().filter_map(|link| link.glance).map(|g| g.body_bytes).sum())
+    }
+
+    fn link(&self, seq: Seq) -> Option<&Link> {
+        self.files.iter().find(|link| link.seq == seq)
+    }
+
+    /// The places of the files a checkpoint is made of, the one with all pages first; `None` if one is missing.
+    fn chain(&self, seq: Seq) -> Option<Vec<Seq>> {
+        let (mut chain, mut next) = (Vec::new(), Some(seq));
+        while let Some(link) = next.map(|seq| self.link(seq)) {
+            let link = link.filter(|_| chain.len() < CHAIN_MAX as usize)?;
+            chain.push(link.seq);
+            next = link.previous();
+        }
+        chain.reverse();
+        Some(chain)
+    }
+
+    /// The places of all files that a checkpoint is made of, as far as they are there.
+    fn needed(&self, kept: &[Seq]) -> Vec<Seq> {
+        let mut needed = Vec::new();
+        for seq in kept {
+            let mut next = Some(*seq);
+            while let Some(link) = next.filter(|seq| !needed.contains(seq)).and_then(|seq| self.link(seq)) {
+                needed.push(link.seq);
+                next = link.previous();
+            }
+        }
+        needed
     }
 
     /// Where one lies.
@@ -91,19 +165,35 @@ impl Store {
         self.dir.join(name(seq))
     }
 
-    /// Reads one's head. Errors: damage; one of something else.
+    /// Reads the heads of one's files. Errors: damage; one of something else.
     pub fn read(&self, seq: Seq, cluster: ClusterId, members: Members) -> Result<Opened, CheckpointError> {
-        let opened = Opened::read(self.disk.open(&name(seq))?, cluster, members)?;
-        match opened.head.seq == seq {
-            true => Ok(opened),
-            false => Err(CheckpointError::Foreign(format!("it is of place {}", opened.head.seq))),
-        }
+        // What its head does not tell is told by reading it.
+        let chain = self.chain(seq).ok_or(CheckpointError::Damaged("chain"))?;
+        let parts: Result<Vec<Part>, CheckpointError> = chain
+            .into_iter()
+            .map(|seq| {
+                let part = Part::read(self.disk.open(&name(seq))?, cluster, members)?;
+                match part.head.seq == seq {
+                    true => Ok(part),
+                    false => Err(CheckpointError::Foreign(format!("it is of place {}", part.head.seq))),
+                }
+            })
+            .collect();
+        Opened::of(parts?)
     }
 
-    /// Leaves one out that cannot be used: the next checkpoint must not push out the good one before it.
+    /// Leaves one out that cannot be used, with all that no other is made of: the next checkpoint must not push out the good one before
+    /// it.
     pub fn discard(&mut self, seq: Seq) -> io::Result<()> {
-        self.kept.retain(|kept| *kept != seq);
-        self.disk.rename(&name(seq), &format!("damaged-{:020}", seq.0))?;
+        let others: Vec<Seq> = self.kept.iter().copied().filter(|kept| *kept != seq).collect();
+        let needed = self.needed(&others);
+        for seq in self.needed(&[seq]) {
+            if !needed.contains(&seq) {
+                self.disk.rename(&name(seq), &format!("damaged-{:020}", seq.0))?;
+                self.files.retain(|link| link.seq != seq);
+            }
+        }
+        self.look_again();
         self.disk.sync_dir()
     }
 
@@ -144,8 +234,11 @@ impl Store {
                 return Err(e);
             }
         };
-        self.kept.retain(|kept| *kept != head.seq);
-        self.kept.push(head.seq);
+        self.files.retain(|link| link.seq != head.seq);
+        let previous = head.previous.map(|previous| previous.seq);
+        let glance = Some(Glance { previous, root, body_bytes: head.body_bytes });
+        self.files.push(Link { seq: head.seq, glance });
+        self.look_again();
         // It has its name: what cannot be removed now is removed next time.
         if let Err(e) = self.tidy() {
             ::log::warn!("{}: {e}", self.dir.display());
@@ -154,13 +247,31 @@ impl Store {
     }
 
     fn tidy(&mut self) -> io::Result<()> {
-        let oldest = self.kept.iter().rev().nth(KEPT - 1).copied().unwrap_or_default();
-        self.kept.retain(|seq| *seq >= oldest);
-        for name in self.disk.list()? {
-            if name.starts_with("damaged-") || seq_of(&name).is_some_and(|seq| seq < oldest) {
+        let from = self.kept.len().saturating_sub(KEPT);
+        let needed = self.needed(&self.kept[from..]);
+        let mut names = self.disk.list()?;
+        // What builds on others goes before them.
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        for name in names {
+            if name.starts_with("damaged-") || seq_of(&name).is_some_and(|seq| !needed.contains(&seq)) {
                 self.disk.remove(&name)?;
+                self.files.retain(|link| Some(link.seq) != seq_of(&name));
             }
         }
+        self.look_again();
         self.disk.sync_dir()
     }
+}
+
+impl Link {
+    fn previous(&self) -> Option<Seq> {
+        self.glance.and_then(|glance| glance.previous)
+    }
+}
+
+fn glance(disk: &dyn Disk, seq: Seq) -> Option<Glance> {
+    let file = disk.open(&name(seq)).ok().filter(|file| file.bytes() >= BLOCK_BYTES as u64)?;
+    let mut block = AlignedBuffer::new(BLOCK_BYTES);
+    file.read(&mut block, 0).ok()?;
+    Glance::at(&block)
 }

@@ -128,6 +128,9 @@ pub struct CheckpointLimits {
     pub snapshot: SnapshotKind,
     /// MiB per second that writing one takes of the disk; 0 (the default): as much as there is.
     pub mib_per_second: u64,
+    /// Files of one checkpoint at most: one with all pages of the state, and on top of it some with the pages that changed. 1: every
+    /// checkpoint has all pages. Default 8, maximum 32.
+    pub full_every: u32,
     /// MiB of the log that stay for others that are behind, though checkpoints cover them; at most half of what the log may
     /// take. A replica that lacks more than all others keep cannot catch up. Default 16,384 (16 GiB).
     pub log_keep_mib: u64,
@@ -143,6 +146,7 @@ impl Default for CheckpointLimits {
             group: 1,
             snapshot: SnapshotKind::CopyOnWrite,
             mib_per_second: 0,
+            full_every: 8,
             log_keep_mib: 16 << 10,
             dir: PathBuf::new(),
         }

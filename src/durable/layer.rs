@@ -420,6 +420,13 @@ pub struct DeliveryReader {
 }
 
 impl DeliveryReader {
+    /// The last place before the newest segments that together take at least `bytes`; place 0 if there is none.
+    pub fn place_before(&self, bytes: u64) -> Seq {
+        let keep = self.log.keep_from(bytes);
+        let index = self.index.read();
+        index.iter().rev().find(|(_, (first, _))| *first < keep).map_or(Seq(0), |(seq, _)| *seq)
+    }
+
     /// The delivery of this place; `None`: there is none, or not all of it is durable yet.
     /// Errors: damage, and a disk that cannot be read.
     pub fn read(&self, seq: Seq) -> Result<Option<Delivery>, LogError> {

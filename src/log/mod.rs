@@ -617,13 +617,7 @@ impl Log {
 
     /// The first record of the oldest segment among the last ones that together take `bytes` of disk.
     pub fn keep_from(&self, bytes: u64) -> Lsn {
-        let segments = self.shared.index.segments.read();
-        let mut kept = 0;
-        let enough = segments.iter().rev().find(|segment| {
-            kept += segment.bytes();
-            kept >= bytes
-        });
-        enough.map_or(Lsn(0), |segment| segment.first_lsn)
+        self.shared.index.keep_from(bytes)
     }
 
     /// Disk bytes that all segments may take together.

@@ -72,6 +72,17 @@ impl Index {
         self.segments.read().first().expect("a segment is in use").first_lsn
     }
 
+    /// The first record of the newest segments that together take at least `bytes`; [`Lsn`] 0 if all of them take less.
+    pub fn keep_from(&self, bytes: u64) -> Lsn {
+        let segments = self.segments.read();
+        let mut kept = 0;
+        let enough = segments.iter().rev().find(|segment| {
+            kept += segment.bytes();
+            kept >= bytes
+        });
+        enough.map_or(Lsn(0), |segment| segment.first_lsn)
+    }
+
     /// Whether somebody is reading in the segment of a record.
     #[cfg(test)]
     pub fn is_read(&self, lsn: Lsn) -> bool {
@@ -89,6 +100,11 @@ pub struct LogReader {
 }
 
 impl LogReader {
+    /// The first record of the newest segments that together take at least `bytes`; [`Lsn`] 0 if all of them take less.
+    pub fn keep_from(&self, bytes: u64) -> Lsn {
+        self.index.keep_from(bytes)
+    }
+
     /// The durable record `lsn`, read from disk (one direct read of about 64 KiB, plus the record if it is larger).
     /// Errors: [`LogError::NotThere`] above the durable prefix or before the oldest segment, [`LogError::Io`].
     pub fn read(&self, lsn: Lsn) -> Result<ScannedRecord, LogError> {

@@ -295,10 +295,10 @@ impl DurableState {
                 self.places =
                     (seq.0 + 1..).zip(&state.digests).map(|p| held(p).unwrap_or_default()).collect();
                 self.base = Base { seq, batches };
-                self.mark = state.mark.clone();
+                self.mark = (*state.mark).clone();
                 self.marks.clear();
                 if to > seq {
-                    self.marks.push((state.mark.clone(), lsn));
+                    self.marks.push((self.mark.clone(), lsn));
                 }
                 self.digests = state.digests.clone();
                 self.prepared.retain(|place, _| *place > to);

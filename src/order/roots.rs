@@ -149,7 +149,7 @@ impl Orderer {
         if !known && (!signed || enough) {
             let equal = by.iter().filter(|(_, m)| signed && m.statement == own.statement);
             let signatures = equal.map(|(r, m)| (*r, m.signature)).collect();
-            let (mark, digests) = covered;
+            let (mark, digests) = (Box::new(covered.0), covered.1);
             self.root_is_certified(
                 StateCertificate { statement: own.statement, signatures, digests, mark },
                 out,

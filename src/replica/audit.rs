@@ -7,8 +7,8 @@
 use super::decisions::{certificate_of, layer_mode};
 use super::startup::{StartError, authenticator};
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::file::Opened;
 use crate::checkpoint::frozen::{resume, thaw};
+use crate::checkpoint::opened::Opened;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::data_dir;

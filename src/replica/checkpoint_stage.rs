@@ -5,14 +5,19 @@ use super::stages::*;
 use super::transfer_stage::ToTransfer;
 use crate::checkpoint::file::{Body, Head};
 use crate::checkpoint::frozen::{Frozen, Layout};
+use crate::checkpoint::increments::{Extent, Increments};
+use crate::checkpoint::pacer::{self, Pacer};
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
+use crate::checkpoint::stretch::Stretch;
 use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
+use crate::service::Snapshot;
 use crate::sync::channel::{Receiver, Sender, Working, work};
 use crate::types::*;
 use crate::wire::messages::{MarkStatement, StateCertificate};
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,6 +52,9 @@ pub struct Installed {
     progress: Vec<(SessionId, RequestNumber)>,
 }
 
+/// A state that is to be written after the one that is being written.
+pub type Waiting = Arc<Mutex<Option<Frozen>>>;
+
 /// A state to be written.
 pub struct Taken {
     /// All of it.
@@ -66,6 +74,14 @@ pub struct CheckpointView {
     pub skipped: u64,
     /// Bytes of the last one.
     pub bytes: u64,
+    /// How many of its pages were written, and how many it has; none of a service without pages.
+    pub pages: Option<(u64, u64)>,
+    /// Bytes of pages that only the last one held while it was written.
+    pub copied_bytes: u64,
+    /// Files on disk, and their bytes.
+    pub files: (usize, u64),
+    /// Files of one checkpoint at most.
+    pub full_every: u32,
     /// Microseconds it took to freeze the state for it.
     pub freeze_us: u64,
     /// Milliseconds that writing it took.
@@ -74,6 +90,12 @@ pub struct CheckpointView {
     pub period: u64,
     /// The smallest period that equation (1) allows, by what was measured.
     pub period_min: u64,
+    /// How many times the period is gone by.
+    pub stretch: u64,
+    /// Milliseconds of writing that were yielded to the log.
+    pub yielded_ms: u64,
+    /// What a log write takes while none is written, µs.
+    pub calm_us: Option<f64>,
     /// Why the last one did not come to be.
     pub failed: Option<String>,
 }
@@ -85,16 +107,32 @@ pub struct CheckpointStage {
     pub(super) me: ReplicaId,
     pub(super) members: Members,
     pub(super) schedule: Schedule,
-    /// 0: no bound.
-    pub(super) bytes_per_second: u64,
+    /// Which pages are written.
+    pub(super) increments: Increments,
+    pub(super) pacer: Pacer,
+    pub(super) stretch: Stretch,
     pub(super) inbox: Receiver<ToCheckpoint>,
+    pub(super) waiting: Waiting,
     pub(super) to_order: Sender<ToOrder>,
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     pub(super) shared: Arc<Shared>,
-    /// The longest that writing one took, in seconds.
-    pub(super) write_s: f64,
-    /// Where execution was when the last one was taken.
-    pub(super) last: Option<(Seq, Instant)>,
+}
+
+/// What came of one.
+struct Written {
+    layout: Layout,
+    bytes: u64,
+    took: Duration,
+    /// Places decided meanwhile.
+    places: u64,
+}
+
+/// Where in the order a state is.
+struct Position {
+    seq: Seq,
+    batches: Digest,
+    replies: Digest,
+    time: WallTime,
 }
 
 /// Told to stop.
@@ -107,10 +145,16 @@ impl CheckpointStage {
         for message in self.inbox.clone() {
             match message {
                 ToCheckpoint::Taken(taken) => {
-                    let done = self.checkpoint(taken);
-                    self.shared.checkpointing.store(false, Ordering::Release);
-                    if done.is_err() {
-                        break;
+                    let mut next = Some(taken);
+                    while let Some(taken) = next {
+                        if self.checkpoint(taken).is_err() {
+                            self.shared.checkpointing.store(false, Ordering::Release);
+                            return;
+                        }
+                        let mut waiting = self.waiting.lock();
+                        next = waiting.take().map(|frozen| Taken { frozen, written: None });
+                        // Whoever freezes the next looks at both under the same lock.
+                        self.shared.checkpointing.store(next.is_some(), Ordering::Release);
                     }
                 }
                 ToCheckpoint::Install(installed) => {
@@ -127,17 +171,20 @@ impl CheckpointStage {
 
     fn checkpoint(&mut self, taken: Taken) -> Result<(), Stopped> {
         let seq = taken.frozen.seq;
-        let began = Instant::now();
+        // Not before it is this one's turn: a single place waits for its mark.
+        let _ = self.to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
         match self.write(taken) {
-            Ok(Some((bytes, took))) => {
-                self.measure(seq, began, took);
+            Ok(Some(Written { layout, bytes, took, places })) => {
+                self.measure(took, places);
                 let mut view = self.shared.checkpoints.lock();
                 view.kept = self.store.kept().to_vec();
                 view.written += 1;
                 (view.bytes, view.write_ms, view.failed) = (bytes, took.as_millis() as u64, None);
+                view.pages = layout.pages.map(|pages| (layout.changed.unwrap_or(pages), pages));
+                view.files = self.store.size();
                 drop(view);
-                if let [older, _] = self.store.kept() {
-                    let _ = self.to_order.send(ToOrder::CheckpointStored(*older));
+                if let Some(older) = self.store.older() {
+                    let _ = self.to_order.send(ToOrder::CheckpointStored(older));
                 }
                 Ok(())
             }
@@ -173,31 +220,53 @@ impl CheckpointStage {
         }
     }
 
-    /// Writes the body aside, no faster than allowed.
-    fn body(&self, frozen: &Frozen, began: Instant) -> io::Result<(Body, Layout)> {
-        let rate = self.bytes_per_second;
-        let mut sent = 0u64;
+    /// Writes the body aside, at the pacer's pace; one that execution waits for yields to nothing.
+    fn body(
+        &mut self,
+        frozen: &Frozen,
+        extent: &Extent,
+        began: Instant,
+        from: Seq,
+        yields: bool,
+    ) -> io::Result<(Body, Layout)> {
+        let Self { store, pacer, shared, schedule, .. } = self;
+        let bytes = frozen.bytes(extent);
+        pacer.begin(bytes, shared.log_writes());
+        let stretch = shared.checkpoint_stretch.load(Ordering::Relaxed).max(1);
+        let turn_places = (schedule.turn_places() * stretch) as f64;
+        let copied = || frozen.state.pages().map_or(0, |pages| pages.copied_bytes());
+        let copied_before = copied();
         let mut pace = |bytes: usize| {
-            if self.is_stopping() {
+            if shared.stopping.load(Ordering::Relaxed) {
                 // Not as interrupted: `write_all` would try that again for ever.
                 return Err(io::Error::other("told to stop"));
             }
-            sent += bytes as u64;
-            if rate > 0 {
-                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
-            }
+            shared.checkpoints.lock().copied_bytes = copied() - copied_before;
+            let passed = shared.decided().0.saturating_sub(from.0);
+            let now = pacer::Now {
+                since: began.elapsed(),
+                turn: if yields { passed as f64 / turn_places } else { f64::INFINITY },
+                log: shared.log_writes(),
+            };
+            std::thread::sleep(pacer.pause(bytes, now));
             Ok(())
         };
-        self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out))
+        let written = store.write(bytes, &mut pace, |out| frozen.write_to(extent, out));
+        pacer.end(shared.log_writes());
+        written
     }
 
-    /// Bytes and time; `None` when told to stop.
-    fn write(&mut self, taken: Taken) -> io::Result<Option<(u64, Duration)>> {
+    /// `None` when told to stop.
+    fn write(&mut self, taken: Taken) -> io::Result<Option<Written>> {
         let Taken { frozen, mut written } = taken;
-        let mut began = Instant::now();
+        let (mut began, mut from) = (Instant::now(), self.shared.decided());
+        let (extent, digests) = self.increments.plan(
+            frozen.state.pages(),
+            Snapshot::bytes(&frozen.table),
+            self.store.older_files(),
+        );
         let (body, layout) = loop {
-            match self.body(&frozen, began) {
+            match self.body(&frozen, &extent, began, from, written.is_none()) {
                 Err(_) if self.is_stopping() => return Ok(None),
                 // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
                 Err(e) if is_full(&e) => {
@@ -205,12 +274,12 @@ impl CheckpointStage {
                     // Execution waits for the disk in the baseline, but not for an operator.
                     written = None;
                     self.rest();
-                    began = Instant::now();
+                    (began, from) = (Instant::now(), self.shared.decided());
                 }
                 other => break other?,
             }
         };
-        let took = began.elapsed();
+        let (took, places) = (began.elapsed(), self.shared.decided().0.saturating_sub(from.0));
         let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);
         // Pages that were written since need no second copy any more.
         drop((frozen, written));
@@ -234,7 +303,22 @@ impl CheckpointStage {
                 }
             }
         };
-        let head = Head {
+        let previous = match (&extent, layout.changed) {
+            (Extent::Changed { since, .. }, Some(changed)) => {
+                Some(self.store.previous(*since, changed).ok_or(io::ErrorKind::NotFound)?)
+            }
+            _ => None,
+        };
+        let head =
+            Head { previous, ..self.head(Position { seq, batches, replies, time }, layout, body.bytes()) };
+        self.store.seal(body, &head)?;
+        self.increments.stored(seq, digests, self.store.kept());
+        Ok(Some(Written { layout, bytes: head.body_bytes, took, places }))
+    }
+
+    fn head(&self, position: Position, layout: Layout, body_bytes: u64) -> Head {
+        let Position { seq, batches, replies, time } = position;
+        Head {
             cluster: self.cluster,
             replica: self.me,
             members: self.members,
@@ -245,15 +329,16 @@ impl CheckpointStage {
             pages: layout.pages,
             table_bytes: layout.table_bytes,
             header_bytes: layout.header_bytes,
-            body_bytes: body.bytes(),
-        };
-        self.store.seal(body, &head)?;
-        Ok(Some((head.body_bytes, took)))
+            body_bytes,
+            previous: None,
+        }
     }
 
     /// Until it succeeds: the replica does nothing else before.
     fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
         let Installed { frozen, mark, progress } = installed;
+        // It is of before that.
+        *self.waiting.lock() = None;
         let MarkStatement { seq, batches, replies, .. } = mark.statement;
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
@@ -264,21 +349,10 @@ impl CheckpointStage {
                 true => Err(io::Error::other("told to stop")),
                 false => Ok(()),
             };
-            let written = self.store.write(frozen.bytes(), &mut pace, |out| frozen.write_to(out));
+            let (all, time) = (Extent::All, frozen.time);
+            let written = self.store.write(frozen.bytes(&all), &mut pace, |out| frozen.write_to(&all, out));
             let sealed = written.and_then(|(body, layout)| {
-                let head = Head {
-                    cluster: self.cluster,
-                    replica: self.me,
-                    members: self.members,
-                    seq,
-                    batches,
-                    replies,
-                    time: frozen.time,
-                    pages: layout.pages,
-                    table_bytes: layout.table_bytes,
-                    header_bytes: layout.header_bytes,
-                    body_bytes: body.bytes(),
-                };
+                let head = self.head(Position { seq, batches, replies, time }, layout, body.bytes());
                 self.store.seal(body, &head)
             });
             match sealed {
@@ -302,6 +376,7 @@ impl CheckpointStage {
         }
         let mut view = self.shared.checkpoints.lock();
         view.kept = self.store.kept().to_vec();
+        view.files = self.store.size();
         view.failed = None;
         drop(view);
         let _ = self.to_order.send(ToOrder::One(Input::Installed { state: mark, progress }));
@@ -312,22 +387,25 @@ impl CheckpointStage {
     }
 
     /// Checks equation (1) against what was measured: P > n · C_max · T_max.
-    fn measure(&mut self, seq: Seq, began: Instant, took: Duration) {
-        self.write_s = self.write_s.max(took.as_secs_f64());
-        if let Some((before, at)) = self.last.replace((seq, began)) {
-            let places_per_s = (seq.0 - before.0) as f64 / (began - at).as_secs_f64().max(1e-3);
-            let (period, min) =
-                (self.schedule.period(), self.schedule.smallest_period(self.write_s, places_per_s));
-            let mut view = self.shared.checkpoints.lock();
-            if period < min && view.period_min <= period {
-                ::log::warn!(
-                    "checkpoint.period = {period} is too small: a checkpoint takes {:.1} s and {places_per_s:.0} places are \
-                     decided in a second, so replicas write at the same time below {min}",
-                    self.write_s
-                );
-            }
-            view.period_min = view.period_min.max(min);
+    fn measure(&mut self, took: Duration, places: u64) {
+        let yielded = self.pacer.yielded().min(took);
+        // What it yielded it would not have to: the pacer goes on in time.
+        let needed = 1.0 - yielded.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        self.stretch.add((places as f64 * needed).ceil() as u64);
+        let (min, factor, period) =
+            (self.stretch.smallest_period(), self.stretch.factor(), self.schedule.period());
+        self.shared.checkpoint_stretch.store(factor, Ordering::Relaxed);
+        let mut view = self.shared.checkpoints.lock();
+        if factor > view.stretch.max(1) {
+            ::log::warn!(
+                "checkpoint.period = {period} is too small: a checkpoint takes {:.1} s, in which {places} places are decided, so that \
+                 replicas write at the same time below {min}; from now on this one goes by {}",
+                took.as_secs_f64(),
+                period * factor
+            );
         }
+        (view.period_min, view.stretch) = (min, factor);
+        (view.yielded_ms, view.calm_us) = (yielded.as_millis() as u64, self.pacer.calm_us());
     }
 }
 
@@ -337,6 +415,7 @@ pub struct Checkpoints {
     pub(super) mark_interval: u64,
     pub(super) stop_the_world: bool,
     pub(super) to_checkpoint: Sender<ToCheckpoint>,
+    pub(super) waiting: Waiting,
 }
 
 impl Checkpoints {
@@ -344,7 +423,8 @@ impl Checkpoints {
     pub fn takes(&self, seq: Seq, shared: &Shared) -> bool {
         let pressed =
             || shared.checkpoint_wanted.load(Ordering::Relaxed) && seq.0.is_multiple_of(self.mark_interval);
-        self.schedule.takes(seq) || pressed()
+        let stretch = shared.checkpoint_stretch.load(Ordering::Relaxed).max(1);
+        self.schedule.takes(seq, stretch) || pressed()
     }
 
     /// Whether all replicas take the root of their state after place `seq`.
@@ -358,21 +438,24 @@ impl Checkpoints {
         let _ = self.to_checkpoint.send(ToCheckpoint::Install(installed));
     }
 
-    /// Freezes and hands over what `freeze` gives, unless one is being written.
-    pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared, to_order: &Sender<ToOrder>) {
-        shared.checkpoint_wanted.store(false, Ordering::Relaxed);
+    /// Freezes and hands over what `freeze` gives. While another one is being written it is left out, unless the log fills up: then it
+    /// waits, in place of one that waits already. It may be the last state that a full log lets come about, and only two make room.
+    pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared) {
+        let pressed = shared.checkpoint_wanted.swap(false, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
         if shared.checkpointing.swap(true, Ordering::AcqRel) {
-            shared.checkpoints.lock().skipped += 1;
+            match pressed {
+                true => *waiting = Some(freeze()),
+                false => shared.checkpoints.lock().skipped += 1,
+            }
             return;
         }
+        drop(waiting);
         let began = Instant::now();
         let frozen = freeze();
         shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
-        let seq = frozen.seq;
         let (written, ended) = self.stop_the_world.then(work).unzip();
-        // First to the writer: order may know at once that a mark covers it.
         let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
-        let _ = to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
         if let Some(ended) = ended {
             ended.wait();
         }

@@ -42,6 +42,7 @@ pub(super) fn options(
             period: 8 * u64::from(n),
             log_keep_mib: 0,
             snapshot,
+            full_every: 1,
             ..CheckpointLimits::default()
         },
         ..InitOptions::default()
@@ -208,4 +209,161 @@ fn one_that_comes_back_without_durable_votes_goes_on_from_its_checkpoint() {
     cluster.stop(1);
     put(&session, writes + 40);
     check(&client, writes + 41);
+}
+
+#[test]
+fn a_log_that_fills_up_before_there_are_two_checkpoints_makes_room_by_itself() {
+    for durability in [Durability::Vote, Durability::Parallel] {
+        let mut options = options(FaultModel::Crash, 3, durability, SnapshotKind::CopyOnWrite);
+        // No turn comes, and a checkpoint takes longer than the log takes to fill.
+        options.checkpoint.period = 1 << 30;
+        options.checkpoint.mib_per_second = 1;
+        let cluster = Cluster::with(options);
+        let client = cluster.client();
+        let session = client.session();
+        let writes = ((2 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
+        for i in 0..writes {
+            let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
+            let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
+            let until = Instant::now() + Duration::from_secs(60);
+            // Full is not for long.
+            while !matches!(
+                session.invoke(operation.clone(), Some(Duration::from_secs(60))),
+                Outcome::Done(_)
+            ) {
+                let states: Vec<String> =
+                    cluster.replicas.iter().flatten().map(Replica::status_json).collect();
+                assert!(Instant::now() < until, "{durability}, write {i}:\n{}", states.join("\n"));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        check(&client, writes);
+        for replica in cluster.replicas.iter().flatten() {
+            let status = || replica.status_json();
+            wait("segments are recycled", || number(replica, "segments_recycled") > 0);
+            assert!(number(replica, "written") >= 2 && status().contains(r#""halted":null"#), "{}", status());
+        }
+    }
+}
+
+#[test]
+fn a_log_of_decisions_keeps_for_others_what_it_is_told_to() {
+    let mut options = options(FaultModel::Crash, 3, Durability::Parallel, SnapshotKind::CopyOnWrite);
+    let keep_mib = LOG_MIB / 2;
+    options.checkpoint.log_keep_mib = keep_mib;
+    // It never fills up: then it would let go of that, too.
+    options.log.bytes_max_mib = 4 * LOG_MIB;
+    let mut cluster = Cluster::with(options);
+    let client = cluster.client();
+    let session = client.session();
+    let writes = ((3 * LOG_MIB) << 20) as u32 / VALUE_BYTES as u32;
+    put_all(&cluster, &session, 0..writes);
+    for i in 0..3 {
+        let replica = cluster.replicas[i as usize].as_ref().expect("it runs");
+        assert!(number(replica, "segments_recycled") > 0, "{}", replica.status_json());
+        cluster.stop(i);
+        let (mut bytes, mut first) = (0, None);
+        let dir = data_dir::decisions_dir(&cluster.path(), ReplicaId(i));
+        crate::durable::inspect(&dir, &mut |delivery| {
+            first.get_or_insert(delivery.seq);
+            bytes += delivery.body.len() as u64;
+            Ok(())
+        })
+        .expect("it can be read");
+        assert!(
+            first > Some(Seq(1)) && bytes > (keep_mib - 1) << 20,
+            "replica {i}: {bytes} from {first:?} on"
+        );
+    }
+}
+
+#[test]
+fn a_group_of_which_little_changes_writes_that_and_comes_back_from_it() {
+    let mut options = options(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
+    options.checkpoint.full_every = 4;
+    let mut cluster = Cluster::with(options);
+    let client = cluster.client();
+    let session = client.session();
+    (0..KEYS).for_each(|i| put(&session, i));
+    // Two keys of forty, for some periods: fewer than both chains need to begin anew.
+    let small = |i: &u32| *i < KEYS || i % KEYS < 2;
+    let few = || (KEYS..).filter(small).take(160);
+    few().for_each(|i| put(&session, i));
+    for replica in cluster.replicas.iter().flatten() {
+        let status = replica.status_json();
+        assert!(number(replica, "written") > 4 && number(replica, "files") > 2, "{status}");
+        let state = u64::from(KEYS) * VALUE_BYTES as u64;
+        assert!(number(replica, "disk_bytes") < 3 * state + (256 << 10), "{status}");
+    }
+    let last = few().last().expect("so many");
+    (0..3).for_each(|i| cluster.stop(i));
+    // The newest file of one, which others may lie under.
+    let newest = checkpoints(&cluster, 0).pop().expect("some");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[4096 + 100] ^= 4;
+    std::fs::write(&newest, &bytes).unwrap();
+    for i in 0..3 {
+        let audit = super::audit(super::AuditOptions {
+            config: cluster.config.clone(),
+            dir: cluster.path(),
+            id: ReplicaId(i),
+            service: Box::new(crate::service::KeyValueStore::new()),
+            from_beginning: false,
+        });
+        let audit = audit.expect("a log in order");
+        assert!(audit.from.is_some() && audit.difference.is_none(), "{audit:?}");
+    }
+    (0..3).for_each(|i| cluster.start(i));
+    assert!(!newest.exists() || std::fs::read(&newest).unwrap() != bytes, "the damaged one is left out");
+    // The one with the damaged checkpoint is needed.
+    cluster.stop(2);
+    let client = cluster.client();
+    put(&client.session(), last);
+    for key in 0..KEYS {
+        let outcome = client.read(KvOperation::Get { key: &key.to_be_bytes() }.encode(), None);
+        let Outcome::Done(reply) = outcome else { panic!("key {key}: {outcome:?}") };
+        let expected = (0..=last).rev().filter(small).find(|i| i % KEYS == key).expect("written") as u8;
+        let value = KvReply::decode(&reply);
+        assert!(matches!(&value, Ok(KvReply::Value(v)) if v[0] == expected), "key {key}");
+    }
+}
+
+#[test]
+fn a_group_that_starts_with_full_logs_and_no_checkpoints_makes_room_by_itself() {
+    let mut options = options(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
+    options.checkpoint.period = 0;
+    let mut cluster = Cluster::with(options);
+    let client = cluster.client();
+    let session = client.session();
+    let mut i = 0;
+    let full = |cluster: &Cluster| {
+        cluster
+            .replicas
+            .iter()
+            .flatten()
+            .all(|r| r.status_json().contains("it is full, and takes no new work"))
+    };
+    while !full(&cluster) {
+        let (key, value) = ((i % KEYS).to_be_bytes(), vec![i as u8; VALUE_BYTES]);
+        let operation = KvWrite::Put { key: &key, value: &value }.into_operation();
+        if !matches!(session.invoke(operation, Some(Duration::from_secs(10))), Outcome::Done(_)) {
+            break;
+        }
+        i += 1;
+    }
+    assert!(u64::from(i) * VALUE_BYTES as u64 > (LOG_MIB << 20) / 4 * 3, "{i} writes do not fill the log");
+    (0..3).for_each(|i| cluster.stop(i));
+    let mut settings = cluster.config.clone().settings().clone();
+    settings.checkpoint.period = 1 << 30;
+    cluster.config = crate::config::Config::new(settings).expect("a configuration");
+    (0..3).for_each(|i| cluster.start(i));
+    let client = cluster.client();
+    let session = client.session();
+    for i in 0..KEYS {
+        put(&session, i);
+    }
+    check(&client, KEYS);
+    for replica in cluster.replicas.iter().flatten() {
+        wait("segments are recycled", || number(replica, "segments_recycled") > 0);
+    }
 }

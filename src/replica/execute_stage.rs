@@ -69,6 +69,8 @@ pub struct ExecuteStage {
     pub(super) digest: StateDigest,
     /// When states are frozen, if they are.
     pub(super) checkpoints: Option<Checkpoints>,
+    /// A state before the executed one, for a log that is full and has not two checkpoints.
+    pub(super) spare: Option<Frozen>,
     /// Where states are hashed at the places where all are, if they are.
     pub(super) to_roots: Option<Offers<Frozen>>,
     /// Where states are transferred, if they are.
@@ -92,7 +94,12 @@ pub struct ExecuteStage {
 impl ExecuteStage {
     /// Runs until told to stop.
     pub fn run(mut self) {
+        let spare = self.spare.take();
         if self.shared.checkpoint_wanted.load(Ordering::Relaxed) {
+            if let (Some(checkpoints), Some(spare)) = (&self.checkpoints, spare) {
+                checkpoints.take(|| spare, &self.shared);
+                self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
+            }
             // What was executed at the start lies below the mark: this one can count even if the log takes nothing more.
             self.take_checkpoint();
         }
@@ -206,7 +213,7 @@ impl ExecuteStage {
         if let Some(checkpoints) = &self.checkpoints
             && !self.shared.lacks_state()
         {
-            checkpoints.take(|| self.executor.freeze(), &self.shared, &self.to_order);
+            checkpoints.take(|| self.executor.freeze(), &self.shared);
         }
     }
 

@@ -11,6 +11,7 @@ use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
 use super::transfer_stage::ToTransfer;
 use crate::config::Durability;
+use crate::durable::DeliveryReader;
 use crate::log::{AppendError, Log, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
@@ -74,8 +75,8 @@ pub struct OrderStage {
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     /// Bytes of the log that stay for others.
     pub(super) log_keep_bytes: u64,
-    /// Decided batches lie in a log of their own.
-    pub(super) own_decisions: bool,
+    /// Where decided batches lie in a log of their own.
+    pub(super) decisions: Option<DeliveryReader>,
     /// What the older of two checkpoints covers, and when the log was last told.
     pub(super) stored: Option<(Seq, Tick)>,
     /// Bytes of the segments in use when a checkpoint was last asked for.
@@ -174,10 +175,12 @@ impl OrderStage {
         let used = self.used_bytes(self.log.stats().used_bytes);
         self.wanted_at = self.wanted_at.min(used);
         let pressed = used > self.log.bytes_max() / 4 * 3;
-        // Where decisions have a log of their own, this one is small.
-        let keep = match pressed || self.own_decisions {
-            true => Lsn(u64::MAX),
-            false => self.log.keep_from(self.log_keep_bytes.min(self.log.bytes_max() / 2)),
+        let bytes = self.log_keep_bytes.min(self.log.bytes_max() / 2);
+        let (seq, keep) = match (&self.decisions, pressed) {
+            (_, true) => (seq, Lsn(u64::MAX)),
+            (None, false) => (seq, self.log.keep_from(bytes)),
+            // What peers may ask for lies there; the log of votes is small.
+            (Some(decisions), false) => (seq.min(decisions.place_before(bytes)), Lsn(u64::MAX)),
         };
         self.step(self.clock.now(), Input::CheckpointStored { seq, keep, pressed });
     }
@@ -190,7 +193,9 @@ impl OrderStage {
     /// A log that fills up faster than checkpoints come asks for one; one that is nearly full lets go of what it kept for others.
     fn relieve(&mut self, used: u64) {
         let most = self.log.bytes_max();
-        if used > most / 8 * 5 && used > self.wanted_at + most / 16 {
+        // Nothing makes room before there are two.
+        let from = if self.stored.is_some() { most / 8 * 5 } else { most / 4 };
+        if used > from && used > self.wanted_at + most / 16 {
             self.wanted_at = used;
             self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         }

@@ -8,8 +8,8 @@ use super::decisions::certificate_of;
 use super::progress::RecoveryProgress;
 use super::startup::StartError;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::file::Opened;
 use crate::checkpoint::frozen::{Frozen, resume, thaw};
+use crate::checkpoint::opened::Opened;
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
 use crate::durable::{self, Mode, OpenLayer};
@@ -41,6 +41,8 @@ pub struct Recovery<'a> {
     pub(super) table: ClientTableLimits,
     /// Where all replicas take the root of their state.
     pub(super) schedule: Option<Schedule>,
+    /// Places between marks.
+    pub(super) mark_interval: u64,
     pub(super) progress: &'a RecoveryProgress,
     /// A state can be had from others.
     pub(super) transfers: bool,
@@ -56,6 +58,9 @@ pub struct Recovered {
     pub(super) passed: Vec<Frozen>,
     /// Why what is executed is worth nothing: the log leads on from nothing that is here.
     pub(super) lacks_state: Option<String>,
+    /// Where less than two checkpoints are on disk: the last state passed at a mark, below the executed one. Only a log that is full
+    /// needs it: nothing more is executed then, and two checkpoints of two places make room.
+    pub(super) spare: Option<Frozen>,
 }
 
 /// What an attempt with one checkpoint ends in, if not well.
@@ -75,7 +80,7 @@ impl Recovery<'_> {
                 opened
             });
             let failed = match opened {
-                Ok(opened) => match self.attempt(service, Some(opened)) {
+                Ok(opened) => match self.attempt(service, Some(opened), store.kept().len() < 2) {
                     Ok(recovered) => return self.sound(recovered),
                     Err(Failed::Start(e)) => return Err(e),
                     Err(Failed::Checkpoint(back, why)) => {
@@ -93,7 +98,7 @@ impl Recovery<'_> {
             ::log::warn!("{}: {failed}: going back to what is before it", path.display());
             store.discard(seq)?;
         }
-        let recovered = self.attempt(service, None).map_err(|failed| match failed {
+        let recovered = self.attempt(service, None, true).map_err(|failed| match failed {
             Failed::Start(e) => e,
             Failed::Checkpoint(..) => unreachable!("there was none"),
         })?;
@@ -122,16 +127,31 @@ impl Recovery<'_> {
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         drop(ready_out);
         let (replay, open, open_layer) = self.read(None, ready_in)?;
-        Ok(Recovered { executor, open, open_layer, replay, passed: Vec::new(), lacks_state: Some(why) })
+        Ok(Recovered {
+            executor,
+            open,
+            open_layer,
+            replay,
+            passed: Vec::new(),
+            lacks_state: Some(why),
+            spare: None,
+        })
     }
 
-    fn attempt(&self, service: Box<dyn Service>, opened: Option<Opened>) -> Result<Recovered, Failed> {
+    /// `alone`: there is no second checkpoint.
+    fn attempt(
+        &self,
+        service: Box<dyn Service>,
+        opened: Option<Opened>,
+        alone: bool,
+    ) -> Result<Recovered, Failed> {
         let base = match &opened {
             Some(opened) => Some(Base { seq: opened.head.seq, batches: opened.head.batches }),
             None => Some(Base::default()),
         };
         let (ready_in, ready_out) = bounded::<Batch>(REPLAY_BATCHES);
         let (table, hasher, schedule) = (self.table, self.auth.hasher, self.schedule);
+        let spare_every = schedule.filter(|_| alone).map(|_| self.mark_interval);
         let execute = std::thread::Builder::new().name("duramen-replay".into()).spawn(move || {
             let mut service = service;
             let mut executor = match opened {
@@ -155,18 +175,24 @@ impl Recovery<'_> {
                 }
             };
             pass(&executor);
+            let (mut spare, mut last) = (None, None);
             for batch in ready_out {
+                // One more place follows what was passed last.
+                spare = last.take().or(spare);
                 executor.execute(&batch);
                 pass(&executor);
+                if spare_every.is_some_and(|every| executor.executed().0.is_multiple_of(every)) {
+                    last = Some(executor.freeze());
+                }
             }
-            Ok((executor, passed))
+            Ok((executor, passed, spare))
         });
         let execute = execute.map_err(|e| Failed::Start(e.into()))?;
         let read = self.read(base, ready_in);
         match execute.join() {
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(Err((service, why))) => Err(Failed::Checkpoint(service, why)),
-            Ok(Ok((executor, passed))) => {
+            Ok(Ok((executor, passed, spare))) => {
                 let too_old = |e: &StartError| match e {
                     StartError::Restore { why: RestoreError::Impossible(i), .. } => i.is_too_old_checkpoint(),
                     _ => false,
@@ -177,7 +203,7 @@ impl Recovery<'_> {
                 }
                 let (replay, open, open_layer) = read.map_err(Failed::Start)?;
                 let lacks_state = replay.is_hollow().then(|| "no checkpoint can be read".to_owned());
-                Ok(Recovered { executor, open, open_layer, replay, passed, lacks_state })
+                Ok(Recovered { executor, open, open_layer, replay, passed, lacks_state, spare })
             }
         }
     }

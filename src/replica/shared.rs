@@ -4,6 +4,7 @@ use super::checkpoint_stage::CheckpointView;
 use super::metrics::Metrics;
 use super::progress::RecoveryProgress;
 use super::transfer_stage::TransferView;
+use crate::checkpoint::pacer::LogWrites;
 use crate::durable::RoundStats;
 use crate::log::LogStats;
 use crate::net::ConnectionId;
@@ -97,6 +98,8 @@ pub struct LogView {
     pub write_us_p50: u64,
     /// 99th percentile.
     pub write_us_p99: u64,
+    /// What all writes took, ns.
+    pub write_ns_sum: u64,
     /// Zero-filled segments ready.
     pub segments_ready: usize,
     /// Takes new work.
@@ -127,6 +130,7 @@ impl LogView {
             in_flight_max: stats.in_flight_max,
             write_us_p50: stats.write_ns.value_at_quantile(0.5) / 1000,
             write_us_p99: stats.write_ns.value_at_quantile(0.99) / 1000,
+            write_ns_sum: (stats.write_ns.mean() * stats.write_ns.len() as f64) as u64,
             segments_ready: stats.spare_segments,
             first: stats.first_lsn,
             files_bytes: stats.files_bytes,
@@ -180,6 +184,8 @@ pub struct Shared {
     pub decisions: Mutex<Option<(LogView, RoundStats)>>,
     /// A checkpoint is being written.
     pub checkpointing: AtomicBool,
+    /// How many times the period checkpoints are apart; 0 as 1.
+    pub checkpoint_stretch: AtomicU64,
     /// The log fills up: a checkpoint is due, turn or no turn.
     pub checkpoint_wanted: AtomicBool,
     /// Those on disk, and the last one's figures.
@@ -224,6 +230,18 @@ impl Shared {
     /// Of a start whose progress is told there.
     pub fn new(recovery: Arc<RecoveryProgress>) -> Self {
         Self { recovery, ..Self::default() }
+    }
+
+    /// What the log that clients wait for has written.
+    pub fn log_writes(&self) -> LogWrites {
+        let of = |log: &LogView| LogWrites { count: log.writes, sum_ns: log.write_ns_sum };
+        let of_decisions = self.decisions.lock().as_ref().map(|(log, _)| of(log));
+        of_decisions.unwrap_or_else(|| of(&self.order.lock().log))
+    }
+
+    /// The last place decided, as published.
+    pub fn decided(&self) -> Seq {
+        self.order.lock().status.map_or(Seq(0), |status| status.decided)
     }
 
     /// Counts a message without effect.

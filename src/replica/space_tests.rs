@@ -1,11 +1,14 @@
 //! Full disks: what waits for space, what says so, and that it goes on by itself.
 
-use super::checkpoint_stage::{CheckpointStage, Taken, ToCheckpoint};
+use super::checkpoint_stage::{CheckpointStage, Taken, ToCheckpoint, Waiting};
 use super::replica_tests::{Cluster, put, put_all, until};
 use super::shared::Shared;
 use super::stages::ToOrder;
+use crate::checkpoint::increments::Increments;
+use crate::checkpoint::pacer::Pacer;
 use crate::checkpoint::schedule::{Schedule, Turns};
 use crate::checkpoint::store::Store;
+use crate::checkpoint::stretch::Stretch;
 use crate::client::Outcome;
 use crate::config::{Durability, Limits, LogLimits};
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
@@ -29,19 +32,21 @@ const CLUSTER: ClusterId = ClusterId([3; 16]);
 fn stage(disk: Arc<MemoryDisk>, shared: &Arc<Shared>) -> (CheckpointStage, Sender<ToCheckpoint>) {
     let store = Store::on(disk, PathBuf::from("checkpoints")).unwrap();
     let (to_checkpoint, inbox) = unbounded();
+    let schedule = Schedule::new(Turns::Synchronized, 8, 3, ReplicaId(0), 4).unwrap();
     let stage = CheckpointStage {
         store,
         cluster: CLUSTER,
         me: ReplicaId(0),
         members: Members::new(FaultModel::Crash, 3, 1).unwrap(),
-        schedule: Schedule::new(Turns::Synchronized, 8, 3, ReplicaId(0), 4).unwrap(),
-        bytes_per_second: 0,
+        schedule,
+        increments: Increments::new(8, DigestAlgorithm::Blake3),
+        pacer: Pacer::new(0),
+        stretch: Stretch::new(schedule),
         inbox,
+        waiting: Waiting::default(),
         to_order: unbounded::<ToOrder>().0,
         to_transfer: None,
         shared: shared.clone(),
-        write_s: 0.0,
-        last: None,
     };
     (stage, to_checkpoint)
 }

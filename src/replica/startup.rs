@@ -11,7 +11,7 @@
 
 use super::admin::{Admin, Answer};
 use super::back_pressure::BackPressure;
-use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
+use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint, Waiting};
 use super::decisions::{Recent, Store, layer_mode};
 use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
@@ -31,10 +31,14 @@ use super::status::StatusWriter;
 use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::increments::Increments;
+use crate::checkpoint::pacer::Pacer;
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store as CheckpointStore;
+use crate::checkpoint::stretch::Stretch;
 use crate::config::{Config, Durability, LogDevice, LogIo, SnapshotKind, Transport};
 use crate::data_dir;
+use crate::durable::DurableLayer;
 use crate::execute::client_table::ClientTableLimits;
 use crate::identity::Identity;
 use crate::keys::{KeyError, ReplicaKeys};
@@ -504,13 +508,14 @@ impl Replica {
             layer_options,
             table,
             schedule,
+            mark_interval: interval,
             progress: progress_of,
             transfers,
         };
         progress.begin();
         let recovered = recovery.run(service, &mut checkpoints);
         progress.end();
-        let Recovered { executor, open, open_layer, mut replay, passed, lacks_state } = recovered?;
+        let Recovered { executor, open, open_layer, mut replay, passed, lacks_state, spare } = recovered?;
         if let Some(why) = &lacks_state {
             ::log::error!("{why}: the state of the others is taken over");
             shared.lacks_state.lock().clone_from(&lacks_state);
@@ -600,16 +605,17 @@ impl Replica {
         {
             let mut view = shared.checkpoints.lock();
             view.kept = checkpoints.kept().to_vec();
+            view.files = checkpoints.size();
+            view.full_every = config.checkpoint.full_every;
             view.period = schedule.map_or(0, |s| s.period());
+            view.stretch = 1;
         }
-        let older = match checkpoints.kept() {
-            [older, _] => Some(*older),
-            _ => None,
-        };
+        let older = checkpoints.older();
         let log_bytes = report.log_bytes.max(decisions_bytes);
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = links.checkpoint;
+        let waiting = Waiting::default();
         let to_transfer = transfer_net.as_ref().map(|_| transfer_in.clone());
         let (roots_in, roots_inbox) = links.roots;
         for frozen in passed {
@@ -627,13 +633,14 @@ impl Replica {
             me: id,
             members,
             schedule,
-            bytes_per_second: config.checkpoint.mib_per_second << 20,
+            increments: Increments::new(config.checkpoint.full_every, config.digest),
+            pacer: Pacer::new(config.checkpoint.mib_per_second << 20),
+            stretch: Stretch::new(schedule),
             inbox: checkpoint_inbox,
+            waiting: waiting.clone(),
             to_order: to_order.clone(),
             to_transfer: to_transfer.clone(),
             shared: shared.clone(),
-            write_s: 0.0,
-            last: None,
         });
         shared.view.store(core.view().0, Ordering::Relaxed);
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
@@ -715,7 +722,7 @@ impl Replica {
             to_checkpoint: schedule.map(|_| to_checkpoint.clone()),
             to_transfer: to_transfer.clone(),
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
-            own_decisions: layer_mode(durability).is_some(),
+            decisions: layer.as_ref().map(DurableLayer::reader),
             stored: older.map(|seq| (seq, Tick(0))),
             wanted_at: 0,
             resends: HashMap::new(),
@@ -744,7 +751,9 @@ impl Replica {
                 mark_interval: config.limits.mark_interval,
                 stop_the_world: config.checkpoint.snapshot == SnapshotKind::StopTheWorld,
                 to_checkpoint: to_checkpoint.clone(),
+                waiting,
             }),
+            spare,
             to_roots: schedule.map(|_| roots_in.clone()),
             to_transfer: to_transfer.clone(),
             layer,

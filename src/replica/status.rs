@@ -64,16 +64,31 @@ fn rounds_json(rounds: &RoundStats) -> String {
 
 fn checkpoints_json(view: &CheckpointView, writing: bool) -> String {
     let kept: Vec<String> = view.kept.iter().map(Seq::to_string).collect();
+    let pages = |pages: Option<u64>| pages.map_or_else(|| "null".to_owned(), |pages| pages.to_string());
     format!(
-        r#""checkpoints":{{"kept":[{}],"writing":{writing},"written":{},"skipped":{},"bytes":{},"freeze_us":{},"write_ms":{},"period":{},"period_min":{},"failed":{}}},"#,
+        concat!(
+            r#""checkpoints":{{"kept":[{}],"writing":{},"written":{},"skipped":{},"bytes":{},"pages":{},"#,
+            r#""pages_written":{},"full_every":{},"files":{},"disk_bytes":{},"copied_bytes":{},"freeze_us":{},"write_ms":{},"#,
+            r#""yielded_ms":{},"log_calm_us":{},"period":{},"period_min":{},"stretch":{},"failed":{}}},"#
+        ),
         kept.join(","),
+        writing,
         view.written,
         view.skipped,
         view.bytes,
+        pages(view.pages.map(|(_, all)| all)),
+        pages(view.pages.map(|(written, _)| written)),
+        view.full_every,
+        view.files.0,
+        view.files.1,
+        view.copied_bytes,
         view.freeze_us,
         view.write_ms,
+        view.yielded_ms,
+        view.calm_us.map_or_else(|| "null".to_owned(), |us| format!("{us:.1}")),
         view.period,
         view.period_min,
+        view.stretch,
         optional(view.failed.as_deref()),
     )
 }

@@ -436,7 +436,7 @@ impl Setup<'_> {
             MarkCertificate { statement, signatures: self.others().map(sign).collect() }
         };
         let root = signed(statement);
-        let mark = signed(MarkStatement { state: Digest::ZERO, ..statement });
+        let mark = Box::new(signed(MarkStatement { state: Digest::ZERO, ..statement }));
         let mark = StateCertificate { statement, signatures: root.signatures, digests: Vec::new(), mark };
         for at in self.others() {
             let _ = sites[at].to_transfer.send(ToTransfer::Image(image.clone()));

@@ -189,6 +189,19 @@ pub trait PagedSnapshot: Send + Sync {
     /// Appends the canonical bytes of a page, at least one; false and nothing if it is free.
     fn page(&self, index: u64, out: &mut Vec<u8>) -> bool;
 
+    /// How many bytes [`PagedSnapshot::page`] appends.
+    fn page_bytes(&self, index: u64) -> u64 {
+        let mut page = Vec::new();
+        self.page(index, &mut page);
+        page.len() as u64
+    }
+
+    /// A counter of bytes, which goes up when the service writes to a page that a snapshot holds; 0 if nobody counts. By as much as it
+    /// went up since a snapshot was taken the memory in use is more than without it, at most.
+    fn copied_bytes(&self) -> u64 {
+        0
+    }
+
     /// The page's digest as [`root_of`](crate::checkpoint::pages::root_of) takes it; zeros if it is free.
     fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest;
 

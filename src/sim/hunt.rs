@@ -115,7 +115,7 @@ fn a_state_that_one_alone_names() {
         statement: root(state),
         signatures: signed(root(state), by),
         digests: digests.clone(),
-        mark: MarkCertificate { statement: covers, signatures: signed(covers, marked) },
+        mark: Box::new(MarkCertificate { statement: covers, signatures: signed(covers, marked) }),
     };
     let all = [&liar, &other, &third];
     let reader = setup.authenticator(ReplicaId(0));

@@ -42,7 +42,7 @@ fn ranks_follow_the_freshness_of_checkpoints() {
             .map(|r| (id(r), Schedule::new(turns, period, n, id(r), random.between(1, 5)).expect("a period")))
             .collect();
         let place = Seq(random.below(2000));
-        let last = |of: &Schedule| (1..=place.0).rev().find(|k| of.takes(Seq(*k))).unwrap_or(0);
+        let last = |of: &Schedule| (1..=place.0).rev().find(|k| of.takes(Seq(*k), 1)).unwrap_or(0);
         let ranks = ranks(&schedules, place);
         assert_eq!(ranks.len(), n as usize);
         assert!(ranks.windows(2).all(|pair| {

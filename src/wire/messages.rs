@@ -137,7 +137,7 @@ pub struct StateCertificate {
     /// Of the batches that lead from there to the mark; none if it is of the same place.
     pub digests: Vec<Digest>,
     /// The quorum's.
-    pub mark: MarkCertificate,
+    pub mark: Box<MarkCertificate>,
 }
 
 /// STOP: a wish (RULES 11).
@@ -824,7 +824,7 @@ impl StateCertificate {
     pub fn read(r: &mut Reader) -> Result<Self, DecodeError> {
         let (statement, signatures) = (MarkStatement::read(r)?, read_signatures(r)?);
         let digests = (0..r.count(32)?).map(|_| r.digest()).collect::<Result<_, _>>()?;
-        Ok(Self { statement, signatures, digests, mark: MarkCertificate::read(r)? })
+        Ok(Self { statement, signatures, digests, mark: Box::new(MarkCertificate::read(r)?) })
     }
 }
 
