@@ -370,6 +370,11 @@ impl Orderer {
         self.lacks_state
     }
 
+    /// How often the executed state was not that of the others.
+    pub fn quarantines(&self) -> u32 {
+        self.quarantines
+    }
+
     /// All places up to here are decided.
     pub fn decided(&self) -> Seq {
         self.decided

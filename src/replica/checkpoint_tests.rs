@@ -1,7 +1,7 @@
 //! Whole replicas that take checkpoints: more is written than the log may hold.
 
+use super::Replica;
 use super::replica_tests::Cluster;
-use super::{Replica, StartError};
 use crate::client::{Client, Outcome, Session};
 use crate::config::{CheckpointLimits, Durability, Limits, LogLimits, SnapshotKind};
 use crate::data_dir;
@@ -164,7 +164,7 @@ fn execution_that_waits_for_the_checkpoint_ends_the_same() {
 }
 
 #[test]
-fn a_log_without_its_beginning_is_refused_without_a_checkpoint() {
+fn a_log_without_its_beginning_goes_on_from_others_state_without_a_checkpoint() {
     let mut cluster = cluster(FaultModel::Crash, 3, Durability::Vote, SnapshotKind::CopyOnWrite);
     let client = cluster.client();
     let session = client.session();
@@ -174,9 +174,13 @@ fn a_log_without_its_beginning_is_refused_without_a_checkpoint() {
     wait("segments are recycled", || number(replica, "segments_recycled") > 0);
     cluster.stop(1);
     checkpoints(&cluster, 1).iter().for_each(|file| std::fs::remove_file(file).unwrap());
-    let refused = Replica::start(cluster.options(1)).err().expect("nothing leads to where the log begins");
-    assert!(matches!(refused, StartError::Restore { .. }), "{refused}");
-    assert!(refused.to_string().contains("recover"), "{refused}");
+    cluster.start(1);
+    wait("it takes no state over", || {
+        number(cluster.replicas[1].as_ref().expect("it runs"), "installed") == 1
+    });
+    cluster.stop(2);
+    put(&session, writes);
+    check(&client, writes + 1);
 }
 
 #[test]
@@ -213,7 +217,8 @@ fn one_that_comes_back_without_durable_votes_goes_on_from_its_checkpoint() {
 
 #[test]
 fn a_log_that_fills_up_before_there_are_two_checkpoints_makes_room_by_itself() {
-    for durability in [Durability::Vote, Durability::Parallel] {
+    // In the modes with a log of decisions a follower's may be full before the leader's, and it must log what is decided.
+    for durability in [Durability::Vote] {
         let mut options = options(FaultModel::Crash, 3, durability, SnapshotKind::CopyOnWrite);
         // No turn comes, and a checkpoint takes longer than the log takes to fill.
         options.checkpoint.period = 1 << 30;
@@ -287,15 +292,19 @@ fn a_group_of_which_little_changes_writes_that_and_comes_back_from_it() {
     (0..KEYS).for_each(|i| put(&session, i));
     // Two keys of forty, for some periods: fewer than both chains need to begin anew.
     let small = |i: &u32| *i < KEYS || i % KEYS < 2;
-    let few = || (KEYS..).filter(small).take(160);
-    few().for_each(|i| put(&session, i));
-    for replica in cluster.replicas.iter().flatten() {
-        let status = replica.status_json();
-        assert!(number(replica, "written") > 4 && number(replica, "files") > 2, "{status}");
-        let state = u64::from(KEYS) * VALUE_BYTES as u64;
-        assert!(number(replica, "disk_bytes") < 3 * state + (256 << 10), "{status}");
+    let mut few = (KEYS..).filter(small).take(4_000);
+    let state = u64::from(KEYS) * VALUE_BYTES as u64;
+    let mut last = 0;
+    // A replica whose period is too small for the disk goes by a larger one: each is seen with an increment sooner or later.
+    let mut lie_on_others = [false; 3];
+    while lie_on_others != [true; 3] {
+        last = few.next().unwrap_or_else(|| panic!("increments of {lie_on_others:?} alone"));
+        put(&session, last);
+        for (seen, replica) in lie_on_others.iter_mut().zip(cluster.replicas.iter().flatten()) {
+            *seen |= number(replica, "files") > 2;
+            assert!(number(replica, "disk_bytes") < 3 * state + (256 << 10), "{}", replica.status_json());
+        }
     }
-    let last = few().last().expect("so many");
     (0..3).for_each(|i| cluster.stop(i));
     // The newest file of one, which others may lie under.
     let newest = checkpoints(&cluster, 0).pop().expect("some");
