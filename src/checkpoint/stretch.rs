@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 /// Checkpoints that are remembered.
 const REMEMBERED: usize = 4;
 /// A period is not made longer than so many times.
-pub const STRETCH_MAX: u64 = 16;
+pub const STRETCH_MAX: u64 = 4;
 
 /// What one replica measured.
 pub struct Stretch {
