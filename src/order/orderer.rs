@@ -450,6 +450,7 @@ impl Orderer {
                 if room {
                     let waiting: Vec<Seq> = self.slots.keys().copied().collect();
                     waiting.into_iter().for_each(|seq| self.go_on(seq, out));
+                    self.advance(out);
                 }
                 Ok(())
             }
@@ -989,7 +990,9 @@ impl Orderer {
 
     /// Hands decided places to execution, in sequence.
     pub(super) fn advance(&mut self, out: &mut Vec<Output>) {
-        if self.installing.is_some() || self.lacks_state {
+        // What is executed must go into the log of decisions, where there is one: it waits for room rather than fail.
+        let full = !self.config.votes_durable && !self.log_room;
+        if self.installing.is_some() || self.lacks_state || full {
             return;
         }
         loop {

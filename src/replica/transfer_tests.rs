@@ -200,7 +200,6 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-#[ignore = "it measures a rate: run it alone, with -- --ignored a_transfer_waits"]
 fn a_transfer_waits_for_the_load_where_told_so_and_not_for_ever() {
     const SECONDS: u64 = 3;
     let options = options(FaultModel::Byzantine, 4, Durability::Vote, SnapshotKind::CopyOnWrite);
@@ -220,7 +219,8 @@ fn a_transfer_waits_for_the_load_where_told_so_and_not_for_ever() {
             while !stop.load(Ordering::Relaxed) {
                 put(session, next);
                 next += 1;
-                std::thread::sleep(Duration::from_millis(40));
+                // Far above the bound also where others use the disk.
+                std::thread::sleep(Duration::from_millis(10));
             }
             next
         });
@@ -234,7 +234,8 @@ fn a_transfer_waits_for_the_load_where_told_so_and_not_for_ever() {
         wait("it takes no state over", || installed(&cluster, 3) == 1);
         let waited = began.elapsed();
         assert!(waited >= Duration::from_secs(SECONDS - 1), "it waited for {waited:?} alone");
-        assert!(!cluster.replicas.iter().flatten().any(waits));
+        // Each tells of it ten times a second.
+        wait("they let it wait for ever", || !cluster.replicas.iter().flatten().any(waits));
         drop(ends);
         load.join().unwrap()
     });
