@@ -299,12 +299,12 @@ impl OrderStage {
                     ::log::info!("view {view} begins, led by replica {leader}");
                 }
                 Output::Quarantined(why) => {
-                    *self.shared.lacks_state.lock() = Some(why.clone());
+                    self.shared.set_lacks_state(Some(why.clone()));
                     self.tell_transfer(ToTransfer::Distrust);
                     self.shared.error(why);
                 }
                 Output::Restored => {
-                    *self.shared.lacks_state.lock() = None;
+                    self.shared.set_lacks_state(None);
                     self.shared.hollow.store(false, Ordering::Relaxed);
                 }
                 Output::Halt(why) => self.shared.error(format!("this replica is mute from now on: {why}")),

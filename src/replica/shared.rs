@@ -201,7 +201,9 @@ pub struct Shared {
     /// That this replica stays behind, in words.
     pub behind: Mutex<Option<String>>,
     /// Why what is executed here is worth nothing, until others' state is taken over.
-    pub lacks_state: Mutex<Option<String>>,
+    lacks_state: Mutex<Option<String>>,
+    /// Whether there is such a reason: looked at for every read and reply.
+    is_without_state: AtomicBool,
     /// There has been none since the start.
     pub hollow: AtomicBool,
     /// Requests executed since the start.
@@ -285,7 +287,14 @@ impl Shared {
 
     /// Whether the executed state is worth nothing.
     pub fn lacks_state(&self) -> bool {
-        self.lacks_state.lock().is_some()
+        self.is_without_state.load(Ordering::Acquire)
+    }
+
+    /// It is worth nothing, for this reason; or it is the others' again.
+    pub fn set_lacks_state(&self, why: Option<String>) {
+        let mut reason = self.lacks_state.lock();
+        self.is_without_state.store(why.is_some(), Ordering::Release);
+        *reason = why;
     }
 
     /// Takes down what went wrong, and says it in the log.

@@ -518,7 +518,7 @@ impl Replica {
         let Recovered { executor, open, open_layer, mut replay, passed, lacks_state, spare } = recovered?;
         if let Some(why) = &lacks_state {
             ::log::error!("{why}: the state of the others is taken over");
-            shared.lacks_state.lock().clone_from(&lacks_state);
+            shared.set_lacks_state(lacks_state.clone());
             shared.hollow.store(true, Ordering::Relaxed);
         }
         let report = open.report().clone();
