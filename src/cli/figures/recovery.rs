@@ -41,6 +41,9 @@ pub struct Args {
     /// MiB per second that a replica sends at least, however much it yields to the agreement; 0: it does not yield
     #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [8])]
     pub floor: Vec<u64>,
+    /// Writes per second, by a clock: a load that leaves room for the recovery on a shared machine [default: as many as are answered]
+    #[arg(long, value_name = "OPS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// How often each is measured, in turn
     #[arg(long, default_value_t = 1)]
     pub rounds: u64,

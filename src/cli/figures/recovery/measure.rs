@@ -59,6 +59,7 @@ pub(super) fn measure_all(args: &Args) -> Result<(Value, Result<(), CliError>), 
     let facts = json!({
         "scale": format!("{:?}", args.scale).to_lowercase(),
         "seconds": sizes.seconds,
+        "rate": args.rate,
         "value_bytes": VALUE_BYTES,
         "machine": machine.json(),
         "durable": !machine.mount.in_memory(),
@@ -140,7 +141,8 @@ impl Ground<'_> {
             preload: true,
         };
         let Sizes { sessions, outstanding, .. } = *self.sizes;
-        let shape = Shape { sessions, outstanding, rate: None, deadline: DEADLINE, seed: 1 };
+        let shape =
+            Shape { sessions, outstanding, rate: self.args.rate.map(f64::from), deadline: DEADLINE, seed: 1 };
         (Arc::new(Workload::new(kind, 1)), shape)
     }
 
@@ -230,7 +232,7 @@ impl Run<'_> {
         let client = self.ground.connect(cluster.dir(), &config, "load")?;
         let watching = self.ground.connect(cluster.dir(), &config, "watch")?;
         let (workload, shape) = self.ground.workload(self.keys());
-        ground::preload(&client, &workload, shape, self.keys(), interrupt)?;
+        ground::preload(&client, &workload, Shape { rate: None, ..shape }, self.keys(), interrupt)?;
 
         let load = Load::start(&client, workload, shape);
         let victim = self.wait_until_logs_begin_anew(&watching, &load, interrupt)?;
