@@ -47,14 +47,14 @@ pub(super) fn measure_all(args: &Args) -> Result<(Value, Result<(), CliError>), 
         sizes.replicas.clone_from(&args.replicas);
     }
     sizes.seconds = args.seconds.unwrap_or(sizes.seconds).max(1);
-    let made = !args.dir.exists();
-    std::fs::create_dir_all(&args.dir)?;
-    let machine = ground::machine(&args.dir, args.allow_tmpfs, sizes.bytes_max())?;
+    let made = !args.files.dir.exists();
+    std::fs::create_dir_all(&args.files.dir)?;
+    let machine = ground::machine(&args.files.dir, args.allow_tmpfs, sizes.bytes_max())?;
     let mut tables = Tables::new();
-    tables.write(&args.out)?;
+    tables.write(&args.files.out)?;
     let ended = runs(args, &sizes, &mut tables, &interrupt);
     if made {
-        let _ = std::fs::remove_dir(&args.dir);
+        let _ = std::fs::remove_dir(&args.files.dir);
     }
     let facts = json!({
         "scale": format!("{:?}", args.scale).to_lowercase(),
@@ -89,7 +89,7 @@ fn runs(args: &Args, sizes: &Sizes, tables: &mut Tables, interrupt: &Interrupt) 
                             Run { ground, state_mb, strategy, from: *from, floor_mib, round, places_per_s };
                         run.measure(tables, interrupt)?;
                         // What there is survives an interruption.
-                        tables.write(&args.out)?;
+                        tables.write(&args.files.out)?;
                     }
                 }
             }
@@ -114,7 +114,7 @@ impl Ground<'_> {
         transfer: TransferLimits,
     ) -> Result<LocalCluster, CliError> {
         let options = InitOptions {
-            dir: self.args.dir.join(format!("run-{}", std::process::id())),
+            dir: self.args.files.dir.join(format!("run-{}", std::process::id())),
             replicas: self.replicas,
             clients: vec!["load".into(), "watch".into()],
             limits: Limits { mark_interval: self.sizes.mark_interval, ..Limits::default() },
