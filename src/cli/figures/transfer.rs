@@ -37,6 +37,9 @@ pub struct Args {
     /// Links vary, by seeds that are the same for every strategy
     #[arg(long)]
     pub varying: bool,
+    /// The widest link falls to a quarter on the way, then the narrowest becomes four times as wide
+    #[arg(long, conflicts_with = "varying")]
+    pub abrupt: bool,
     /// Table 1's bandwidths times this [default: the scale's]
     #[arg(long, value_name = "FACTOR")]
     pub bandwidth: Option<f64>,

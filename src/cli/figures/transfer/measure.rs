@@ -59,6 +59,7 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
                     let setup = Setup {
                         group,
                         seed: args.varying.then_some(round + 1),
+                        abrupt: args.abrupt,
                         site,
                         fetch: fetch(group, site, *strategy),
                         state: &state,
@@ -86,6 +87,7 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
         "mib": mib,
         "bandwidth": factor,
         "varying": args.varying,
+        "abrupt": args.abrupt,
         "rounds": args.rounds,
         "digest": format!("{:?}", DigestAlgorithm::default()).to_lowercase(),
         "transport": "TLS, keys made for the run",
@@ -132,7 +134,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn links(&self) -> &'static str {
-        if self.args.varying { "varying" } else { "constant" }
+        match (self.args.varying, self.args.abrupt) {
+            (true, _) => "varying",
+            (_, true) => "abrupt",
+            _ => "constant",
+        }
     }
 
     fn name(&self) -> String {
