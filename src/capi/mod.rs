@@ -66,4 +66,8 @@ mod client_tests;
 #[cfg(test)]
 mod header_tests;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod test_cluster;
