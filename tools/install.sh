@@ -15,11 +15,12 @@ name=libduramen.so.${version%.*}
 lib=$prefix/${LIBDIR:-lib}
 built=${CARGO_TARGET_DIR:-target}/release
 
-cargo build --release --lib --no-default-features --locked
-# What the static library needs besides itself.
-needs=$(cargo rustc --release --lib --no-default-features --locked --crate-type staticlib -- --print native-static-libs 2>&1 |
-    sed -n 's/^note: native-static-libs: //p' | tail -n 1)
-: "${needs:=-lpthread -ldl -lm}"
+# One build of all kinds of library; it also tells what the static one needs besides itself.
+told=$(mktemp)
+trap 'rm -f "$told"' EXIT
+cargo rustc --release --lib --no-default-features --locked -- --print native-static-libs 2> >(tee "$told" >&2)
+needs=$(sed -n 's/^note: native-static-libs: //p' "$told" | tail -n 1)
+: "${needs:=-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc}"
 
 install -d "${DESTDIR:-}$lib/pkgconfig" "${DESTDIR:-}$prefix/include"
 install -m 755 "$built/libduramen.so" "${DESTDIR:-}$lib/libduramen.so.$version"

@@ -12,10 +12,13 @@ use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
+/// Outcome, reply, name of the thread.
+type Told = (i32, Vec<u8>, Option<String>);
+
 /// What a test's callback writes down.
 struct Heard {
     client: *mut duramen_client,
-    all: Mutex<Vec<(i32, Vec<u8>, Option<String>)>>,
+    all: Mutex<Vec<Told>>,
     /// Codes of calls from within.
     within: Mutex<Vec<i32>>,
 }

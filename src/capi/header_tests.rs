@@ -21,9 +21,9 @@ pub(super) const HEAD: &str = r#"/*
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
- *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
- *             thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
+ *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
+ *             exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -163,7 +163,7 @@ fn abi(header: &str) -> Vec<String> {
     code += rest;
     let mut lines = Vec::new();
     let mut statement = String::new();
-    for line in code.lines().map(str::trim) {
+    for line in code.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
         if let Some(define) = line.strip_prefix("#define ") {
             // The guard has no value; the version is no promise.
             if define.contains(' ') && !define.starts_with("DURAMEN_VERSION ") {
@@ -177,13 +177,12 @@ fn abi(header: &str) -> Vec<String> {
             }
         }
     }
-    assert_eq!(statement.replace("} // extern \"C\"", "").trim(), "", "a statement does not end");
+    assert_eq!(statement, "", "a statement does not end");
     lines
 }
 
 /// Of one statement of C.
 fn promises(statement: &str) -> Vec<String> {
-    let statement = statement.trim_start_matches("} // extern \"C\"").trim();
     let Some((head, body)) = statement.split_once('{') else {
         let kind = if statement.starts_with("typedef") { "type" } else { "function" };
         return vec![format!("{kind} {statement}")];

@@ -66,7 +66,10 @@ fn no_sequence_of_calls_does_anything_but_return_codes() {
     });
     let (mut submitted, mut buf) = (0, [0u8; 64]);
     for call in 0..CALLS {
-        let handle = random.of(&pool);
+        let handle = match random.below(8) {
+            0 => random.of(&[client.addr(), replica.addr()]),
+            _ => random.of(&pool),
+        };
         let word = |random: &mut Random| match random.below(8) {
             0 => null(),
             _ => random.of(&words).as_ptr(),
@@ -103,7 +106,7 @@ fn no_sequence_of_calls_does_anything_but_return_codes() {
                     let out = if random.below(2) == 0 { null_mut() } else { &raw mut out };
                     duramen_client_open(conf, out)
                 }
-                6 | 7 if handle != client.addr() || random.below(20) == 0 => {
+                6 | 7 if handle != client.addr() || random.below(2) == 0 => {
                     let cb: duramen_outcome_fn = if random.below(4) == 0 { None } else { Some(count) };
                     let code = duramen_client_submit(a_client, at, len, flags, 50, cb, null_mut());
                     submitted += usize::from(code == DURAMEN_OK);

@@ -259,7 +259,9 @@ fn a_snapshot_that_cannot_be_written_stops_its_replica() {
 fn a_start_in_which_execute_fails_is_an_error_and_destroys_nothing() {
     let (mut cluster, _sums) = sums(FaultModel::Crash, 3, 1 << 20);
     let client = cluster.client(&[]);
-    (0..300).for_each(|_| drop(add(client, 1)));
+    for total in 1..=300 {
+        assert_eq!(add(client, 1), total);
+    }
     assert_eq!(duramen_client_destroy(client, DURAMEN_FOREVER), DURAMEN_OK);
     cluster.stop(0);
     let failing = Sum { fails: AtomicI32::new(3), ..Sum::default() };
