@@ -984,6 +984,7 @@ impl Orderer {
         slot.decision = Some(Decision { certificate, batch, checked: false });
         slot.batches.retain(|d, _| *d == digest);
         slot.wanted.clear();
+        slot.asked.clear();
         slot.claims.clear();
         self.advance(out);
     }
