@@ -113,12 +113,13 @@ fn one(args: &Args, seed: u64) -> Result<(), CliError> {
     match attempt(&args.plan(seed)) {
         Ok(r) => {
             emit(format_args!(
-                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, {} states transferred, settled in {} ms",
+                "seed {seed}: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} records rotten, {} checkpoints, {} records recycled, {} states transferred, settled in {} ms",
                 r.events,
                 r.places,
                 r.acknowledged,
                 r.views,
                 r.wiped,
+                r.rotten,
                 r.checkpoints,
                 r.recycled,
                 r.transferred,
@@ -180,7 +181,7 @@ fn many(args: &Args) -> Result<(), CliError> {
     let (total, failures) = (total.into_inner(), failures.into_inner());
     let seconds = started.elapsed().as_secs_f64();
     emit(format_args!(
-        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} checkpoints, {} records recycled, {} states transferred",
+        "{} seeds from {}, {:.1} per second on {} threads: {} events, {} places, {} answers, {} views begun, {} logs replaced, {} records rotten, {} checkpoints, {} records recycled, {} states transferred",
         total.seeds,
         args.start,
         total.seeds as f64 / seconds,
@@ -190,6 +191,7 @@ fn many(args: &Args) -> Result<(), CliError> {
         total.acknowledged,
         total.views,
         total.wiped,
+        total.rotten,
         total.checkpoints,
         total.recycled,
         total.transferred
@@ -282,6 +284,7 @@ struct Total {
     acknowledged: u64,
     views: u64,
     wiped: u64,
+    rotten: u64,
     checkpoints: u64,
     transferred: u64,
     recycled: u64,
@@ -300,6 +303,7 @@ impl Total {
         self.acknowledged += r.acknowledged;
         self.views += r.views;
         self.wiped += r.wiped;
+        self.rotten += r.rotten;
         self.checkpoints += r.checkpoints;
         self.transferred += r.transferred;
         self.recycled += r.recycled;

@@ -287,6 +287,12 @@ fn recover(run: &Run, plan: &Plan, image: Image, crash: &Crash) -> Result<(u64, 
     let written: Vec<u64> = run.kept.iter().chain(&run.appended).copied().collect();
     let mut found = Vec::new();
     let disk = Arc::new(MemoryDisk::new(image));
+    let mut whole = 0;
+    let also = read_on(disk.clone(), plan.opts.clone(), true, &mut |record| {
+        whole += u64::from(matches!(record, Scanned::Whole(_)));
+        Ok(true)
+    });
+    let also = also.map_err(|e| format!("a crash was taken for rot, or something else: {e}"))?;
     let mut last = Lsn(0);
     let open = open_on(disk, plan.opts.clone(), &mut |record| {
         assert!(last == Lsn(0) || record.lsn == last.next(), "numbers have no gaps");
@@ -296,6 +302,9 @@ fn recover(run: &Run, plan: &Plan, image: Image, crash: &Crash) -> Result<(u64, 
     })
     .map_err(|e| format!("a crash was taken for something else: {e}"))?;
     let report = open.report();
+    if also.report() != report || whole != report.records {
+        return Err("a crash was taken for rot".into());
+    }
     let (first, last) = (report.first_lsn.0, report.last_lsn.0);
     let durable = crash.reported.max(run.first + run.kept.len() as u64 - 1);
     if last < durable {

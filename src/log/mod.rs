@@ -35,6 +35,8 @@ mod writer;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod device_tests;
 #[cfg(test)]
 mod io_error_tests;
@@ -62,7 +64,7 @@ pub use check::{DISK_CHECK_SIZES, DiskReport, DiskSpeed, disk_check};
 pub use device::Device;
 pub use error::{Damage, LogError, LogFailed};
 pub use gate::{Durable, DurableGate, Persisted};
-pub use options::{IoBackend, LogOptions, Record, ScannedRecord};
+pub use options::{DamagedRecord, IoBackend, LogOptions, Record, ScannedRecord};
 pub use progress::Progress;
 pub use reader::LogReader;
 pub use stage::{LogEvent, LogStats};
@@ -75,7 +77,7 @@ pub(crate) use layout::BLOCK_BYTES;
 use layout::{BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use mailbox::Mailbox;
 use reader::Index;
-use scan::{Place, Scan};
+use scan::{Payload, Place, Scan};
 pub(crate) use segments::is_full;
 use segments::{Maker, Spare, UNFINISHED, make_segment, segment_name, segment_number};
 use stage::{Bounds, Shared, Stage};
@@ -148,18 +150,70 @@ pub fn open(
     Ok(open)
 }
 
+/// As [`open`], for a caller that can do without the payload of some records: one of which only the payload rotted comes to `each`
+/// in its turn. Its header is what was written, and it was durable; its bytes are not. `Ok(false)` refuses the log as [`open`]
+/// would. The record stays as it is: what replaces it is appended.
+pub fn open_damaged(opts: LogOptions, each: Each<'_>) -> Result<OpenLog, LogError> {
+    opts.check()?;
+    if !opts.dir.is_dir() {
+        return Err(LogError::NotFormatted(opts.dir));
+    }
+    let lock = lock(&opts.dir)?;
+    let disk = real_disk(&opts)?;
+    let mut open = read_on(disk, opts, true, each)?;
+    open.lock = Some(lock);
+    Ok(open)
+}
+
+/// A record as a scan found it.
+#[derive(Debug)]
+pub enum Scanned {
+    /// As it was appended.
+    Whole(ScannedRecord),
+    /// Its header as it was appended.
+    Damaged(DamagedRecord),
+}
+
+/// Takes a record. `Ok(false)`: not without its payload.
+pub type Each<'a> = &'a mut dyn FnMut(Scanned) -> Result<bool, String>;
+
 fn open_on(
     disk: Arc<dyn Disk>,
     opts: LogOptions,
     on_record: &mut dyn FnMut(ScannedRecord) -> Result<(), String>,
 ) -> Result<OpenLog, LogError> {
+    read_on(disk, opts, false, &mut |found| match found {
+        Scanned::Whole(record) => on_record(record).map(|()| true),
+        Scanned::Damaged(_) => Ok(false),
+    })
+}
+
+fn read_on(
+    disk: Arc<dyn Disk>,
+    opts: LogOptions,
+    repairs: bool,
+    each: Each<'_>,
+) -> Result<OpenLog, LogError> {
     let expect = Some((opts.cluster, opts.replica));
-    let scan = scan::scan(&disk, &opts.dir, expect, true, &opts.progress, &mut |header, payload, _| {
+    let mut sink = |header: &RecordHeader, payload: Payload, place: Place| {
         if header.is_own() {
             return Ok(());
         }
-        on_record(reader::scanned(header, payload)).map_err(|why| LogError::Refused { lsn: header.lsn, why })
-    })?;
+        let found = match payload {
+            Payload::Whole(payload) => Scanned::Whole(reader::scanned(header, payload)),
+            Payload::Rotten(payload) => Scanned::Damaged(DamagedRecord {
+                segment: place.segment,
+                offset: place.offset,
+                record: reader::scanned(header, payload),
+            }),
+        };
+        match each(found) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(refused(&opts.dir, header, place)),
+            Err(why) => Err(LogError::Refused { lsn: header.lsn, why }),
+        }
+    };
+    let scan = scan::scan(&disk, &opts.dir, expect, true, repairs, &opts.progress, &mut sink)?;
     scan.damage(&opts.dir)?;
     let report = RecoveryReport::of(&scan);
     Ok(OpenLog { disk, opts, scan, report, lock: None })
@@ -175,6 +229,8 @@ pub struct RecoveryReport {
     pub last_lsn: Lsn,
     /// Surviving records of the caller.
     pub records: u64,
+    /// Of those, without their payload: see [`open_damaged`].
+    pub damaged: u64,
     /// Bytes of records and padding in use.
     pub log_bytes: u64,
     /// Bytes behind the last good record that the last run left unfinished; cut by `start`.
@@ -195,6 +251,7 @@ impl RecoveryReport {
             first_lsn: scan.first_lsn,
             last_lsn: scan.findings.last,
             records: scan.records,
+            damaged: scan.rotten,
             log_bytes: scan.log_bytes,
             torn_bytes: scan.findings.suffix_bytes,
             boot_epoch: scan.end.boot_epoch,
@@ -699,6 +756,23 @@ pub fn inspect(
     dir: &Path,
     each: &mut dyn FnMut(Inspected) -> Result<(), String>,
 ) -> Result<RecoveryReport, LogError> {
+    look(dir, false, &mut |inspected, _| each(inspected).map(|()| true))
+}
+
+/// As [`inspect`], as [`open_damaged`] would: `each` is told whether the payload is what was written, and says whether it can do
+/// without one that is not.
+pub fn inspect_damaged(
+    dir: &Path,
+    each: &mut dyn FnMut(Inspected, bool) -> Result<bool, String>,
+) -> Result<RecoveryReport, LogError> {
+    look(dir, true, each)
+}
+
+fn look(
+    dir: &Path,
+    repairs: bool,
+    each: &mut dyn FnMut(Inspected, bool) -> Result<bool, String>,
+) -> Result<RecoveryReport, LogError> {
     if !dir.is_dir() {
         return Err(LogError::NotFormatted(dir.into()));
     }
@@ -709,20 +783,38 @@ pub fn inspect(
     disk.read_only = true;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let unseen = Progress::default();
-    let scan =
-        scan::scan(&disk, dir, None, false, &unseen, &mut |header: &RecordHeader, payload, place: Place| {
-            let record = reader::scanned(header, payload);
-            let inspected = Inspected {
-                segment: place.segment,
-                offset: place.offset,
-                boot_epoch: header.boot_epoch,
-                durable_lsn: header.durable_lsn,
-                record,
-            };
-            each(inspected).map_err(|why| LogError::Refused { lsn: header.lsn, why })
-        })?;
+    let mut sink = |header: &RecordHeader, payload: Payload, place: Place| {
+        let (payload, whole) = match payload {
+            Payload::Whole(payload) => (payload, true),
+            Payload::Rotten(payload) => (payload, false),
+        };
+        let record = reader::scanned(header, payload);
+        let inspected = Inspected {
+            segment: place.segment,
+            offset: place.offset,
+            boot_epoch: header.boot_epoch,
+            durable_lsn: header.durable_lsn,
+            record,
+        };
+        match each(inspected, whole) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(refused(dir, header, place)),
+            Err(why) => Err(LogError::Refused { lsn: header.lsn, why }),
+        }
+    };
+    let scan = scan::scan(&disk, dir, None, false, repairs, &unseen, &mut sink)?;
     scan.damage(dir)?;
     Ok(RecoveryReport::of(&scan))
+}
+
+/// The caller cannot do without the payload of this record.
+fn refused(dir: &Path, header: &RecordHeader, place: Place) -> LogError {
+    LogError::Damaged {
+        file: dir.join(segment_name(place.segment)),
+        offset: place.offset,
+        lsn: Lsn(header.lsn.0 - 1),
+        why: Damage::BelowDurable(header.lsn),
+    }
 }
 
 /// Words for the log's own kinds, for `dump`.

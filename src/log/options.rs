@@ -55,6 +55,17 @@ pub struct ScannedRecord {
     pub payload: Bytes,
 }
 
+/// A record that was durable and of which only the header is what was appended (checksum and chain verified).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedRecord {
+    /// Number of its segment.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+    /// The header's fields hold; not to be believed is the payload, of the right length, which something else must prove.
+    pub record: ScannedRecord,
+}
+
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, seq, view, digest, .. } = self;

@@ -309,8 +309,10 @@ fn recycled_log() -> (Image, Plan, Vec<Placed>, Vec<u64>) {
         Path::new("memory"),
         None,
         false,
+        false,
         &Progress::default(),
         &mut |header, payload, place| {
+            let (Payload::Whole(payload) | Payload::Rotten(payload)) = payload;
             let from = place.offset as usize;
             places.push((place.segment, from, from + 112 + header.payload_bytes as usize, !header.is_own()));
             if !header.is_own() {

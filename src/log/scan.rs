@@ -52,6 +52,8 @@ pub(super) struct Scan {
     /// Of the oldest segment.
     pub first_lsn: Lsn,
     pub records: u64,
+    /// Of those, handed out without their payload.
+    pub rotten: u64,
     pub log_bytes: u64,
 }
 
@@ -64,16 +66,26 @@ struct Opened {
     lost_copy: Option<usize>,
 }
 
+/// What stands behind a record's header.
+pub(super) enum Payload {
+    /// What was written.
+    Whole(Bytes),
+    /// Something else, in a record that was durable.
+    Rotten(Bytes),
+}
+
 /// One good record: its header, payload and place.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(&RecordHeader, Bytes, Place) -> Result<(), LogError>;
+pub(super) type Sink<'a> = &'a mut dyn FnMut(&RecordHeader, Payload, Place) -> Result<(), LogError>;
 
 /// Scans all of `disk`. `sync`: make sure first that what is read is durable (a crashed process leaves written but
-/// unsynced names, and a decision on data that a power loss can still take would be wrong).
+/// unsynced names, and a decision on data that a power loss can still take would be wrong). `repairs`: records of the caller of
+/// which only the payload rotted are handed out as such, and the scan goes on behind them; otherwise it ends there.
 pub(super) fn scan(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     expect: Option<(ClusterId, ReplicaId)>,
     sync: bool,
+    repairs: bool,
     progress: &Progress,
     sink: Sink<'_>,
 ) -> Result<Scan, LogError> {
@@ -95,6 +107,7 @@ pub(super) fn scan(
     let first_number = header.number;
     let mut walk = Walk {
         chunks: Chunks::new(opened.iter().map(|o| o.file.clone()).collect()),
+        opened: &opened,
         dir,
         lsn: Lsn(header.first_lsn.0.saturating_sub(1)),
         chain: header.chain,
@@ -103,6 +116,9 @@ pub(super) fn scan(
         durable: header.durable_lsn.max(first_durable),
         unfinished_bytes: 0,
         records: 0,
+        rotten: 0,
+        repairs,
+        durable_ahead: None,
         segments: Vec::new(),
         progress,
         passed: 0,
@@ -125,15 +141,7 @@ pub(super) fn scan(
 
     progress.end();
     let last = &opened[at];
-    let mut suffix = Suffix {
-        durable: walk.durable,
-        boot_epoch: walk.boot_epoch,
-        bytes: 0,
-        header_lost: false,
-        missing: None,
-        discard: Vec::new(),
-        spares: Vec::new(),
-    };
+    let mut suffix = Suffix { durable: walk.durable, boot_epoch: walk.boot_epoch, ..Suffix::default() };
     let io = |e| LogError::io(&dir.join(&last.name), "read", e);
     let found_to = suffix.rest_of(&*last.file, &header, tail).map_err(io)?;
     suffix.bytes = (found_to - tail) as u64;
@@ -176,6 +184,7 @@ pub(super) fn scan(
         discard: suffix.discard,
         first_lsn,
         records: walk.records,
+        rotten: walk.rotten,
     })
 }
 
@@ -248,6 +257,7 @@ fn check_owner(
 /// The good records, in order.
 struct Walk<'a> {
     chunks: Chunks,
+    opened: &'a [Opened],
     dir: &'a Path,
     lsn: Lsn,
     chain: Chain,
@@ -258,6 +268,10 @@ struct Walk<'a> {
     /// ended long before the crash.
     unfinished_bytes: usize,
     records: u64,
+    rotten: u64,
+    repairs: bool,
+    /// The highest lsn that anything readable behind the first rotten record calls durable, once it is looked for.
+    durable_ahead: Option<Lsn>,
     segments: Vec<SegmentIndex>,
     progress: &'a Progress,
     /// Bytes of the segments before.
@@ -286,7 +300,7 @@ impl Walk<'_> {
                 None if at.is_multiple_of(BLOCK_BYTES) => None,
                 None => self.candidate(index, segment, header, align_up(at, BLOCK_BYTES))?,
             };
-            let Some((offset, record, bytes)) = next else { break };
+            let Some((offset, record, bytes, whole)) = next else { break };
             if record.kind == KIND_BOOT {
                 self.boot_epoch = record.boot_epoch;
                 if let Ok((boot, _)) = zerocopy::FromBytes::read_from_prefix(&bytes[HEADER_BYTES..]) {
@@ -301,8 +315,10 @@ impl Walk<'_> {
             self.durable = self.durable.max(record.durable_lsn);
             self.chain = chain_after(bytes[..HEADER_BYTES].try_into().expect("a header's length"));
             self.records += u64::from(!record.is_own());
+            self.rotten += u64::from(!whole);
             at = offset + record.bytes();
             let payload = bytes.slice(HEADER_BYTES..);
+            let payload = if whole { Payload::Whole(payload) } else { Payload::Rotten(payload) };
             sink(&record, payload, Place { segment: segment.number, offset: offset as u64 })?;
             self.progress.reach(self.passed + at as u64);
         }
@@ -311,14 +327,14 @@ impl Walk<'_> {
         Ok(at)
     }
 
-    /// The record at `at`, header and payload, if it is the next one and intact.
+    /// The record at `at`, header and payload, if it is the next one and intact, or, where that is asked for, rotten.
     fn candidate(
         &mut self,
         index: usize,
         segment: &Opened,
         header: &SegmentHeader,
         at: usize,
-    ) -> Result<Option<(usize, RecordHeader, Bytes)>, LogError> {
+    ) -> Result<Option<(usize, RecordHeader, Bytes, bool)>, LogError> {
         let io = |e| LogError::io(&self.dir.join(&segment.name), "read", e);
         let segment_bytes = segment.file.bytes() as usize;
         if at + HEADER_BYTES > segment_bytes {
@@ -346,12 +362,77 @@ impl Walk<'_> {
         self.boot_epoch = if first { record.boot_epoch } else { self.boot_epoch };
         let bytes = self.chunks.get(index, at, HEADER_BYTES + record.payload_bytes as usize).map_err(io)?;
         let intact = crc32c::crc32c(&bytes[HEADER_BYTES..]) == record.payload_crc;
-        self.unfinished_bytes = if intact { 0 } else { record.bytes() };
-        Ok(intact.then_some((at, record, bytes)))
+        let known = intact || self.is_rotten(index, header, at, &record, &bytes).map_err(io)?;
+        self.unfinished_bytes = if known { 0 } else { record.bytes() };
+        Ok(known.then_some((at, record, bytes, intact)))
+    }
+
+    /// Whether a record of the caller whose payload is not what was written is one that was: something readable behind it says
+    /// that it was durable, so no write tore it, and the chain in the header that follows it says that its own header is what
+    /// stood there.
+    fn is_rotten(
+        &mut self,
+        index: usize,
+        header: &SegmentHeader,
+        at: usize,
+        record: &RecordHeader,
+        bytes: &[u8],
+    ) -> io::Result<bool> {
+        if !self.repairs || record.is_own() || !self.is_followed(index, header, at, record, bytes)? {
+            return Ok(false);
+        }
+        let ahead = match self.durable_ahead {
+            Some(ahead) => ahead,
+            None => durable_ahead(&self.opened[index..], at)?,
+        };
+        self.durable_ahead = Some(ahead);
+        Ok(record.lsn <= ahead.max(self.durable))
+    }
+
+    /// Whether the next header, in this segment or the next one, chains to this one. Behind what a cut left in the tail's block
+    /// there is none that does.
+    fn is_followed(
+        &self,
+        index: usize,
+        header: &SegmentHeader,
+        at: usize,
+        record: &RecordHeader,
+        bytes: &[u8],
+    ) -> io::Result<bool> {
+        let chain = chain_after(bytes[..HEADER_BYTES].try_into().expect("a header's length"));
+        let segment_bytes = self.opened[index].file.bytes() as usize;
+        let end = at + record.bytes();
+        for next in [end, align_up(end, BLOCK_BYTES)] {
+            if next + HEADER_BYTES <= segment_bytes
+                && let Ok(follows) = RecordHeader::decode(&self.chunks.direct(index, next, HEADER_BYTES)?)
+                && follows.salt == header.salt
+                && follows.chain == chain
+            {
+                return Ok(true);
+            }
+        }
+        let follows = |next: SegmentHeader| {
+            next.number == header.number + 1 && next.chain == chain && next.first_lsn == record.lsn.next()
+        };
+        Ok(self.opened.get(index + 1).is_some_and(|next| next.header.is_ok_and(follows)))
     }
 }
 
+/// The highest lsn that anything readable from `at` in the first of these segments on calls durable.
+fn durable_ahead(segments: &[Opened], at: usize) -> io::Result<Lsn> {
+    let mut ahead = Suffix::default();
+    let mut from = at;
+    for segment in segments {
+        let Ok(of) = segment.header else { continue };
+        ahead.durable = ahead.durable.max(of.durable_lsn);
+        ahead.rest_of(&*segment.file, &of, from)?;
+        from = DATA_START;
+    }
+    Ok(ahead.durable)
+}
+
 /// What lies behind the last good record.
+#[derive(Default)]
 struct Suffix {
     durable: Lsn,
     boot_epoch: u32,

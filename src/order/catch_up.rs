@@ -340,24 +340,32 @@ impl Orderer {
 
     fn ask(&mut self, seq: Seq, digest: Digest, out: &mut Vec<Output>) {
         let n = self.members.n();
+        // A batch asked for again goes on from where it was asked for last: where several wait, one turn for all of them could come
+        // round to the same replica for the same batch for ever, and another alone has it.
+        let last = self.slots.get(&seq).and_then(|slot| slot.asked.get(&digest)).map(|r| r.0);
+        let mut turn = last.unwrap_or(self.ask_turn);
         // In turn, and never ourselves; whoever says it is that far first.
         for _ in 0..n {
-            self.ask_turn = (self.ask_turn + 1) % n;
-            let candidate = ReplicaId(self.ask_turn);
-            if self.says_it_has(candidate, seq) {
+            turn = (turn + 1) % n;
+            if self.says_it_has(ReplicaId(turn), seq) {
                 break;
             }
         }
         // Nobody says so: then everybody in turn, where the round above ended where it began.
-        if !self.says_it_has(ReplicaId(self.ask_turn), seq) {
-            self.ask_turn = (self.ask_turn + 1) % n;
+        if !self.says_it_has(ReplicaId(turn), seq) {
+            turn = (turn + 1) % n;
         }
-        let mut target = ReplicaId(self.ask_turn);
-        if target == self.me {
-            self.ask_turn = (self.ask_turn + 1) % n;
-            target = ReplicaId(self.ask_turn);
+        if ReplicaId(turn) == self.me {
+            turn = (turn + 1) % n;
         }
+        if last.is_none() {
+            self.ask_turn = turn;
+        }
+        let target = ReplicaId(turn);
         if target != self.me {
+            if let Some(slot) = self.slots.get_mut(&seq) {
+                slot.asked.insert(digest, target);
+            }
             out.push(Output::Send(target, Message::FetchBatch(FetchBatch { seq, digest })));
         }
     }

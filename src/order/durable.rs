@@ -4,10 +4,11 @@
 use super::control::Control;
 use super::mutants::{Mutant, broken};
 use super::record::OrderRecord;
+use super::repair::Wound;
 use crate::types::*;
 use crate::wire::batch::Hasher;
 use crate::wire::messages::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Stands for the record of a batch that lies in the log of the durability layer, where it is found by its place.
 pub const ELSEWHERE: Lsn = Lsn(u64::MAX);
@@ -19,7 +20,7 @@ pub struct Prepared {
     pub kind: VoteKind,
     /// WRITE certificate of the highest view, or the decision's; in crash mode the accepted proposal.
     pub certificate: Certificate,
-    /// The record that holds the batch.
+    /// The record that holds the batch; 0 where that record is damaged.
     pub batch: Lsn,
 }
 
@@ -60,9 +61,15 @@ pub struct DurableState {
     /// False while a log without its beginning has not come to its first control record.
     pub known: bool,
     /// Above the mark.
-    prepared: BTreeMap<Seq, Prepared>,
+    pub(super) prepared: BTreeMap<Seq, Prepared>,
     /// Batches held above the mark, by place and digest.
-    batches: BTreeMap<(Seq, Digest), Lsn>,
+    pub(super) batches: BTreeMap<(Seq, Digest), Lsn>,
+    /// Places above the mark prepared in this view, by a damaged record that does not tell its certificate any more.
+    pub(super) lost: BTreeMap<Seq, View>,
+    /// Batches above the mark that stood in damaged records and in no other.
+    pub(super) lost_batches: BTreeSet<(Seq, Digest)>,
+    /// All that was damaged at the start.
+    pub(super) wounds: Vec<Wound>,
     /// Votes up to here may have been cast and are not on record (RULES 14): a restart without durable votes.
     pub forgotten: Seq,
     /// This log stands in place of a lost one, and what that one held may still matter (RULES 7).
@@ -72,7 +79,7 @@ pub struct DurableState {
     /// How often an operator had forgotten votes taken for never cast.
     pub era: u64,
     /// The report of the moment `view` was entered.
-    report: Report,
+    pub(super) report: Report,
 }
 
 /// What a STOP-DATA says: mark, certificates, places of which something may be forgotten.
@@ -114,6 +121,9 @@ impl DurableState {
             places: Vec::new(),
             prepared: BTreeMap::new(),
             batches: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            lost_batches: BTreeSet::new(),
+            wounds: Vec::new(),
             forgotten: Seq(0),
             learner: false,
             rejoined: None,
@@ -133,8 +143,10 @@ impl DurableState {
             .collect();
         let known = |seq: &Seq| slots.binary_search_by_key(seq, |s| s.certificate.seq).is_ok();
         let from = self.mark.statement.seq;
-        let unknown = (from.0 + 1..=self.forgotten.0).map(Seq).filter(|seq| !known(seq)).collect();
-        (self.mark.clone(), slots, unknown)
+        let forgotten = (from.0 + 1..=self.forgotten.0).map(Seq).filter(|seq| !known(seq));
+        let lost = self.lost.iter().filter(|(_, view)| **view < below).map(|(seq, _)| *seq);
+        let unknown: BTreeSet<Seq> = forgotten.chain(lost).collect();
+        (self.mark.clone(), slots, unknown.into_iter().collect())
     }
 
     /// After a restart without durable votes: what may have been voted on above the mark is forgotten, but for decisions on
@@ -210,7 +222,8 @@ impl DurableState {
                     return refuse("prepared in another view than the one entered (RULES 2)");
                 }
                 if certificate.seq > self.mark.statement.seq {
-                    self.batches.insert((certificate.seq, certificate.digest), lsn);
+                    self.lost.remove(&certificate.seq);
+                    self.found(certificate.seq, certificate.digest, lsn);
                     let (kind, certificate) = (VoteKind::Write, certificate.clone());
                     self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch: lsn });
                 }
@@ -220,8 +233,9 @@ impl DurableState {
                     return refuse("prepared in another view than the one entered (RULES 2)");
                 }
                 if certificate.seq > self.mark.statement.seq {
-                    match self.batches.get(&(certificate.seq, certificate.digest)) {
-                        Some(&batch) => {
+                    match self.held(certificate.seq, certificate.digest) {
+                        Some(batch) => {
+                            self.lost.remove(&certificate.seq);
                             let (kind, certificate) = (VoteKind::Write, certificate.clone());
                             self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });
                         }
@@ -232,7 +246,7 @@ impl DurableState {
             }
             OrderRecord::Batch { seq, digest, .. } => {
                 if *seq > self.mark.statement.seq {
-                    self.batches.insert((*seq, *digest), lsn);
+                    self.found(*seq, *digest, lsn);
                 } else {
                     self.lies_at(*seq, *digest, lsn);
                 }
@@ -275,8 +289,7 @@ impl DurableState {
                 if to > self.base.seq {
                     self.marks.push((mark.clone(), lsn));
                 }
-                self.prepared.retain(|seq, _| *seq > to);
-                self.batches.retain(|(seq, _), _| *seq > to);
+                self.keep_above(to);
             }
             OrderRecord::Transferred { state } => {
                 let MarkStatement { seq, batches, .. } = state.statement;
@@ -301,8 +314,7 @@ impl DurableState {
                     self.marks.push((self.mark.clone(), lsn));
                 }
                 self.digests = state.digests.clone();
-                self.prepared.retain(|place, _| *place > to);
-                self.batches.retain(|(place, _), _| *place > to);
+                self.keep_above(to);
             }
             OrderRecord::Learner => {
                 if self.view != View(0) || self.mark.statement.seq != Seq(0) || self.learner {
@@ -329,14 +341,20 @@ impl DurableState {
             OrderRecord::Control(control) => {
                 if !self.known {
                     self.learn(control).map_err(|what| Impossible { lsn, what })?;
-                } else if (Control { below: control.below, ..self.control(control.whole) }).bytes()
-                    != control.bytes()
-                {
+                } else if !self.agrees(control) {
                     return refuse("a control record says otherwise than the records before it");
                 }
             }
         }
         Ok(())
+    }
+
+    /// What stands at and below `mark` is no question any more.
+    fn keep_above(&mut self, mark: Seq) {
+        self.prepared.retain(|seq, _| *seq > mark);
+        self.batches.retain(|(seq, _), _| *seq > mark);
+        self.lost.retain(|seq, _| *seq > mark);
+        self.lost_batches.retain(|(seq, _)| *seq > mark);
     }
 
     /// All that is known besides batches and marks; without what is prepared where the log of decisions tells that.
@@ -376,10 +394,12 @@ impl DurableState {
             return Err("a control record says otherwise than the marks before it");
         }
         let marked = mark.statement.seq;
-        self.batches.retain(|(seq, _), _| *seq > marked);
+        self.keep_above(marked);
         self.prepared.clear();
+        // It says all that damaged records before it said.
+        self.lost.clear();
         for SlotReport { kind, certificate } in slots.iter().cloned() {
-            let Some(&batch) = self.batches.get(&(certificate.seq, certificate.digest)) else {
+            let Some(batch) = self.held(certificate.seq, certificate.digest) else {
                 return Err("a control record refers to a batch that is not in the log");
             };
             self.prepared.insert(certificate.seq, Prepared { kind, certificate, batch });

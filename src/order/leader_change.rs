@@ -175,6 +175,7 @@ impl Orderer {
             }
             slot.enter_view();
         }
+        self.want_lost();
         self.count_stop_data();
         #[cfg(any(test, feature = "mutants"))]
         if broken(Mutant::SpeaksBeforeView) {
@@ -190,6 +191,7 @@ impl Orderer {
         let Phase::Changing { entered, sync, .. } = &mut self.phase else { return };
         *entered = true;
         let sync = sync.take();
+        self.regain();
         self.send_stop_data(out);
         match sync {
             Some(sync) => self.install(sync, out),
@@ -219,14 +221,22 @@ impl Orderer {
             return Err(Discard::OldView);
         }
         let peer = self.peers.get_mut(&from).ok_or(Discard::WrongPlace)?;
-        if peer.stop_data.as_ref().is_some_and(|d| d.view >= data.view) {
+        // Who learns again what a damaged record held says so in the same view.
+        let durable = self.config.votes_durable;
+        let tells_more =
+            |d: &StopData| durable && d.view == data.view && d.unknown.len() > data.unknown.len();
+        if peer.stop_data.as_ref().is_some_and(|d| d.view >= data.view && !tells_more(d)) {
             return Err(Discard::Duplicate);
         }
         // Whoever entered a view wishes for it at least.
         let wish = peer.wish.max(data.view);
-        peer.stop_data = Some(data);
+        peer.stop_data = Some(data.clone());
         self.hear_wish(from, wish, out);
         self.count_stop_data();
+        if self.regain() && matches!(self.phase, Phase::Changing { entered: true, .. }) {
+            self.send_stop_data(out);
+        }
+        self.ask_reporter(&data, out);
         self.try_sync(out);
         self.too_many_forgot(out);
         Ok(())
@@ -235,6 +245,10 @@ impl Orderer {
     /// More than f replicas forgot votes for the same place, this one among them: what was decided there is uncertain, and only an
     /// operator may say that the group goes on (RULES 14). Replicas that kept running wait.
     fn too_many_forgot(&mut self, out: &mut Vec<Output>) {
+        // What damage took, one that has it brings back, now or later.
+        if self.config.votes_durable {
+            return;
+        }
         let view = self.view();
         let own = self.durable.stop_data(self.me).unknown;
         let of_others =

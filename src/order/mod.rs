@@ -28,6 +28,7 @@
 //! - "View 1 entered" restores to Normal (there is no SYNC of view 1), with the vote reserve as bar; every later view
 //!   restores to Changing and votes only after somebody's SYNC of it (RULES 1).
 //! - A place decided without a Prepared record of ours is logged as `Batch`, so that our own log replays.
+//! - A certificate that rotted on disk is made up for by one that another reports: [`repair`].
 //!
 //! # Calling contract
 //!
@@ -97,6 +98,9 @@ pub(crate) mod mutants;
 /// From the log's records to an [`Orderer`].
 pub mod restore;
 
+/// Records of which only the header is left.
+pub mod repair;
+
 pub use interface::{Discard, Input, Now, OrderConfig, Output};
 pub use orderer::Orderer;
 
@@ -108,5 +112,7 @@ mod leader_change_tests;
 mod performance_tests;
 #[cfg(test)]
 mod record_tests;
+#[cfg(test)]
+mod repair_tests;
 #[cfg(test)]
 mod requests_tests;

@@ -122,6 +122,8 @@ mutants! {
     LearnerTrustsOne,
     /// RULES 7: who was a learner leads the first view it votes in.
     LearnerLeads,
+    /// RULES 10: what a damaged record says was prepared counts as never prepared.
+    ForgetsDamaged,
 }
 
 #[cfg(any(test, feature = "mutants"))]

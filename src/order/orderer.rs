@@ -211,7 +211,8 @@ impl Orderer {
         let peers = members.members().filter(|r| *r != me).map(|r| (r, Peer::default())).collect();
         let requests = Requests::new(config.client_bytes_max, config.pool_bytes_max);
         let (random, view_timeout_ms) = (config.seed, config.view_timeout_ms);
-        let highest = durable.prepared().map(|(s, _)| *s).max().unwrap_or(low).max(low);
+        let prepared = durable.prepared().map(|(s, _)| *s).chain(durable.lost.keys().copied());
+        let highest = prepared.max().unwrap_or(low).max(low);
         let mut this = Self {
             restart_bar: (members.byzantine()
                 && !fresh
@@ -284,6 +285,7 @@ impl Orderer {
         if restored_view_is_first && !fresh && this.leader() != me {
             this.wish = view;
         }
+        this.want_lost();
         if restored_view_is_first {
             this.restore_votes();
         }
@@ -295,9 +297,14 @@ impl Orderer {
         let prepared: Vec<_> = self.durable.prepared().map(|(_, p)| p.certificate.clone()).collect();
         let view = self.view();
         for c in prepared.into_iter().filter(|c| c.view == view) {
+            let whole = self.durable.batch_place(c.seq, &c.digest).is_some();
             let slot = self.slots.entry(c.seq).or_default();
             slot.proposal =
                 Some(Proposal { digest: c.digest, since: self.now.tick, clock_ok: true, vouched: true });
+            // An ACCEPT says that the batch is durable here: where it is not any more, it is logged anew before.
+            if !whole {
+                continue;
+            }
             slot.prepared = true;
             let signature = self.auth.sign_vote(VoteKind::Accept, c.view, c.seq, &c.digest);
             let vote = Vote { view: c.view, seq: c.seq, digest: c.digest, signature };
@@ -864,12 +871,15 @@ impl Orderer {
         }
         let (byzantine, view, now) = (self.members.byzantine(), self.view(), self.now.tick);
         let quorum = self.members.quorum();
+        // What stands in the log already, but for its batch.
+        let kept = self.durable.without_batch(seq, view).cloned();
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.prepared {
             return;
         }
         let digest = if byzantine {
-            let Some(digest) = slot.writes.winner(quorum) else { return };
+            let known = kept.as_ref().map(|c| c.digest);
+            let Some(digest) = slot.writes.winner(quorum).or(known) else { return };
             // The certificate overrides a different proposal, or none (RULES 12).
             if slot.proposal.as_ref().is_none_or(|p| p.digest != digest) {
                 slot.proposal = Some(Proposal { digest, since: now, clock_ok: true, vouched: true });
@@ -895,10 +905,10 @@ impl Orderer {
             return;
         }
         slot.prepared = true;
-        let certificate = if byzantine {
-            slot.writes.certificate(view, seq, digest, true)
-        } else {
-            Certificate { view, seq, digest, signatures: Vec::new() }
+        let certificate = match kept {
+            Some(kept) if kept.digest == digest => kept,
+            _ if byzantine => slot.writes.certificate(view, seq, digest, true),
+            _ => Certificate { view, seq, digest, signatures: Vec::new() },
         };
         let record = if in_log {
             OrderRecord::PreparedRef { certificate }
@@ -988,6 +998,7 @@ impl Orderer {
         slot.decision = Some(Decision { certificate, batch, checked: false });
         slot.batches.retain(|d, _| *d == digest);
         slot.wanted.clear();
+        slot.asked.clear();
         slot.claims.clear();
         self.advance(out);
     }

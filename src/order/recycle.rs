@@ -39,7 +39,8 @@ impl Orderer {
 
     /// Two checkpoints are on disk, the older of them of `seq`.
     pub(super) fn on_checkpoint_stored(&mut self, seq: Seq, keep: Lsn, pressed: bool, out: &mut Vec<Output>) {
-        if self.lacks_state || self.installing.is_some() {
+        // A control record must not leave out what a damaged one held: that is known again, or covered by a mark, before anything goes.
+        if self.lacks_state || self.installing.is_some() || self.durable.is_wounded() {
             return;
         }
         let (now, begun) = (self.now.tick, self.begun);

@@ -7,6 +7,7 @@ use super::durable::{Base, DurableState, Impossible};
 use super::interface::{Now, OrderConfig};
 use super::orderer::Orderer;
 use super::record::OrderRecord;
+use super::repair::Lost;
 use crate::types::*;
 use crate::wire::auth::Authenticator;
 use crate::wire::batch::Batch;
@@ -103,6 +104,23 @@ impl Replay {
             _ => {}
         }
         self.ready()
+    }
+
+    /// Takes the next record, of which only the header can be read (`payload` is what stands behind it). `false`: the log is nothing
+    /// without it.
+    pub fn damaged(
+        &mut self,
+        kind: u8,
+        seq: Seq,
+        view: View,
+        digest: Digest,
+        payload: &Bytes,
+    ) -> Result<bool, RestoreError> {
+        let Some(lost) = Lost::of(&self.auth, kind, seq, view, digest, payload) else { return Ok(false) };
+        let lsn = self.next_lsn;
+        self.next_lsn = lsn.next();
+        self.durable.lose(lsn, lost)?;
+        Ok(true)
     }
 
     /// Takes the next decision on record in the durability layer's log, after all of this log's records; gives the batches that

@@ -90,6 +90,8 @@ pub struct Slot {
     pub batches: BTreeMap<Digest, Arc<Batch>>,
     /// Batches asked for, and when.
     pub wanted: BTreeMap<Digest, Tick>,
+    /// Who was asked for them last.
+    pub asked: BTreeMap<Digest, ReplicaId>,
     /// Decided.
     pub decision: Option<Decision>,
     /// When its batch was last sent to whom on demand.
@@ -107,6 +109,7 @@ impl Slot {
         self.wrote = false;
         self.prepared = false;
         self.wanted.clear();
+        self.asked.clear();
     }
 
     /// The batch with this digest, if in hand.

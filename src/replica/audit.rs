@@ -138,18 +138,29 @@ pub fn audit(options: AuditOptions) -> Result<Audit, StartError> {
     };
     let mut replay: Option<Replay> = None;
     let mut wrong = None;
-    let read = log::inspect(&log_dir, &mut |at| {
+    let mut damaged = 0;
+    let read = log::inspect_damaged(&log_dir, &mut |at, whole| {
         if log::own_kind_name(at.record.kind).is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let r = at.record;
+        let replay = replay.get_or_insert_with(|| Replay::new(auth.clone(), base, r.lsn));
+        if !whole {
+            // A later record may hold the batch; where none does, the execution ends there.
+            damaged += 1;
+            let taken = replay.damaged(r.kind, r.seq, r.view, r.digest, &r.payload);
+            return taken.map_err(|why| refuse(&mut wrong, why));
+        }
         let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
             .map_err(|e| format!("record {}: {e}", r.lsn))?;
-        let replay = replay.get_or_insert_with(|| Replay::new(auth.clone(), base, r.lsn));
         course.mark(&record)?;
         let batches = replay.record(&record).map_err(|why| refuse(&mut wrong, why))?;
-        course.execute(batches)
+        course.execute(batches)?;
+        Ok(true)
     });
+    if damaged > 0 {
+        ::log::warn!("{}: {damaged} records are damaged, and nothing of them is executed", log_dir.display());
+    }
     let mut replay = replay.unwrap_or_else(|| Replay::new(auth.clone(), base, Lsn(1)));
     let decisions = data_dir::decisions_dir(&dir, id);
     let read = match (read, layer_mode(config.durability)) {

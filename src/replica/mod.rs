@@ -128,6 +128,8 @@ mod lag_tests;
 #[cfg(test)]
 mod progress_tests;
 #[cfg(test)]
+mod repair_tests;
+#[cfg(test)]
 mod repeats_tests;
 #[cfg(test)]
 mod replica_tests;

@@ -376,6 +376,8 @@ impl OrderStage {
             in_flight_max: self.core.in_flight_max,
             peers: self.core.peers().collect(),
             queue: self.inbox.len(),
+            damaged: self.core.damaged(),
+            vote_lost: self.core.vote_lost(),
             log,
         };
         let decided = view.peers.iter().filter_map(|(_, status)| status.map(|s| s.decided));

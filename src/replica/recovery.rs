@@ -15,7 +15,7 @@ use crate::checkpoint::store::Store;
 use crate::durable::{self, Mode, OpenLayer};
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
-use crate::log::{self, LogError, LogOptions, OpenLog};
+use crate::log::{self, DamagedRecord, LogError, LogOptions, OpenLog, Scanned};
 use crate::order::durable::Base;
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError};
@@ -28,6 +28,9 @@ use std::path::PathBuf;
 
 /// Batches between reading and executing the log.
 const REPLAY_BATCHES: usize = 64;
+
+/// Damaged records that are named one by one.
+const DAMAGED_NAMED: u64 = 8;
 
 /// States kept of those passed.
 pub const PASSED_MAX: usize = 2;
@@ -233,16 +236,43 @@ impl Recovery<'_> {
             text
         };
         let dir = self.options.dir.clone();
-        let opened = log::open(self.options.clone(), &mut |r| {
-            let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
-                .map_err(|e| format!("record {}: {e}", r.lsn))?;
+        let mut damaged = 0;
+        let opened = log::open_damaged(self.options.clone(), &mut |found| {
+            let (Scanned::Whole(r) | Scanned::Damaged(DamagedRecord { record: r, .. })) = &found;
             // Where the log begins, its first record tells.
             let replay = replay.get_or_insert_with(|| {
                 let base = base.filter(|base| *base != Base::default() || r.lsn == Lsn(1) || !self.transfers);
                 self.replay(base, r.lsn)
             });
-            hand(replay.record(&record).map_err(|why| refuse(&dir, why))?)
+            match found {
+                Scanned::Whole(r) => {
+                    let record = OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload)
+                        .map_err(|e| format!("record {}: {e}", r.lsn))?;
+                    hand(replay.record(&record).map_err(|why| refuse(&dir, why))?)?;
+                    Ok(true)
+                }
+                Scanned::Damaged(d) => {
+                    let r = &d.record;
+                    let taken = replay.damaged(r.kind, r.seq, r.view, r.digest, &r.payload);
+                    let taken = taken.map_err(|why| refuse(&dir, why))?;
+                    damaged += u64::from(taken);
+                    if taken && damaged <= DAMAGED_NAMED {
+                        ::log::warn!(
+                            "{}: segment {}, byte {}: record {} of place {} is damaged; others are asked for what it held",
+                            dir.display(),
+                            d.segment,
+                            d.offset,
+                            r.lsn,
+                            r.seq
+                        );
+                    }
+                    Ok(taken)
+                }
+            }
         });
+        if damaged > DAMAGED_NAMED {
+            ::log::warn!("{}: {damaged} damaged records in all", dir.display());
+        }
         let mut replay = replay.unwrap_or_else(|| self.replay(base, Lsn(1)));
         let mut opened_layer = None;
         if let (Ok(_), Some((mode, options))) = (&opened, &self.layer_options) {

@@ -79,6 +79,10 @@ pub struct OrderView {
     pub peers: Vec<(ReplicaId, Option<Status>)>,
     /// Inputs that wait.
     pub queue: usize,
+    /// Log records damaged at the start, and those of them that are healed or no longer needed.
+    pub damaged: (usize, usize),
+    /// A place prepared by a damaged record that no report of another has made up for.
+    pub vote_lost: Option<Seq>,
     /// Log counters.
     pub log: LogView,
 }
@@ -279,6 +283,10 @@ impl Shared {
                 alarms.push(format!("{name}: it is full, and takes no new work"));
             }
         }
+        let lost = order.vote_lost.map(|seq| {
+            format!("log: the record of the vote at place {seq} is damaged, and no other replica has shown its certificate so far")
+        });
+        alarms.extend(lost);
         alarms.extend(self.behind.lock().clone());
         let lacks = self.lacks_state.lock().clone();
         alarms.extend(lacks.map(|why| format!("state: {why}: that of the others is being taken over")));

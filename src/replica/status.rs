@@ -228,6 +228,7 @@ impl StatusWriter {
                 r#""requests_executed":{requests},"batches_executed":{batches},"#,
                 r#""log":{{"writes":{writes},"records":{records},"bytes":{bytes},"records_per_write":{per_write:.2},"#,
                 r#""requests_per_write":{req_write:.2},"in_flight_max":{log_flight},"backend":{backend},"#,
+                r#""damaged_records":{damaged},"repaired_records":{repaired},"#,
                 r#""first_lsn":{first},"files_bytes":{files},"segments_recycled":{recycled},"#,
                 r#""has_room":{room},"segments_ready":{ready},"write_us_p50":{p50},"write_us_p99":{p99}}},"#,
                 r#""peers":[{peers}],"net":{{"bytes_in":{b_in},"bytes_out":{b_out}}},"discards":[{discards}],"#,
@@ -275,6 +276,8 @@ impl StatusWriter {
             checkpoints =
                 checkpoints_json(&shared.checkpoints.lock(), shared.checkpointing.load(Ordering::Relaxed)),
             transfer = transfer_json(&shared.transfer.lock()),
+            damaged = order.damaged.0,
+            repaired = order.damaged.1,
             first = log.first,
             files = kept.files_bytes + decisions.as_ref().map_or(0, |(log, _)| log.files_bytes),
             recycled = log.recycled,

@@ -10,7 +10,7 @@ use super::adversary::{Adversary, Power};
 use super::checkers::history::History;
 use super::checkers::linearizable::{self, Call, Verdict};
 use super::client::Client;
-use super::disk::{Disk, Tail};
+use super::disk::{Disk, Read, Rot, Tail};
 use super::executor::{Answer, Executor, HISTORY_BYTES};
 use super::network::{Network, Weather};
 use super::random::Random;
@@ -257,6 +257,10 @@ pub struct Cluster {
     pub views_started: u64,
     /// Replicas that lost their logs and came back as learners.
     pub wiped: u64,
+    /// Records rot at starts, so many in a thousand, as long as somebody else has what they say.
+    pub rots: Option<(u64, Random)>,
+    /// Records that rotted.
+    pub rotten: u64,
     /// Checkpoints that reached a disk.
     pub checkpoints: u64,
     /// Certificates of states, each counted by whoever holds it.
@@ -337,6 +341,8 @@ impl Cluster {
             trace: 0,
             views_started: 0,
             wiped: 0,
+            rots: None,
+            rotten: 0,
             checkpoints: 0,
             rooted: 0,
             transferred: 0,
@@ -443,6 +449,10 @@ impl Cluster {
             node.disk.held = false;
         }
         node.paused_until = Tick(0);
+        if correct {
+            self.rot(r);
+        }
+        let node = &mut self.nodes[r.index()];
         // Sometimes the newest checkpoint is damaged: the one before it has to do.
         // One that came from others is all that its log goes on from.
         let own = node.checkpoints.back().is_some_and(|c| c.certificate.is_none());
@@ -565,6 +575,36 @@ impl Cluster {
         node.started = false;
         self.wiped += 1;
         self.note(r, || "gets an empty log".to_string());
+    }
+
+    /// Some of its durable records rot, where another correct replica has what they say.
+    fn rot(&mut self, r: ReplicaId) {
+        let Some((per_mille, mut random)) = self.rots.take() else { return };
+        let (rare, rot) = (random.per_mille(300), *random.pick(&[Rot::Byte, Rot::Sector, Rot::All]));
+        let others: Vec<ReplicaId> = self.correct().into_iter().filter(|other| *other != r).collect();
+        for (at, _) in self.nodes[r.index()].disk.perishable() {
+            let covered =
+                |other: &ReplicaId| self.nodes[other.index()].disk.covers(&self.nodes[r.index()].disk, at);
+            if !rare && random.per_mille(per_mille) && others.iter().any(covered) {
+                self.nodes[r.index()].disk.rot_record(at, rot, &mut random);
+                self.rotten += 1;
+            }
+        }
+        self.rots = Some((per_mille, random));
+    }
+
+    /// The replica crashes, and nothing behind the headers of its records of a place is what was written.
+    pub fn rot_place(&mut self, r: ReplicaId, place: Seq) {
+        self.crash(r, Tail::Kept);
+        let disk = &mut self.nodes[r.index()].disk;
+        for (at, _) in disk.perishable().into_iter().filter(|(_, seq)| *seq == place) {
+            disk.rot_record(at, Rot::All, &mut self.random);
+        }
+    }
+
+    /// Whether a replica's log has rotten records: what they say must not be lost elsewhere.
+    pub fn any_rotten(&self) -> bool {
+        self.nodes.iter().any(|node| node.disk.rotten_records() > 0)
     }
 
     /// The replica crashes and its log is gone; when it starts again, it is a learner.
@@ -1165,8 +1205,16 @@ fn read_logs(
     decisions: &[(Certificate, Bytes)],
 ) -> Result<Vec<Batch>, RestoreError> {
     let mut ready = Vec::new();
-    for record in disk.read() {
-        ready.extend(replay.record(&record)?);
+    for read in disk.scan() {
+        match read {
+            Read::Whole(record) => ready.extend(replay.record(&record)?),
+            Read::Damaged(kind, seq, view, digest, payload) => {
+                assert!(
+                    replay.damaged(kind, seq, view, digest, &payload)?,
+                    "a record that can be done without"
+                );
+            }
+        }
     }
     for (certificate, batch) in decisions {
         ready.extend(replay.decision(certificate.clone(), batch.clone())?);

@@ -1,7 +1,7 @@
 //! A replica's log device: what was appended, what is durable, what a crash leaves.
 
 use super::random::Random;
-use crate::order::record::OrderRecord;
+use crate::order::record::{Encoded, OrderRecord};
 use crate::types::*;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -26,6 +26,44 @@ struct Stored {
     view: View,
     digest: Digest,
     payload: Bytes,
+    /// What is read in place of it.
+    rotten: Option<Bytes>,
+}
+
+impl Stored {
+    fn decode(&self) -> OrderRecord {
+        OrderRecord::decode(self.kind, self.seq, self.view, self.digest, self.payload.clone())
+            .expect("own record decodes")
+    }
+
+    /// Whether it holds a batch.
+    fn has_batch(&self) -> bool {
+        matches!(self.kind, 3 | 6)
+    }
+
+    /// Whether it says that its place was prepared.
+    fn is_vote(&self) -> bool {
+        matches!(self.kind, 3 | 4)
+    }
+}
+
+/// How much of a record's payload rots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rot {
+    /// One byte.
+    Byte,
+    /// A sector of it.
+    Sector,
+    /// All.
+    All,
+}
+
+/// A record as a scan finds it.
+pub enum Read {
+    /// As it was appended.
+    Whole(OrderRecord),
+    /// Its header, and other bytes than were appended.
+    Damaged(u8, Seq, View, Digest, Bytes),
 }
 
 struct Write {
@@ -74,7 +112,8 @@ impl Disk {
     pub fn append(&mut self, record: &OrderRecord) -> Lsn {
         let e = record.encode();
         let payload = e.payload.concat().into();
-        self.records.push(Stored { kind: e.kind, seq: e.seq, view: e.view, digest: e.digest, payload });
+        let Encoded { kind, seq, view, digest, .. } = e;
+        self.records.push(Stored { kind, seq, view, digest, payload, rotten: None });
         Lsn(self.records.len() as u64)
     }
 
@@ -152,24 +191,69 @@ impl Disk {
     }
 
     /// What a scan at start finds.
-    pub fn read(&self) -> impl Iterator<Item = OrderRecord> {
-        self.records.iter().skip(self.first.0 as usize - 1).map(|r| {
-            OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload.clone())
-                .expect("own record decodes")
+    pub fn scan(&self) -> impl Iterator<Item = Read> {
+        self.left().map(|r| match &r.rotten {
+            None => Read::Whole(r.decode()),
+            Some(bytes) => Read::Damaged(r.kind, r.seq, r.view, r.digest, bytes.clone()),
         })
     }
 
-    /// The batch in record `lsn`, if it is durable.
+    fn left(&self) -> impl Iterator<Item = &Stored> {
+        self.records.iter().skip(self.first.0 as usize - 1)
+    }
+
+    /// The records that can be read.
+    pub fn read(&self) -> impl Iterator<Item = OrderRecord> {
+        self.left().filter(|r| r.rotten.is_none()).map(Stored::decode)
+    }
+
+    /// The batch in record `lsn`, if it is durable and as it was appended.
     pub fn batch(&self, lsn: Lsn) -> Option<Bytes> {
         let at = lsn.0 as usize - 1;
-        if at >= self.durable || lsn < self.first {
+        if at >= self.durable || lsn < self.first || self.records[at].rotten.is_some() {
             return None;
         }
-        let r = &self.records[at];
-        match OrderRecord::decode(r.kind, r.seq, r.view, r.digest, r.payload.clone()) {
-            Ok(OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. }) => Some(batch),
+        match self.records[at].decode() {
+            OrderRecord::Prepared { batch, .. } | OrderRecord::Batch { batch, .. } => Some(batch),
             other => panic!("record {lsn} holds no batch: {other:?}"),
         }
+    }
+
+    /// Durable records whose payload can rot, by their numbers, with their places.
+    pub fn perishable(&self) -> Vec<(usize, Seq)> {
+        let durable = self.records.iter().enumerate().take(self.durable).skip(self.first.0 as usize - 1);
+        let can = durable.filter(|(_, r)| r.rotten.is_none() && (r.has_batch() || r.is_vote()));
+        can.map(|(at, r)| (at, r.seq)).collect()
+    }
+
+    /// Whether this disk holds all that record `at` of `other` tells, or more: its batch, and a vote of its view or a later one.
+    pub fn covers(&self, other: &Disk, at: usize) -> bool {
+        let of = &other.records[at];
+        let whole = || {
+            let durable = self.records.iter().take(self.durable).skip(self.first.0 as usize - 1);
+            durable.filter(|r| r.rotten.is_none() && r.seq == of.seq)
+        };
+        let batch = || whole().any(|r| r.has_batch() && r.digest == of.digest);
+        let vote = || whole().any(|r| r.is_vote() && r.view >= of.view);
+        !self.rotten && (!of.has_batch() || batch()) && (!of.is_vote() || vote())
+    }
+
+    /// The payload of record `at` rots.
+    pub fn rot_record(&mut self, at: usize, rot: Rot, random: &mut Random) {
+        let record = &mut self.records[at];
+        let mut bytes = record.payload.to_vec();
+        let (first, len) = match rot {
+            Rot::Byte => (random.below(bytes.len() as u64) as usize, 1),
+            Rot::Sector => (random.below(bytes.len().div_ceil(512) as u64) as usize * 512, 512),
+            Rot::All => (0, bytes.len()),
+        };
+        bytes.iter_mut().skip(first).take(len).for_each(|byte| *byte ^= 1 + random.below(255) as u8);
+        record.rotten = Some(bytes.into());
+    }
+
+    /// Records whose payload rotted.
+    pub fn rotten_records(&self) -> usize {
+        self.left().filter(|r| r.rotten.is_some()).count()
     }
 
     /// All of it, for tests.

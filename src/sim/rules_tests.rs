@@ -1310,6 +1310,13 @@ fn a_replica_that_pretends_to_wait_deposes_leaders_only_now_and_then() {
     assert!(c.run_until(10_000, Cluster::settled), "{}", c.picture());
 }
 
+// ---- RULES 10: damaged records -----------------------------------------------------------------------------------------
+
+#[test]
+fn random_runs_notice_that_what_a_damaged_record_says_is_forgotten() {
+    swarm_notices(Mutant::ForgetsDamaged, members(FaultModel::Crash, 3), 1500);
+}
+
 // ---- the audit -------------------------------------------------------------------------------------------------------
 
 fn diverging(n: u32, model: FaultModel, who: &[u32]) -> Cluster {

@@ -35,6 +35,7 @@
 //! | `hold-disk R`, `free-disk R` | no write of these completes, or all do |
 //! | `skew R ms=`, `read at=` | sets a wall clock forward; asks the leader of crash mode for a read |
 //! | `wipe R`, `spoil-checkpoint R` | crashes and loses its log: a learner from then on; its newest checkpoint is damaged |
+//! | `rot R place=` | crashes, and of its records of this place only the headers are as they were written |
 //! | `busy N` | so many clients that never have enough |
 //! | `corrupt R [as=STRATEGY]` | these may lie: their cores go on, and `forge` speaks for them, or they follow a strategy of the catalogue |
 //! | `diverge R` | these execute otherwise than the rest from now on |

@@ -91,6 +91,7 @@ const TOLD: &[(Mutant, &str)] = &[
     (Mutant::LearnerVotesAtOnce, "a_lost_log_says_nothing_before_a_mark_far_above_is_certified"),
     (Mutant::LearnerTrustsOne, "a_lost_log_waits_for_as_many_answers_as_can_come"),
     (Mutant::LearnerLeads, "who_was_a_learner_does_not_lead_the_first_view_it_votes_in"),
+    (Mutant::ForgetsDamaged, "what_a_damaged_record_says_was_prepared_is_not_forgotten"),
 ];
 
 #[test]

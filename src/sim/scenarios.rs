@@ -10,6 +10,7 @@ macro_rules! stories {
 
 stories! {
     "a_batch_that_is_only_prepared_is_not_executed",
+    "a_certificate_that_rotted_is_made_up_for_by_the_report_of_another",
     "a_decision_needs_its_certificate",
     "a_deposed_leader_that_learns_later_decisions_answers_nothing",
     "a_forged_height_in_a_report_is_refused_by_its_proof",
@@ -33,6 +34,7 @@ stories! {
     "a_replica_that_executes_otherwise_is_silenced",
     "a_replica_that_missed_several_windows_follows_the_marks",
     "a_report_counts_once_its_batches_are_in_hand",
+    "a_report_whose_batch_rotted_waits_for_one_that_has_it",
     "a_request_proposed_again_after_its_execution_is_not_executed_again",
     "a_request_that_no_client_signed_is_executed_by_nobody",
     "a_restarted_follower_that_is_needed_votes_again",
@@ -50,6 +52,7 @@ stories! {
     "an_idle_group_changes_no_view",
     "an_invalid_certificate_hides_no_valid_ones",
     "digests_that_lead_to_another_mark_are_refused",
+    "every_log_is_damaged_and_nothing_is_lost",
     "lost_stops_and_reports_are_said_again",
     "more_than_f_that_execute_otherwise_stop_the_group",
     "nobody_says_of_a_view_it_has_left_that_it_is_still_in_it",
@@ -66,6 +69,7 @@ stories! {
     "two_replicas_crash_between_the_proposal_and_the_end_of_their_log_writes",
     "two_replicas_crash_whose_log_writes_had_ended_after_all",
     "votes_count_once_for_each_replica",
+    "what_a_damaged_record_says_was_prepared_is_not_forgotten",
     "what_a_restarted_replica_forgot_is_not_taken_for_never_voted",
     "who_was_a_learner_does_not_lead_the_first_view_it_votes_in",
 }

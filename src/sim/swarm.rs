@@ -22,6 +22,8 @@ pub struct Report {
     pub faults: usize,
     /// Logs lost and replaced.
     pub wiped: u64,
+    /// Log records that rotted.
+    pub rotten: u64,
     /// Checkpoints on disk.
     pub checkpoints: u64,
     /// States taken over from others.
@@ -197,6 +199,10 @@ fn fault(c: &mut Cluster, at: u64, seed: u64) {
             let r = ReplicaId(random.below(n) as u32);
             let down_us = random.between(0, 400_000);
             c.later(at, move |c| {
+                // What rotted elsewhere may stand in this log alone.
+                if c.any_rotten() {
+                    return;
+                }
                 let gone = |r: &ReplicaId| !c.setup.order.votes_durable && !c.up(*r) || c.is_forgetful(*r);
                 let faulty = |r: &ReplicaId| c.byzantine.contains(*r) || c.learns(*r) || gone(r);
                 let counted = c.all().iter().filter(|other| **other != r && faulty(other)).count() as u32;
@@ -318,6 +324,10 @@ pub fn run(plan: &Plan) -> Report {
         setup.weather = Weather::fair();
     }
     let mut c = Cluster::new(setup, random.next());
+    let mut rots = Random::new(seed ^ 0x726f_7400);
+    if votes_durable && rots.per_mille(500) {
+        c.rots = Some((*rots.pick(&[20, 200, 700]), rots.fork()));
+    }
     let f = u64::from(members.f());
     let mut lies = random.fork();
     if members.byzantine() && !plan.honest {
@@ -377,7 +387,7 @@ pub fn run(plan: &Plan) -> Report {
     if !members.byzantine() && votes_durable && random.per_mille(300) {
         for _ in 0..random.between(1, f) {
             let r = ReplicaId(random.below(u64::from(members.n())) as u32);
-            if !c.all().into_iter().any(|r| c.learns(r)) {
+            if !c.all().into_iter().any(|r| c.learns(r)) && !c.any_rotten() {
                 c.crash(r, Tail::Kept);
             }
         }
@@ -401,6 +411,7 @@ pub fn run(plan: &Plan) -> Report {
         acknowledged: c.history.acknowledged,
         views: c.views_started,
         wiped: c.wiped,
+        rotten: c.rotten,
         checkpoints: c.checkpoints,
         transferred: c.transferred,
         recycled: c.recycled,

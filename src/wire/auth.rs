@@ -313,6 +313,11 @@ impl Authenticator {
         self.vote_ok(VoteKind::Accept, who, vote)
     }
 
+    /// Whether a WRITE that was read from somewhere carries a valid signature.
+    pub fn write_ok(&self, who: ReplicaId, vote: &Vote) -> bool {
+        self.vote_ok(VoteKind::Write, who, vote)
+    }
+
     /// Whether `certificate` is a quorum of valid votes of `kind`. Crash mode takes the sender's word.
     pub fn certificate_ok(&self, kind: VoteKind, certificate: &Certificate) -> bool {
         if !self.members.byzantine() {

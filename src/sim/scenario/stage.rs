@@ -201,6 +201,12 @@ impl Stage {
                 self.some(words)?.into_iter().for_each(|r| self.cluster.wipe(r));
                 Ok(())
             }
+            "rot" => {
+                let list = self.some(words)?;
+                let place = Seq(words.number("place")?);
+                list.into_iter().for_each(|r| self.cluster.rot_place(r, place));
+                Ok(())
+            }
             "spoil-checkpoint" => {
                 self.some(words)?.into_iter().for_each(|r| self.cluster.spoil_checkpoint(r));
                 Ok(())
