@@ -1,0 +1,27 @@
+/* A disk as a replicated service: block_protocol.h has its operations.
+ *
+ * The engine keeps the state as pages, so checkpoints write and peers send only what changed:
+ *   page 0        "duramen disk 1" and two zeros, block bytes u32, zero u32, disk bytes u64, little-endian; written by the first
+ *                 ordered operation
+ *   page 1 + i    block i, 4096 bytes; none if all of them are zero
+ */
+#ifndef BLOCK_SERVICE_H
+#define BLOCK_SERVICE_H
+
+#include <stdint.h>
+
+#include "duramen.h"
+
+/* What a replica built with -DBLOCK_LIES may be told to do wrong. */
+#define BLOCK_HONEST 0
+/* Every byte that it reads out is another one: clients must not believe it. */
+#define BLOCK_LIES_IN_ANSWERS 1
+/* It stores other bytes than it was told: its replies look right, its state is not that of the others. */
+#define BLOCK_LIES_IN_STATE 2
+
+/* Fills `out` with a service for a disk of `size` bytes: the same on all replicas, and for ever. duramen destroys it
+ * with the replica; where starting one fails, too. Returns -1 if `size` is not a multiple of BLOCK_BYTES of at least
+ * one, `lie` is none of this build, or memory is short. */
+int block_service_new(uint64_t size, int lie, duramen_paged_service *out);
+
+#endif
