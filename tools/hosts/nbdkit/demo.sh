@@ -48,7 +48,7 @@ fi
 
 # --- the folder, the end of it, and what is said ----------------------------------------------------------------------
 
-n=4 size=$((256 << 20))
+n=4 size=$((512 << 20))
 begin=$(date +%s%N)
 dir=$(cd "$base" && pwd)/duramen-nbdkit-demo-$$
 cluster=$dir/cluster
@@ -133,26 +133,37 @@ taking_part() {
 # measure NAME RW DEPTH: IOPS and p99.
 measure() {
     fio --name="$1" --ioengine=nbd --uri="$uri" --rw="$2" --bs=4k --iodepth="$3" --size=64m --time_based \
-        --runtime="$seconds" --ramp_time=1 --percentile_list=50:99 --output-format=terse --terse-version=3 \
+        --runtime="$seconds" --ramp_time=1 --percentile_list=50:99 --clat_percentiles=0 --lat_percentiles=1 --output-format=terse --terse-version=3 \
         >"$dir/$1.fio" 2>"$dir/$1.fio.err" || fail "fio $1: $(tail -2 "$dir/$1.fio.err")"
     say "$1" "$(awk -F';' -v at=$([ "$2" = randwrite ] && echo 49 || echo 8) '/^3;/ {
         split($(at + 10), p50, "="); split($(at + 11), p99, "=");
         printf "%d IOPS of 4 KiB, p50 %.2f ms, p99 %.2f ms", $at, p50[2] / 1000, p99[2] / 1000 }' "$dir/$1.fio")"
 }
 
-# Random writes of 4 to 64 KiB, each read back and checked soon after it was written, and all of them in the end.
-verify_options=(--name=verify --ioengine=nbd --uri="$uri" --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=96m
-    --offset=128m --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randseed=7 --rate=12m --output-format=normal)
+# Random writes of 4 to 64 KiB to 48 MiB of their own, each read back and checked soon after it was written, and all of them in
+# the end. Round k's bytes are random numbers of its own.
+round=0
+options_of() {
+    options=(--name=verify --ioengine=nbd --uri="$uri" --bsrange=4k-64k --iodepth=16 --size=48m --offset=$((64 + 48 * $1))m
+        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randseed=$((100 + $1)) --output-format=normal)
+}
 load() {
-    fio "${verify_options[@]}" "$@" >"$dir/verify.fio" 2>&1 &
+    options_of $round
+    fio "${options[@]}" --rw=randwrite --verify_backlog=64 --rate=6m >"$dir/verify-$round.fio" 2>&1 &
     fio_pid=$!
     sleep 2
 }
 load_is_clean() {
     kill -0 "$fio_pid" 2>/dev/null || say note "the load had ended before the fault was over"
-    wait "$fio_pid" || { tail -5 "$dir/verify.fio"; fail "fio: $1"; }
-    say verify "$1: clean, $(awk '/READ: bw/ { sub(/.*io=/, ""); sub(/ .*/, ""); r = $0 } /WRITE: bw/ { sub(/.*io=/, ""); sub(/ .*/, ""); w = $0 }
-        END { print w " written, " r " read back" }' "$dir/verify.fio")"
+    wait "$fio_pid" || { grep verify: "$dir/verify-$round.fio" | tail -3; fail "fio: $1"; }
+    say verify "$1: clean; $(awk '/ issued rwts/ { split($3, n, "[=,]"); print n[3] " writes, " n[2] " of them read back under load and after" }' \
+        "$dir/verify-$round.fio")"
+    round=$((round + 1))
+}
+# Reads everything that round $1 wrote. (--verify_only of fio 3.33 reads nothing through its nbd engine.)
+verify_round() {
+    options_of "$1"
+    fio "${options[@]}" --rw=randread >"$dir/verify-again.fio" 2>&1
 }
 
 # --- go ------------------------------------------------------------------------------------------------------------------
@@ -226,8 +237,15 @@ for ((i = 0; i < n; i++)); do start $i; done
 started 0 1 2 3
 say restart "all four"
 load_is_clean "all killed"
-fio "${verify_options[@]}" --verify_only --rate=0 >"$dir/verify.fio" 2>&1 || fail "fio --verify_only: $(tail -3 "$dir/verify.fio")"
-say verify "once more, all that was written: clean"
+for ((i = 0; i < round; i++)); do
+    verify_round $i || fail "fio, round $i again: $(grep verify: "$dir/verify-again.fio" | tail -1)"
+done
+say verify "all that was written since the beginning, once more: clean"
+if command -v qemu-io >/dev/null; then
+    qemu-io -f raw -c "write -q -P 3 $((64 + 48))M 64k" "$uri" || fail qemu-io
+    verify_round 1 && fail "fio does not notice 64 KiB of other bytes: its verification says nothing"
+    say verify "64 KiB overwritten on purpose: fio notices"
+fi
 
 # Data and holes over four connections, and back.
 truncate -s $size "$dir/image"
