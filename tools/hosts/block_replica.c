@@ -97,7 +97,7 @@ static duramen_conf *configuration(const struct arguments *arguments)
     if (conf != NULL && duramen_conf_set(conf, "dir", arguments->dir, message, sizeof message) == DURAMEN_OK &&
         (!arguments->insecure || duramen_conf_set(conf, "insecure", "true", message, sizeof message) == DURAMEN_OK) &&
         (arguments->metrics == NULL ||
-         duramen_conf_set(conf, "metrics", arguments->metrics, message, sizeof message) == DURAMEN_OK))
+         duramen_conf_set(conf, "metrics-address", arguments->metrics, message, sizeof message) == DURAMEN_OK))
         return conf;
     fprintf(stderr, "error: %s\n", message);
     duramen_conf_destroy(conf);
