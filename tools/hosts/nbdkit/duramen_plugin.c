@@ -140,8 +140,7 @@ static void part_ended(void *user, int32_t outcome, const void *reply, size_t le
     pthread_mutex_unlock(&gathered->lock);
 }
 
-/* The operation on the `index`th part of a range goes to `op`, which has room for `op_bytes` and the header; its length
- * is returned. */
+/* Makes the operation on a range, in `op`, and returns its length. */
 typedef size_t fill_operation(unsigned char *op, uint64_t offset, uint64_t length, const unsigned char *data);
 
 static size_t fill_write(unsigned char *op, uint64_t offset, uint64_t length, const unsigned char *data)
@@ -177,7 +176,20 @@ static void wait_a_moment(void)
     nanosleep(&moment, NULL);
 }
 
-/* As many requests may be outstanding as the client's configuration says; then others have to end first. */
+/* As many requests may be outstanding as the client's configuration says; then others have to end first. So here, and below. */
+static int32_t call(const unsigned char *op, size_t len, uint32_t flags, unsigned char *reply, size_t capacity,
+                    size_t *reply_len, int32_t *outcome)
+{
+    uint64_t waited_ms = 0;
+    int32_t code;
+
+    while ((code = duramen_client_call(disk.client, op, len, flags, disk.deadline_ms, reply, capacity, reply_len,
+                                       outcome)) == DURAMEN_E_BUSY &&
+           waited_ms++ < disk.deadline_ms)
+        wait_a_moment();
+    return code;
+}
+
 static int32_t submit(const unsigned char *op, size_t len, uint32_t flags, struct part *part)
 {
     uint64_t waited_ms = 0;
@@ -190,69 +202,118 @@ static int32_t submit(const unsigned char *op, size_t len, uint32_t flags, struc
     return code;
 }
 
-/* The whole range in parts of `part_bytes`, all of them outstanding at a time. Exactly one of `data` (written) and `to`
- * (read) is there, or none. */
-static int do_range(const char *what, fill_operation *fill, uint32_t flags, uint64_t offset, uint64_t length,
-                    uint64_t part_bytes, const unsigned char *data, unsigned char *to)
-{
-    size_t room = BLOCK_ZERO_BYTES + (data != NULL ? (size_t)(length < part_bytes ? length : part_bytes) : 0);
-    uint64_t parts = length / part_bytes + 2, index = 0;
-    struct gathered gathered = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, ""};
-    struct part *part = calloc((size_t)parts, sizeof *part);
-    unsigned char *op = malloc(room);
+/* What nbdkit asks for: a range, and what to do with it. At most one of `data` (written) and `to` (read) is there. */
+struct request {
+    const char *what;
+    fill_operation *fill;
+    uint32_t flags;
+    uint64_t offset;
+    uint64_t length;
+    /* Longer ranges are split. */
+    uint64_t part_bytes;
+    const unsigned char *data;
+    unsigned char *to;
+};
 
-    if (part == NULL || op == NULL) {
-        nbdkit_error("duramen: %s: no memory", what);
-        free(part);
-        free(op);
-        errno = ENOMEM;
-        return -1;
-    }
-    while (length > 0) {
+static int no_memory(const struct request *request)
+{
+    nbdkit_error("duramen: %s: no memory", request->what);
+    errno = ENOMEM;
+    return -1;
+}
+
+/* One operation: nbdkit's thread waits for the reply itself, which spares the way over another thread. */
+static int do_whole(const struct request *request)
+{
+    size_t read_bytes = request->to != NULL ? (size_t)request->length : 0;
+    size_t op_room = BLOCK_ZERO_BYTES + (request->data != NULL ? (size_t)request->length : 0);
+    /* What is no reply is a reason, in words. */
+    size_t capacity = 1 + read_bytes + WHY_BYTES, len = 0;
+    unsigned char *op = malloc(op_room + capacity), *reply;
+    int32_t outcome = DURAMEN_NOT_EXECUTED, code;
+    char why[WHY_BYTES];
+    int error;
+
+    if (op == NULL)
+        return no_memory(request);
+    reply = op + op_room;
+    code = call(op, request->fill(op, request->offset, request->length, request->data), request->flags, reply, capacity,
+                &len, &outcome);
+    error = code != DURAMEN_OK ? errno_of_code(code, why) : errno_of(outcome, reply, len, read_bytes, why);
+    if (error == 0 && read_bytes != 0)
+        memcpy(request->to, reply + 1, read_bytes);
+    free(op);
+    if (error == 0)
+        return 0;
+    nbdkit_error("duramen: %s: %s", request->what, why);
+    errno = error;
+    return -1;
+}
+
+/* Submits all parts of `request`, as far as that goes; `op` has room for each of them, and `parts` for all. */
+static void submit_parts(struct request request, struct gathered *gathered, struct part *part, unsigned char *op)
+{
+    for (; request.length > 0; part++) {
         /* Parts end where blocks do, or two of them would write one block. */
-        uint64_t bytes = part_bytes - offset % BLOCK_BYTES < length ? part_bytes - offset % BLOCK_BYTES : length;
-        struct part *this_part = &part[index++];
+        uint64_t room = request.part_bytes - request.offset % BLOCK_BYTES;
+        uint64_t bytes = room < request.length ? room : request.length;
         int32_t code;
 
-        this_part->gathered = &gathered;
-        this_part->read_to = to;
-        this_part->read_bytes = to != NULL ? (size_t)bytes : 0;
-        pthread_mutex_lock(&gathered.lock);
-        gathered.outstanding++;
-        pthread_mutex_unlock(&gathered.lock);
-        code = submit(op, fill(op, offset, bytes, data), flags, this_part);
+        part->gathered = gathered;
+        part->read_to = request.to;
+        part->read_bytes = request.to != NULL ? (size_t)bytes : 0;
+        pthread_mutex_lock(&gathered->lock);
+        gathered->outstanding++;
+        pthread_mutex_unlock(&gathered->lock);
+        code = submit(op, request.fill(op, request.offset, bytes, request.data), request.flags, part);
         if (code != DURAMEN_OK) {
-            char why[WHY_BYTES];
-            int error = errno_of_code(code, why);
-
-            pthread_mutex_lock(&gathered.lock);
-            gathered.outstanding--;
-            gathered.error = error;
-            memcpy(gathered.why, why, WHY_BYTES);
-            pthread_mutex_unlock(&gathered.lock);
-            break;
+            pthread_mutex_lock(&gathered->lock);
+            gathered->outstanding--;
+            gathered->error = errno_of_code(code, gathered->why);
+            pthread_mutex_unlock(&gathered->lock);
+            return;
         }
-        data = data != NULL ? data + bytes : NULL;
-        to = to != NULL ? to + bytes : NULL;
-        offset += bytes;
-        length -= bytes;
+        request.data = request.data != NULL ? request.data + bytes : NULL;
+        request.to = request.to != NULL ? request.to + bytes : NULL;
+        request.offset += bytes;
+        request.length -= bytes;
     }
+}
+
+/* Several operations, all of them outstanding at a time. */
+static int do_parts(const struct request *request)
+{
+    struct gathered gathered = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, ""};
+    struct part *parts = calloc((size_t)(request->length / request->part_bytes + 2), sizeof *parts);
+    unsigned char *op = malloc(BLOCK_ZERO_BYTES + (request->data != NULL ? (size_t)request->part_bytes : 0));
+
+    if (parts == NULL || op == NULL) {
+        free(parts);
+        free(op);
+        return no_memory(request);
+    }
+    submit_parts(*request, &gathered, parts, op);
     pthread_mutex_lock(&gathered.lock);
-    gathered.outstanding--;
     /* Every request ends by its deadline, so this does. */
     while (gathered.outstanding > 0)
         pthread_cond_wait(&gathered.all_ended, &gathered.lock);
     pthread_mutex_unlock(&gathered.lock);
     pthread_mutex_destroy(&gathered.lock);
     pthread_cond_destroy(&gathered.all_ended);
-    free(part);
+    free(parts);
     free(op);
-    if (gathered.error != 0) {
-        nbdkit_error("duramen: %s: %s", what, gathered.why);
-        errno = gathered.error;
-        return -1;
-    }
-    return 0;
+    if (gathered.error == 0)
+        return 0;
+    nbdkit_error("duramen: %s: %s", request->what, gathered.why);
+    errno = gathered.error;
+    return -1;
+}
+
+static int do_request(struct request request)
+{
+    if (request.length <= request.part_bytes - request.offset % BLOCK_BYTES)
+        return do_whole(&request);
+    return do_parts(&request);
 }
 
 /* ---- configuration ---- */
@@ -356,7 +417,7 @@ static int duramen_after_fork(void)
     int32_t code = duramen_client_open(disk.conf, &disk.client);
 
     if (code == DURAMEN_OK)
-        code = duramen_client_call(disk.client, &op, 1, 0, disk.deadline_ms, reply, sizeof reply, &len, &outcome);
+        code = call(&op, 1, 0, reply, sizeof reply, &len, &outcome);
     if (code != DURAMEN_OK ? errno_of_code(code, why) : errno_of(outcome, reply, len, 12, why)) {
         nbdkit_error("duramen: %s", why);
         return -1;
@@ -412,26 +473,34 @@ static int duramen_can_fua(void *handle)
 
 static int duramen_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t flags)
 {
+    struct request request = {"read", fill_read, disk.read_flags, offset, count, disk.op_bytes, NULL, buf};
+
     (void)handle, (void)flags;
-    return do_range("read", fill_read, disk.read_flags, offset, count, disk.op_bytes, NULL, buf);
+    return do_request(request);
 }
 
 static int duramen_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset, uint32_t flags)
 {
+    struct request request = {"write", fill_write, 0, offset, count, disk.op_bytes, buf, NULL};
+
     (void)handle, (void)flags;
-    return do_range("write", fill_write, 0, offset, count, disk.op_bytes, buf, NULL);
+    return do_request(request);
 }
 
 static int duramen_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
+    struct request request = {"zero", fill_zero, 0, offset, count, BLOCK_ZERO_LENGTH_MAX, NULL, NULL};
+
     (void)handle, (void)flags;
-    return do_range("zero", fill_zero, 0, offset, count, BLOCK_ZERO_LENGTH_MAX, NULL, NULL);
+    return do_request(request);
 }
 
 static int duramen_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
+    struct request request = {"trim", fill_zero, 0, offset, count, BLOCK_ZERO_LENGTH_MAX, NULL, NULL};
+
     (void)handle, (void)flags;
-    return do_range("trim", fill_zero, 0, offset, count, BLOCK_ZERO_LENGTH_MAX, NULL, NULL);
+    return do_request(request);
 }
 
 static int duramen_flush(void *handle, uint32_t flags)
