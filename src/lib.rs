@@ -116,6 +116,9 @@ pub mod service;
 /// Calls under way and their answers: what applications use.
 pub mod client;
 
+/// The C ABI over all of it.
+pub mod capi;
+
 #[cfg(test)]
 mod config_tests;
 #[cfg(test)]

@@ -277,6 +277,15 @@ impl Client {
     ///
     /// `deadline` counts from now; `None`: [`ClientOptions::deadline`].
     pub fn read(&self, operation: impl Into<Bytes>, deadline: Option<Duration>) -> Outcome {
+        not_taken(self.call_read(operation, deadline))
+    }
+
+    /// As [`Client::read`], and says what was not taken at all.
+    pub fn call_read(
+        &self,
+        operation: impl Into<Bytes>,
+        deadline: Option<Duration>,
+    ) -> Result<Outcome, SubmitError> {
         wait(self.shared(), operation.into(), deadline, |operation, deadline, token| Input::Read {
             operation,
             deadline,
@@ -358,6 +367,15 @@ impl Session {
     /// `deadline` counts from now; `None`: [`ClientOptions::deadline`]. Not to be called from a callback: it would wait
     /// for its own thread.
     pub fn invoke(&self, operation: impl Into<Bytes>, deadline: Option<Duration>) -> Outcome {
+        not_taken(self.call(operation, deadline))
+    }
+
+    /// As [`Session::invoke`], and says what was not taken at all.
+    pub fn call(
+        &self,
+        operation: impl Into<Bytes>,
+        deadline: Option<Duration>,
+    ) -> Result<Outcome, SubmitError> {
         let session = self.handle;
         wait(&self.owner.shared, operation.into(), deadline, |operation, deadline, token| Input::Submit {
             session,
@@ -406,28 +424,30 @@ impl Drop for Session {
     }
 }
 
+/// Nothing of it has left this process: it was not executed.
+fn not_taken(outcome: Result<Outcome, SubmitError>) -> Outcome {
+    outcome.unwrap_or_else(|why| Outcome::NotExecuted(why.to_string()))
+}
+
 /// Submits and blocks until the outcome is there.
 fn wait(
     shared: &Arc<Shared>,
     operation: Bytes,
     deadline: Option<Duration>,
     input: impl FnOnce(Bytes, Tick, Callback) -> Input<Callback>,
-) -> Outcome {
+) -> Result<Outcome, SubmitError> {
     assert!(!shared.in_turn(), "a blocking call inside a callback would wait for its own thread: use submit");
     let (sender, outcome) = bounded(1);
     let token: Callback = Box::new(move |outcome| drop(sender.send(outcome)));
     let bytes = operation.len();
-    let alone = match shared.submit(bytes, input(operation, shared.deadline(deadline), token)) {
-        Ok(outstanding) => outstanding == 1,
-        Err(why) => return Outcome::NotExecuted(why.to_string()),
-    };
-    if alone {
+    let outstanding = shared.submit(bytes, input(operation, shared.deadline(deadline), token))?;
+    if outstanding == 1 {
         shared.turn(&mut Vec::new());
     } else {
         shared.wake();
     }
     // The core ends every call at its deadline; the sender is lost only with the core.
-    outcome.recv().unwrap_or_else(|_| Outcome::UnknownOutcome(reason::CLOSED.into()))
+    Ok(outcome.recv().unwrap_or_else(|_| Outcome::UnknownOutcome(reason::CLOSED.into())))
 }
 
 impl Shared {

@@ -1,0 +1,435 @@
+/*
+ * duramen: durable state machine replication. The C interface.
+ *
+ * Made from the Rust sources by cbindgen; do not edit (src/capi says how it is remade).
+ *
+ * RESULTS     Functions that can fail return int32_t: 0 (DURAMEN_OK) or a number that the function explains; negative: a
+ *             DURAMEN_E_ code. Codes are never reused. duramen_errmsg gives a line with the details, per thread.
+ * HANDLES     Pointers to duramen_client and the like are numbers to be handed back, never to be read through. NULL, a handle
+ *             of another kind, one that is destroyed or was destroyed before: DURAMEN_E_HANDLE, never undefined behaviour.
+ *             A handle may be used from any number of threads. A call keeps its handle alive until it returns.
+ * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
+ *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
+ *             result the handle is gone, and none of its threads and callbacks runs any more.
+ * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
+ *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
+ *             thread cancellation or exit through them.
+ * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
+ * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
+ * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
+ *             parent has other handles than duramen_conf: everything else returns DURAMEN_E_FORKED.
+ * HABITS      No signal handlers, no allocator of its own, nothing on stdout or stderr, no thread before something is opened,
+ *             all threads joined after it is destroyed. Errors of its own reasoning do not abort: DURAMEN_E_INTERNAL.
+ */
+
+#ifndef DURAMEN_H
+#define DURAMEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * The call did what it says.
+ */
+#define DURAMEN_OK 0
+
+/**
+ * duramen found a mistake of its own: it caught a panic. The handle is poisoned; only destroy works on it. Please report the message.
+ */
+#define DURAMEN_E_INTERNAL (-1)
+
+/**
+ * The handle is NULL, of another kind, destroyed, or never was one.
+ */
+#define DURAMEN_E_HANDLE (-2)
+
+/**
+ * An earlier call on this handle ended with DURAMEN_E_INTERNAL: destroy it.
+ */
+#define DURAMEN_E_POISONED (-3)
+
+/**
+ * An argument is NULL or out of its range.
+ */
+#define DURAMEN_E_ARGUMENT (-4)
+
+/**
+ * A configuration key or value, a configuration file or a key file is not right.
+ */
+#define DURAMEN_E_CONFIG (-5)
+
+/**
+ * The operating system refused: files, sockets, threads. The message has its words.
+ */
+#define DURAMEN_E_IO (-6)
+
+/**
+ * The disk, or the space that the configuration grants, is full.
+ */
+#define DURAMEN_E_NO_SPACE (-7)
+
+/**
+ * What is on disk, or was received, is not what was written.
+ */
+#define DURAMEN_E_DAMAGED (-8)
+
+/**
+ * As much is under way as may be: nothing was taken; try again after something has ended.
+ */
+#define DURAMEN_E_BUSY (-9)
+
+/**
+ * Longer than the configuration allows.
+ */
+#define DURAMEN_E_TOO_LARGE (-10)
+
+/**
+ * The time given was not enough.
+ */
+#define DURAMEN_E_TIMEOUT (-11)
+
+/**
+ * Not now: the order of calls is wrong, or the handle is being destroyed.
+ */
+#define DURAMEN_E_STATE (-12)
+
+/**
+ * Called from a callback in which that could wait for itself.
+ */
+#define DURAMEN_E_REENTRANT (-13)
+
+/**
+ * Too few replicas could be reached.
+ */
+#define DURAMEN_E_UNREACHABLE (-14)
+
+/**
+ * The other side does not take us: its keys or configuration are others.
+ */
+#define DURAMEN_E_REFUSED (-15)
+
+/**
+ * Called in a child process after fork: it may only call duramen_strerror and exec.
+ */
+#define DURAMEN_E_FORKED (-16)
+
+/**
+ * struct_size is smaller than the first version of that struct: compiled against another header, or not set.
+ */
+#define DURAMEN_E_ABI (-17)
+
+/**
+ * The caller's buffer is too small; nothing but the length needed, and where the function says so a part, was written.
+ */
+#define DURAMEN_E_BUFFER (-18)
+
+/**
+ * A callback of the host reported failure.
+ */
+#define DURAMEN_E_CALLBACK (-19)
+
+/**
+ * There is no such thing.
+ */
+#define DURAMEN_E_NOT_FOUND (-20)
+
+/**
+ * No limit, where a function takes a time in milliseconds and says so.
+ */
+#define DURAMEN_FOREVER UINT64_MAX
+
+/**
+ * The version of this header: major * 1000000 + minor * 1000 + patch.
+ */
+#define DURAMEN_VERSION 1000
+
+/**
+ * A level of log lines: something failed.
+ */
+#define DURAMEN_LOG_ERROR 1
+
+/**
+ * A level of log lines: something is not as it should be, and goes on.
+ */
+#define DURAMEN_LOG_WARN 2
+
+/**
+ * A level of log lines: what an operator may want to know.
+ */
+#define DURAMEN_LOG_INFO 3
+
+/**
+ * A level of log lines: for who looks for a mistake.
+ */
+#define DURAMEN_LOG_DEBUG 4
+
+/**
+ * How a request ended: executed exactly once. The reply is the service's.
+ */
+#define DURAMEN_DONE 0
+
+/**
+ * How a request ended: not executed, and it never will be. It is safe to submit it again.
+ */
+#define DURAMEN_NOT_EXECUTED 1
+
+/**
+ * How a request ended: it is not known whether it was executed, or will be. Ask the service before you submit it again.
+ */
+#define DURAMEN_UNKNOWN_OUTCOME 2
+
+/**
+ * How a request ended: the replicas' answers differ so that none can be believed: more of them are faulty than the cluster bears, or
+ * the service is not deterministic.
+ */
+#define DURAMEN_FAIL 3
+
+/**
+ * A flag of requests: a read. The operation must not write; it is answered by the service's query, linearizable, without being ordered
+ * where that is possible. Reads are not in sequence with writes that are still under way.
+ */
+#define DURAMEN_READ 1
+
+/**
+ * A client of a cluster: its connections and one session, whose writes execute in the order they were submitted. A handle.
+ */
+typedef struct duramen_client duramen_client;
+
+/**
+ * Values of a configuration. A handle.
+ */
+typedef struct duramen_conf duramen_conf;
+
+/**
+ * Takes a line: its level (DURAMEN_LOG_ERROR ...) and its text (UTF-8, ends with NUL, no newline), which lives until the callback returns.
+ */
+typedef void (*duramen_log_fn)(void *user, int32_t level, const char *line);
+
+/**
+ * Takes the outcome of one request: DURAMEN_DONE and the service's reply, or another outcome and a line of text that says why
+ * (UTF-8, without a NUL).
+ *
+ * `reply` lives until the callback returns; it may be NULL if `reply_len` is 0. Must not throw or jump.
+ */
+typedef void (*duramen_outcome_fn)(void *user, int32_t outcome, const void *reply, size_t reply_len);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * One line about a result code, in English. Of a number that is none: "unknown code".
+ *
+ * Ownership: the text is static; never free it. Thread: any; also in a child process after fork. Errors: none.
+ */
+const char *duramen_strerror(int32_t code);
+
+/**
+ * The name of a result code as this header spells it, "DURAMEN_E_BUSY"; of a number that is none: "unknown".
+ *
+ * Ownership: the text is static; never free it. Thread: any; also in a child process after fork. Errors: none.
+ */
+const char *duramen_errname(int32_t code);
+
+/**
+ * Copies the message of this thread's last failed call on `handle` (any kind of handle, also a destroyed one), or of
+ * this thread's last failed call at all if `handle` is NULL, into `buf`: at most `len` - 1 bytes and a NUL. Calls that
+ * succeed do not clear it; the last 16 handles per thread are remembered. Call it right after the call that failed.
+ *
+ * Returns the length of the whole message without the NUL; 0 if there is none. More than `len` - 1: it was cut.
+ *
+ * Ownership: `buf` is the caller's, and not kept; it may be NULL if `len` is 0. Thread: any; messages are per thread.
+ * Re-entrancy: may be called from any callback. Errors: none.
+ */
+size_t duramen_errmsg(const void *handle,
+                      char *buf,
+                      size_t len);
+
+/**
+ * A configuration with all defaults, or NULL (no more handles; a child process after fork): duramen_errmsg(NULL, ...) says why.
+ *
+ * Ownership: the caller's, until duramen_conf_destroy. What is opened with it copies what it needs: it may be changed or destroyed
+ * at once. Thread: any; several threads may use one.
+ */
+duramen_conf *duramen_conf_new(void);
+
+/**
+ * Sets a key. The value is checked here; whether files and addresses exist is checked by what is opened with it.
+ *
+ * | key                | default      | unit  | used by         | meaning                                                              |
+ * |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
+ * | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+ * | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
+ * | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
+ * | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
+ * | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
+ * | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
+ * | callbacks          | poll         |       | client          | poll: outcomes wait for duramen_client_poll; thread: on a thread     |
+ * | allow-tmpfs        | false        |       | replica         | true: accept a log on a file system in memory (for tests)            |
+ * | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+ *
+ * Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
+ * NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_conf_set(duramen_conf *conf,
+                         const char *key,
+                         const char *value,
+                         char *err,
+                         size_t errlen);
+
+/**
+ * Copies a key's value, or its default, with a NUL into `buf`; `*len` (may be NULL) gets its length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Errors: DURAMEN_E_CONFIG (no such key), DURAMEN_E_BUFFER (as
+ * much as fits was copied), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_conf_get(const duramen_conf *conf,
+                         const char *key,
+                         char *buf,
+                         size_t cap,
+                         size_t *len);
+
+/**
+ * Forgets a configuration. What was opened with it goes on. NULL is DURAMEN_E_HANDLE.
+ *
+ * Ownership: the handle is the library's again. Thread: any. Errors: DURAMEN_E_HANDLE.
+ */
+int32_t duramen_conf_destroy(duramen_conf *conf);
+
+/**
+ * The version of this library, "0.1.0".
+ *
+ * Ownership: static text. Thread: any; also in a child process after fork.
+ */
+const char *duramen_version(void);
+
+/**
+ * The version of this library as DURAMEN_VERSION was when its header was made: compare the two to find a mixture.
+ *
+ * Thread: any; also in a child process after fork.
+ */
+uint32_t duramen_version_number(void);
+
+/**
+ * Hands log lines up to `level` (DURAMEN_LOG_ERROR, ..._WARN, ..._INFO, ..._DEBUG) of everything in this process to `log`; NULL: to nobody, as
+ * it is at the beginning. There is one callback per process: this replaces it. When this returns, the one before is not running and will
+ * not run again.
+ *
+ * Ownership: `user` is handed to `log` and otherwise not touched. Thread of `log`: any of the library's, and any that calls it; several at once.
+ * Locks may be held there: the callback must be short, and may only call duramen_strerror, duramen_errname, duramen_errmsg and
+ * duramen_version; everything else returns DURAMEN_E_REENTRANT. Must not throw or jump.
+ *
+ * Errors: DURAMEN_E_ARGUMENT (no such level), DURAMEN_E_STATE (a Rust host of this process has a logger of its own), DURAMEN_E_REENTRANT.
+ */
+int32_t duramen_set_log_callback(int32_t level,
+                                 duramen_log_fn log,
+                                 void *user);
+
+/**
+ * Connects to the cluster of `dir` as `client` (see duramen_conf_set) and returns when a quorum of replicas is connected.
+ *
+ * Ownership: `conf` stays the caller's and is not needed afterwards; `*out` is the caller's, until duramen_client_destroy; it is NULL on
+ * failure. Thread: any; blocks for connect-timeout-ms at most. Starts threads: three at most, named duramen-*.
+ *
+ * Errors: DURAMEN_E_CONFIG (files, keys, names), DURAMEN_E_UNREACHABLE (too few replicas in time), DURAMEN_E_REFUSED (they do not take this
+ * client), DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE, DURAMEN_E_BUSY (too many handles).
+ */
+int32_t duramen_client_open(const duramen_conf *conf,
+                            duramen_client **out);
+
+/**
+ * Submits a request and returns at once. If this returns DURAMEN_OK, `cb` is called exactly once, at the latest by
+ * duramen_client_destroy; otherwise never.
+ *
+ * `flags`: 0 (a write, ordered and executed by all replicas) or DURAMEN_READ. `deadline_ms`: from now; 0: the configured one. When
+ * it passes the request ends as DURAMEN_NOT_EXECUTED or DURAMEN_UNKNOWN_OUTCOME.
+ *
+ * Ownership: `op` is copied before this returns; NULL if `len` is 0. `user` is handed to `cb` and otherwise not touched.
+ * Thread of `cb`: with callbacks = poll, whoever is in duramen_client_poll or duramen_client_destroy; with callbacks = thread, the client's
+ * thread "duramen-calls" (or, at the end, in duramen_client_destroy). Re-entrancy: may be called from any callback, and `cb` may submit.
+ * Outcomes come in the order in which requests end.
+ *
+ * Errors: DURAMEN_E_BUSY (outstanding-max requests have no outcome yet, or their callbacks have not run: poll, then try again),
+ * DURAMEN_E_TOO_LARGE (the cluster's limits.request_bytes), DURAMEN_E_ARGUMENT (`cb` is NULL, unknown flags), DURAMEN_E_STATE (being destroyed),
+ * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_client_submit(duramen_client *client,
+                              const void *op,
+                              size_t len,
+                              uint32_t flags,
+                              uint64_t deadline_ms,
+                              duramen_outcome_fn cb,
+                              void *user);
+
+/**
+ * Submits a request and waits for its outcome.
+ *
+ * `*outcome` gets DURAMEN_DONE and so on; `reply` as much of the reply (or, for other outcomes, of a line that says why) as `capacity`
+ * takes, and `*reply_len` its whole length. Flags and deadline as of duramen_client_submit. A DURAMEN_DONE whose reply was cut returns
+ * DURAMEN_E_BUFFER: the request was executed, do not repeat a write for its reply.
+ *
+ * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0; `reply_len` may be NULL. Thread: any, also several at once; blocks until
+ * the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
+ *
+ * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
+ */
+int32_t duramen_client_call(duramen_client *client,
+                            const void *op,
+                            size_t len,
+                            uint32_t flags,
+                            uint64_t deadline_ms,
+                            void *reply,
+                            size_t capacity,
+                            size_t *reply_len,
+                            int32_t *outcome);
+
+/**
+ * An eventfd that is readable while outcomes wait for duramen_client_poll: for select, poll, epoll, libuv and the like.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_client_destroy. Returns the descriptor (at least 0) or a
+ * code: DURAMEN_E_STATE (callbacks = thread), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_client_fd(duramen_client *client);
+
+/**
+ * Runs the callbacks of requests that have ended, `max` at most (0: of all that wait), on this thread. If none waits, waits `timeout_ms` for
+ * one (0: does not wait; negative: without limit, until the client is destroyed).
+ *
+ * Returns how many callbacks ran (at least 0), or a code. Thread: any; several threads may poll, each outcome goes to one of them.
+ * Re-entrancy: not from a callback of this client.
+ *
+ * Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_client_poll(duramen_client *client,
+                            uint32_t max,
+                            int32_t timeout_ms);
+
+/**
+ * Writes figures about the client as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED, DURAMEN_E_STATE.
+ */
+int32_t duramen_client_metrics(duramen_client *client,
+                               char *buf,
+                               size_t cap,
+                               size_t *len);
+
+/**
+ * Ends a client. Requests under way end as DURAMEN_UNKNOWN_OUTCOME or DURAMEN_NOT_EXECUTED; callbacks that have not run yet run before this
+ * returns DURAMEN_OK, on this thread or on "duramen-calls". A blocked duramen_client_poll returns; a blocked duramen_client_call goes on to its
+ * own deadline, and is waited for.
+ *
+ * `deadline_ms`: how long to wait for calls, callbacks and threads; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
+ * callback of this client.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_client_destroy(duramen_client *client,
+                               uint64_t deadline_ms);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* DURAMEN_H */

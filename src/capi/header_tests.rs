@@ -1,0 +1,152 @@
+//! `duramen.h` is what these sources say, and what C and C++ compilers take.
+
+use super::conf::KEYS;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// In the header's order.
+const SOURCES: &[&str] = &["status", "entry", "handle", "conf", "logging", "client"];
+
+pub(super) const HEAD: &str = r#"/*
+ * duramen: durable state machine replication. The C interface.
+ *
+ * Made from the Rust sources by cbindgen; do not edit (src/capi says how it is remade).
+ *
+ * RESULTS     Functions that can fail return int32_t: 0 (DURAMEN_OK) or a number that the function explains; negative: a
+ *             DURAMEN_E_ code. Codes are never reused. duramen_errmsg gives a line with the details, per thread.
+ * HANDLES     Pointers to duramen_client and the like are numbers to be handed back, never to be read through. NULL, a handle
+ *             of another kind, one that is destroyed or was destroyed before: DURAMEN_E_HANDLE, never undefined behaviour.
+ *             A handle may be used from any number of threads. A call keeps its handle alive until it returns.
+ * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
+ *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
+ *             result the handle is gone, and none of its threads and callbacks runs any more.
+ * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
+ *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
+ *             thread cancellation or exit through them.
+ * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
+ * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
+ * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
+ *             parent has other handles than duramen_conf: everything else returns DURAMEN_E_FORKED.
+ * HABITS      No signal handlers, no allocator of its own, nothing on stdout or stderr, no thread before something is opened,
+ *             all threads joined after it is destroyed. Errors of its own reasoning do not abort: DURAMEN_E_INTERNAL.
+ */"#;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(super) fn header_path() -> PathBuf {
+    root().join("src/capi/duramen.h")
+}
+
+fn generate() -> String {
+    let config = cbindgen::Config {
+        language: cbindgen::Language::C,
+        header: Some(HEAD.into()),
+        include_guard: Some("DURAMEN_H".into()),
+        cpp_compat: true,
+        usize_is_size_t: true,
+        no_includes: true,
+        sys_includes: vec!["stddef.h".into(), "stdint.h".into()],
+        style: cbindgen::Style::Both,
+        documentation_style: cbindgen::DocumentationStyle::Doxy,
+        line_length: 110,
+        ..Default::default()
+    };
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for source in SOURCES {
+        builder = builder.with_src(root().join(format!("src/capi/{source}.rs")));
+    }
+    let mut text = Vec::new();
+    builder.generate().expect("the sources are Rust").write(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    // What `# Safety` says to Rust callers the head says to all.
+    let mut lines: Vec<String> = Vec::new();
+    let mut skipping = false;
+    for line in text.lines() {
+        // The typedefs are there for it.
+        let short = line.replace("struct duramen_", "duramen_");
+        let line = if line.starts_with("typedef struct") { line } else { &short };
+        skipping = (skipping || line.trim() == "* # Safety") && line.trim() != "*/";
+        if line.trim() == "*/" && lines.last().is_some_and(|last| last.trim() == "*") {
+            lines.pop();
+        }
+        match line.strip_prefix("#define ").and_then(|define| define.split_once(" -")) {
+            _ if skipping => {}
+            // `x DURAMEN_E_IO` must not be a subtraction.
+            Some((name, number)) => lines.push(format!("#define {name} (-{number})")),
+            None => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The committed text, or with `DURAMEN_REWRITE=1` the new one written.
+pub(super) fn compare(path: &Path, now: &str) {
+    if std::env::var_os("DURAMEN_REWRITE").is_some() {
+        std::fs::write(path, now).unwrap();
+    }
+    let then = std::fs::read_to_string(path).unwrap_or_default();
+    let differs = then.lines().zip(now.lines()).position(|(a, b)| a != b);
+    assert!(
+        then == now,
+        "{} is not what the sources say (line {}): run this test with DURAMEN_REWRITE=1",
+        path.display(),
+        differs.map_or_else(|| then.lines().count().min(now.lines().count()) + 1, |at| at + 1)
+    );
+}
+
+#[test]
+fn the_header_is_what_the_sources_say() {
+    compare(&header_path(), &generate());
+}
+
+/// A compiler of the system, if it has one.
+pub(super) fn compiler(name: &str) -> Option<Command> {
+    let there = Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
+    if !there {
+        println!("skipped: there is no {name} here (Debian: apt-get install gcc g++)");
+    }
+    there.then(|| Command::new(name))
+}
+
+pub(super) const STRICT: &[&str] = &["-Wall", "-Wextra", "-Werror", "-pedantic"];
+
+fn accepts(compiler_name: &str, standard: &str, suffix: &str) {
+    let Some(mut compiler) = compiler(compiler_name) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join(format!("only.{suffix}"));
+    // Twice: it guards itself. Alone: it includes what it needs.
+    std::fs::write(&source, "#include \"duramen.h\"\n#include \"duramen.h\"\nint used = DURAMEN_OK;\n")
+        .unwrap();
+    let out = compiler
+        .args(STRICT)
+        .args([standard, "-c", "-o", "/dev/null", "-I"])
+        .arg(root().join("src/capi"))
+        .arg(&source)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn a_c99_compiler_takes_the_header_without_a_warning() {
+    accepts("cc", "-std=c99", "c");
+}
+
+#[test]
+fn a_cpp_compiler_takes_the_header_without_a_warning() {
+    accepts("c++", "-std=c++11", "cc");
+}
+
+#[test]
+fn the_header_names_every_key_with_its_default() {
+    let header = std::fs::read_to_string(header_path()).unwrap();
+    for key in KEYS {
+        let default = if key.default.is_empty() { "(none)" } else { key.default };
+        let row = header.lines().find(|line| line.trim_start_matches([' ', '*', '|']).starts_with(key.name));
+        let row = row.unwrap_or_else(|| panic!("no row for {}", key.name));
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        assert_eq!((cells[1], cells[2]), (key.name, default));
+    }
+}

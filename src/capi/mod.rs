@@ -1,0 +1,51 @@
+//! The C ABI: `duramen.h`, made from these files.
+//!
+//! | file | has |
+//! |---|---|
+//! | [`status`] | result codes and their texts |
+//! | `handle` | numbers that stand for objects; calls and destroy |
+//! | `entry` | what every entry does first and last; reading of arguments |
+//! | [`conf`] | keys and values; versions |
+//! | [`logging`] | log lines to the host |
+//! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
+//!
+//! # How a layer is added
+//! An opaque type `duramen_x`, an object behind it that implements `handle::Object`, and entries of one shape:
+//! ```text
+//! pub unsafe extern "C" fn duramen_x_verb(x: *mut duramen_x, …) -> i32 {
+//!     handle::with::<X>(x, |call| { read the arguments (entry::bytes, text, out, sized); call Rust; Ok(DURAMEN_OK) })
+//! }
+//! ```
+//! Open: `entry::enter(|| { … out("out", out)?; … handle::insert(object)? … })`. Destroy: `handle::destroy::<X>`, the object's `closing`
+//! and `end` do the work. Callbacks run inside `handle::Scope::enter(value)`, without a lock. Keys go into `conf::KEYS` and
+//! into the table at `duramen_conf_set`; the file goes into `header_tests::SOURCES`. Doc comments become the header's: they name
+//! ownership of each pointer, thread of callbacks, re-entrancy, errors.
+//!
+//! The only `unsafe` code of layers is here: reading what the caller's pointers point to.
+#![allow(non_camel_case_types)]
+
+/// Codes.
+pub mod status;
+
+/// Keys and values.
+pub mod conf;
+
+/// Lines to the host.
+pub mod logging;
+
+/// Requests.
+pub mod client;
+
+/// Their ends.
+mod outcomes;
+
+/// Arguments, panics, messages.
+pub mod entry;
+
+/// The table.
+pub mod handle;
+
+#[cfg(test)]
+mod base_tests;
+#[cfg(test)]
+mod header_tests;
