@@ -104,22 +104,13 @@ static duramen_conf *configuration(const struct arguments *arguments)
     return NULL;
 }
 
-static int has_halted(duramen_replica *replica)
-{
-    static char json[1 << 16];
-    size_t len;
-
-    return duramen_replica_status(replica, json, sizeof json - 1, &len) == DURAMEN_OK && len < sizeof json &&
-           (json[len] = '\0', strstr(json, "\"halted\":null") == NULL);
-}
-
 int main(int argc, char **argv)
 {
     struct arguments arguments;
     duramen_paged_service service;
     duramen_replica *replica;
     duramen_conf *conf;
-    struct timespec second = {1, 0};
+    struct timespec moment = {0, 200000000};
     sigset_t signals;
     char message[512];
     int32_t code;
@@ -128,7 +119,7 @@ int main(int argc, char **argv)
     if (parse(argc, argv, &arguments) != 0)
         return usage();
     if (block_service_new(arguments.size, arguments.lie, &service) != 0) {
-        fprintf(stderr, "error: a disk is a multiple of 4096 bytes\n");
+        fprintf(stderr, "error: a disk is a multiple of 4096 bytes, and at most %" PRIu64 "\n", BLOCK_DISK_BYTES_MAX);
         return 2;
     }
     conf = configuration(&arguments);
@@ -144,14 +135,15 @@ int main(int argc, char **argv)
     if (code != DURAMEN_OK) {
         duramen_errmsg(NULL, message, sizeof message);
         fprintf(stderr, "error: %s\n", message);
+        service.destroy(service.user);
         return 1;
     }
     printf("replica %" PRIu32 " runs: a disk of %" PRIu64 " bytes\n", arguments.id, arguments.size);
     fflush(stdout);
-    while (!halted && sigtimedwait(&signals, NULL, &second) < 0)
-        halted = has_halted(replica);
+    while (!halted && sigtimedwait(&signals, NULL, &moment) < 0)
+        halted = duramen_replica_wait_failed(replica, 0, message, sizeof message) == DURAMEN_OK;
     if (halted)
-        fprintf(stderr, "error: replica %" PRIu32 " has halted: `duramen status` says why\n", arguments.id);
+        fprintf(stderr, "error: replica %" PRIu32 " has halted: %s\n", arguments.id, message);
     code = duramen_replica_destroy(replica, STOP_MS);
     if (code != DURAMEN_OK) {
         duramen_errmsg(NULL, message, sizeof message);

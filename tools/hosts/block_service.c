@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "block_protocol.h"
-
 #define SUPERBLOCK_BYTES 32u
 
 struct disk {
@@ -241,7 +239,7 @@ int block_service_new(uint64_t size, int lie, duramen_paged_service *out)
 {
     struct disk *disk;
 
-    if (size < BLOCK_BYTES || size % BLOCK_BYTES != 0)
+    if (size == 0 || size > BLOCK_DISK_BYTES_MAX || size % BLOCK_BYTES != 0)
         return -1;
 #ifndef BLOCK_LIES
     if (lie != BLOCK_HONEST)

@@ -10,7 +10,11 @@
 
 #include <stdint.h>
 
+#include "block_protocol.h"
 #include "duramen.h"
+
+/* 256 GiB: all pages but one. */
+#define BLOCK_DISK_BYTES_MAX ((uint64_t)(DURAMEN_PAGES_MAX - 1) * BLOCK_BYTES)
 
 /* What a replica built with -DBLOCK_LIES may be told to do wrong. */
 #define BLOCK_HONEST 0
@@ -19,9 +23,9 @@
 /* It stores other bytes than it was told: its replies look right, its state is not that of the others. */
 #define BLOCK_LIES_IN_STATE 2
 
-/* Fills `out` with a service for a disk of `size` bytes: the same on all replicas, and for ever. duramen destroys it
- * with the replica; where starting one fails, too. Returns -1 if `size` is not a multiple of BLOCK_BYTES of at least
- * one, `lie` is none of this build, or memory is short. */
+/* Fills `out` with a service for a disk of `size` bytes: the same on all replicas, and for ever. It is destroyed with the
+ * replica; where none could be started, the caller does it: `out->destroy(out->user)`. Returns -1 if `size` is no multiple of
+ * BLOCK_BYTES, 0, or more than BLOCK_DISK_BYTES_MAX; if `lie` is none of this build; or if memory is short. */
 int block_service_new(uint64_t size, int lie, duramen_paged_service *out);
 
 #endif

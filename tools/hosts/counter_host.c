@@ -112,7 +112,7 @@ static int32_t counter_restore(void *user, duramen_reader *in)
 {
     unsigned char bytes[9];
     size_t len = 0;
-    int64_t got;
+    int32_t got;
 
     while (len < sizeof bytes && (got = duramen_reader_get(in, bytes + len, sizeof bytes - len)) != 0) {
         if (got < 0)
@@ -157,6 +157,7 @@ static int run_replica(const char *dir, uint32_t id)
     duramen_conf_destroy(conf);
     if (code != DURAMEN_OK) {
         complain("replica");
+        counter_destroy(service.user);
         return 1;
     }
     printf("ready\n");
