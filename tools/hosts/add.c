@@ -6,7 +6,7 @@
 /* add DIR NUMBER: adds to the counter that counter_host's replicas keep, and prints it. */
 int main(int argc, char **argv)
 {
-    unsigned char op[8], reply[256];
+    unsigned char op[8], reply[64];
     char message[512] = "usage: add DIR NUMBER";
     unsigned long long number = argc == 3 ? strtoull(argv[2], NULL, 10) : 0, value = 0;
     duramen_conf *conf = duramen_conf_new();
@@ -30,9 +30,11 @@ int main(int argc, char **argv)
     /* A code says whether the call was right; the outcome whether the operation took place: yes, no, or nobody knows. */
     if (code != DURAMEN_OK)
         fprintf(stderr, "error: %s\n", message);
-    else if (outcome != DURAMEN_DONE || len != 8)
-        fprintf(stderr, "error: %s\n", outcome == DURAMEN_NOT_EXECUTED ? "not added" : "perhaps added");
-    for (i = 0; i < len; i++)
+    else if (outcome != DURAMEN_DONE)
+        fprintf(stderr, "error: %s added\n", outcome == DURAMEN_NOT_EXECUTED ? "not" : "perhaps");
+    else if (len != 8)
+        fprintf(stderr, "error: that cluster is no counter\n");
+    for (i = 0; i < 8 && len == 8; i++)
         value |= (unsigned long long)reply[i] << (8 * i);
     if (code == DURAMEN_OK && outcome == DURAMEN_DONE && len == 8)
         printf("%llu\n", value);
