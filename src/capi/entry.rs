@@ -88,7 +88,7 @@ pub(super) fn while_logging(run: impl FnOnce()) -> bool {
 }
 
 /// Keeps a message for `duramen_errmsg`.
-fn note(handle: usize, message: &str) {
+pub(super) fn note(handle: usize, message: &str) {
     MESSAGES.with_borrow_mut(|messages| {
         messages.retain(|(of, _)| *of != handle);
         if messages.len() == MESSAGES_MAX {

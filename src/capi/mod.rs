@@ -8,6 +8,8 @@
 //! | [`conf`] | keys and values; versions |
 //! | [`logging`] | log lines to the host |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
+//! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
+//! | [`replica`] | whole replicas |
 //!
 //! # How a layer is added
 //! An opaque type `duramen_x`, an object behind it that implements `handle::Object`, and entries of one shape:
@@ -39,6 +41,18 @@ pub mod client;
 /// Their ends.
 mod outcomes;
 
+/// State machines of hosts.
+pub mod service;
+
+/// Those whose state is in pages.
+pub mod pages;
+
+/// What callbacks are lent.
+mod lent;
+
+/// Whole replicas.
+pub mod replica;
+
 /// Arguments, panics, messages.
 pub mod entry;
 
@@ -48,4 +62,8 @@ pub mod handle;
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
 mod header_tests;
+#[cfg(test)]
+mod replica_tests;

@@ -159,6 +159,19 @@ impl<P: Page> Pages<P> {
         }
     }
 
+    /// Puts a page at this index, in place of what was there; indexes between the last one and it become free ones.
+    pub fn put_at(&mut self, index: u64, page: P) {
+        self.grow_to(index + 1);
+        self.put(index, Some(page));
+    }
+
+    /// At least so many indexes; the new ones are free.
+    pub fn grow_to(&mut self, count: u64) {
+        while self.count < count {
+            self.push(None);
+        }
+    }
+
     /// Takes the page out; its index is free then. `None` if it was free.
     pub fn free(&mut self, index: u64) -> Option<P> {
         self.slot(index)?;

@@ -74,6 +74,8 @@ pub enum Input {
     LogRoom(bool),
     /// The log failed: no vote may leave any more.
     LogFailed(String),
+    /// What is replicated cannot go on here: neither can this replica.
+    ServiceFailed(String),
     /// A batch read from our own log, as [`Output::ServeBatch`] to ourselves asked.
     OwnBatch(Arc<Batch>),
     /// The state executed up to this mark's place was frozen, to become a checkpoint.

@@ -458,6 +458,10 @@ impl Orderer {
                 self.halt(format!("the log failed: {why}"), out);
                 Ok(())
             }
+            Input::ServiceFailed(why) => {
+                self.halt(why, out);
+                Ok(())
+            }
             Input::OrderNoop(nonce) => {
                 let request = Request {
                     session: SessionId(0),

@@ -109,6 +109,7 @@ pub use audit::{Audit, AuditOptions, Difference, audit};
 pub use progress::{RecoveryPhase, RecoveryProgress, RecoveryState};
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
+pub(crate) use startup::{ServiceFailed, failure_text};
 
 #[cfg(test)]
 mod admin_tests;

@@ -64,6 +64,7 @@ use parking_lot::Mutex;
 use ring::rand::SecureRandom;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -769,7 +770,7 @@ impl Replica {
         let (fetch_net, fetch_order, me) = (handle.clone(), to_order.clone(), id);
         let mut threads = vec![
             named("order").spawn(move || order.run())?,
-            named("exec").spawn(move || execute.run())?,
+            named("exec").spawn(move || run_execution(execute))?,
             named("fetch")
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
@@ -865,6 +866,12 @@ impl Replica {
         self.status.json(&self.shared, stats.as_ref(), None)
     }
 
+    /// The page of `/metrics`, whether it is answered anywhere or not.
+    pub fn metrics_text(&self) -> String {
+        let stats = self.net.as_ref().map(|n| n.handle().stats()).unwrap_or_default();
+        open_metrics::page(self.id, &self.shared, &stats)
+    }
+
     /// Why the replica is mute, if it is or a thread of it has ended; waits up to `timeout` for that.
     pub fn wait_failed(&self, timeout: Duration) -> Option<String> {
         let until = Instant::now() + timeout;
@@ -914,6 +921,30 @@ impl Drop for Replica {
         self.end();
     }
 }
+
+/// Runs the execute stage. A service that panics, or that a host gave and that failed, ends this replica's voting as a log that fails does:
+/// nothing leaves of what it did not finish.
+fn run_execution(stage: ExecuteStage) {
+    let (shared, to_order) = (stage.shared.clone(), stage.to_order.clone());
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| stage.run())) {
+        let why = failure_text(&*payload);
+        shared.error(format!("execution ended: {why}"));
+        let _ = to_order.send(ToOrder::One(Input::ServiceFailed(why)));
+    }
+}
+
+/// How a service failed, from what it was unwound with.
+pub(crate) fn failure_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let panicked = |text: &str| format!("the service panicked: {text}");
+    match (payload.downcast_ref::<ServiceFailed>(), payload.downcast_ref::<String>()) {
+        (Some(ServiceFailed(why)), _) => why.clone(),
+        (_, Some(text)) => panicked(text),
+        _ => panicked(payload.downcast_ref::<&str>().unwrap_or(&"(no text)")),
+    }
+}
+
+/// What a service is unwound with that cannot go on and has no mistake of ours to show ([`std::panic::resume_unwind`]).
+pub(crate) struct ServiceFailed(pub String);
 
 /// What the transfer strategy `cst` must know: who else checkpoints when.
 fn cst_config(config: &Config, members: crate::quorum::Group, me: ReplicaId) -> CstConfig {
