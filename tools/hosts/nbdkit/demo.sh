@@ -81,7 +81,7 @@ if [ $build = yes ]; then
     (cd "$root" && cargo build --release) || fail "cargo build --release"
 fi
 [ -x "$target/duramen" ] && [ -e "$target/libduramen.so" ] || fail "$target has no duramen: leave --no-build out"
-make -s -C "$here/.." BUILD="$dir/bin" DURAMEN_INCLUDE="$root/src/capi" DURAMEN_LIB="$target" all || fail make
+make -s -C "$here/.." BUILD="$dir/bin" DURAMEN_INCLUDE="${DURAMEN_INCLUDE:-$root/src/capi}" DURAMEN_LIB="$target" all || fail make
 duramen=$target/duramen
 
 # --- replicas -----------------------------------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ taking_part() {
 # measure NAME RW DEPTH: IOPS and p99.
 measure() {
     fio --name="$1" --ioengine=nbd --uri="$uri" --rw="$2" --bs=4k --iodepth="$3" --size=64m --time_based \
-        --runtime="$seconds" --ramp_time=1 --percentile_list=50:99 --clat_percentiles=0 --lat_percentiles=1 --output-format=terse --terse-version=3 \
-        >"$dir/$1.fio" 2>"$dir/$1.fio.err" || fail "fio $1: $(tail -2 "$dir/$1.fio.err")"
+        --runtime="$seconds" --ramp_time=1 --percentile_list=50:99 --clat_percentiles=0 --lat_percentiles=1 \
+        --output-format=terse --terse-version=3 >"$dir/$1.fio" 2>"$dir/$1.fio.err" || fail "fio $1: $(tail -2 "$dir/$1.fio.err")"
     say "$1" "$(awk -F';' -v at=$([ "$2" = randwrite ] && echo 49 || echo 8) '/^3;/ {
         split($(at + 10), p50, "="); split($(at + 11), p99, "=");
         printf "%d IOPS of 4 KiB, p50 %.2f ms, p99 %.2f ms", $at, p50[2] / 1000, p99[2] / 1000 }' "$dir/$1.fio")"
