@@ -11,9 +11,9 @@
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
- *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
- *             thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
+ *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
+ *             exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -191,6 +191,16 @@
 #define DURAMEN_READ 1
 
 /**
+ * Pages have indexes below this.
+ */
+#define DURAMEN_PAGES_MAX (1 << 26)
+
+/**
+ * The longest page that a service may ask for.
+ */
+#define DURAMEN_PAGE_BYTES_MAX (1 << 20)
+
+/**
  * A client of a cluster: its connections and one session, whose writes execute in the order they were submitted. A handle.
  */
 typedef struct duramen_client duramen_client;
@@ -199,6 +209,31 @@ typedef struct duramen_client duramen_client;
  * Values of a configuration. A handle.
  */
 typedef struct duramen_conf duramen_conf;
+
+/**
+ * The state of a paged service: pages by index. Lent to its callbacks, until they return.
+ */
+typedef struct duramen_pages duramen_pages;
+
+/**
+ * Where the bytes of a snapshot come from. Lent to restore, until it returns.
+ */
+typedef struct duramen_reader duramen_reader;
+
+/**
+ * A replica of a cluster, running in this process. A handle.
+ */
+typedef struct duramen_replica duramen_replica;
+
+/**
+ * Where a reply goes. Lent to execute and query, until they return.
+ */
+typedef struct duramen_reply duramen_reply;
+
+/**
+ * Where the bytes of a snapshot go. Lent to snapshot_write, until it returns.
+ */
+typedef struct duramen_writer duramen_writer;
 
 /**
  * Takes a line: its level (DURAMEN_LOG_ERROR ...) and its text (UTF-8, ends with NUL, no newline), which lives until the callback returns.
@@ -212,6 +247,147 @@ typedef void (*duramen_log_fn)(void *user, int32_t level, const char *line);
  * `reply` lives until the callback returns; it may be NULL if `reply_len` is 0. Must not throw or jump.
  */
 typedef void (*duramen_outcome_fn)(void *user, int32_t outcome, const void *reply, size_t reply_len);
+
+/**
+ * All that an operation may depend on besides the state and its own bytes: the same on every replica. Lives until the callback returns.
+ */
+typedef struct duramen_context {
+  /**
+   * The size that the library knows; fields behind it are not there.
+   */
+  size_t struct_size;
+  /**
+   * The batch that the operation was decided in: from 1, without gaps.
+   */
+  uint64_t seq;
+  /**
+   * The batch's agreed time: nanoseconds since 1970. Never goes back.
+   */
+  uint64_t time_ns;
+  /**
+   * Agreed randomness of this operation.
+   */
+  uint64_t seed;
+  /**
+   * The session it came in.
+   */
+  uint64_t session;
+  /**
+   * The client whose key signed it: its id in cluster.toml.
+   */
+  uint32_t client;
+  /**
+   * The operation's place in its batch, from 0.
+   */
+  uint32_t index;
+} duramen_context;
+
+/**
+ * A state machine, replicated. Set struct_size to sizeof(duramen_service) and the rest to zero before you fill it in.
+ *
+ * It must be deterministic: replies and state depend on nothing but the state, the context and the operation's bytes. No time, no
+ * randomness, no pointer values, no hash order, nothing read from the machine. A replica that differs is found by the others and repaired or shut out.
+ *
+ * Callbacks return 0, or another number for "this machine cannot go on": the replica then stops for good (fail-stop), votes and answers
+ * nothing more, and says so in duramen_replica_status ("halted") and in the log. What a client may send must never lead there: it gets a reply
+ * that says so, the same on every replica. Callbacks must not throw, jump, or call duramen_replica_destroy of their replica.
+ *
+ * Threads: execute, query, snapshot and restore never run at the same time, and each sees what the one before did; which thread it is may
+ * change (a start executes what the log has on "duramen-replay", afterwards it is "duramen-exec"). snapshot_write and
+ * snapshot_free may run at the same time as all others, on any thread; of one snapshot, snapshot_free is the last.
+ */
+typedef struct duramen_service {
+  /**
+   * sizeof(duramen_service).
+   */
+  size_t struct_size;
+  /**
+   * Handed to every callback, otherwise not touched.
+   */
+  void *user;
+  /**
+   * Executes one ordered operation and sets its reply (duramen_reply_set; none set: an empty one). context and op live until it returns.
+   */
+  int32_t (*execute)(void *user,
+                     const duramen_context *context,
+                     const void *op,
+                     size_t len,
+                     duramen_reply *reply);
+  /**
+   * Answers a read from the present state, without changing it: with the bytes that execute would reply.
+   */
+  int32_t (*query)(void *user, const void *op, size_t len, duramen_reply *reply);
+  /**
+   * Sets *snapshot to a view of the state that later executions do not change. Should be quick: execution waits for it. The library gives it
+   * back with snapshot_free.
+   */
+  int32_t (*snapshot)(void *user, void **snapshot);
+  /**
+   * Writes the view with duramen_writer_put: equal states write equal bytes, whatever history led to them. May be called
+   * several times for one view, also at the same time. Return what duramen_writer_put returned if that was not 0.
+   */
+  int32_t (*snapshot_write)(void *user, void *snapshot, duramen_writer *out);
+  /**
+   * Frees the view; may be NULL.
+   */
+  void (*snapshot_free)(void *user, void *snapshot);
+  /**
+   * Replaces the state by one that snapshot_write wrote, read with duramen_reader_get. The bytes come from a disk or another machine: check
+   * them. On failure the state must be as before; the replica goes on, or takes another copy.
+   */
+  int32_t (*restore)(void *user, duramen_reader *input);
+  /**
+   * Called once, after the last of all other callbacks, on any thread, if the replica was started; may be NULL.
+   */
+  void (*destroy)(void *user);
+} duramen_service;
+
+/**
+ * A state machine whose whole state is in pages that the library keeps: snapshots, state roots, incremental checkpoints and the transfer of
+ * differences are its own. Set struct_size to sizeof(duramen_paged_service) and the rest to zero before you fill it in.
+ *
+ * What is said at duramen_service about determinism, failure and threads holds here: execute and query never run at the same time.
+ * Nothing that replies depend on may be kept anywhere but in the pages.
+ */
+typedef struct duramen_paged_service {
+  /**
+   * sizeof(duramen_paged_service).
+   */
+  size_t struct_size;
+  /**
+   * Handed to every callback, otherwise not touched.
+   */
+  void *user;
+  /**
+   * The longest page, 1 to DURAMEN_PAGE_BYTES_MAX. All replicas must have the same, for ever.
+   */
+  uint32_t page_bytes_max;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Executes one ordered operation on the pages and sets its reply.
+   */
+  int32_t (*execute)(void *user,
+                     const duramen_context *context,
+                     duramen_pages *pages,
+                     const void *op,
+                     size_t len,
+                     duramen_reply *reply);
+  /**
+   * Answers a read with the bytes that execute would reply. Pages cannot be written in it.
+   */
+  int32_t (*query)(void *user,
+                   const duramen_pages *pages,
+                   const void *op,
+                   size_t len,
+                   duramen_reply *reply);
+  /**
+   * Called once, after the last of all other callbacks, on any thread, if the replica was started; may be NULL.
+   */
+  void (*destroy)(void *user);
+} duramen_paged_service;
 
 #ifdef __cplusplus
 extern "C" {
@@ -427,6 +603,148 @@ int32_t duramen_client_metrics(duramen_client *client,
  */
 int32_t duramen_client_destroy(duramen_client *client,
                                uint64_t deadline_ms);
+
+/**
+ * Sets the reply of the operation that is being executed or answered; a second call replaces the first.
+ *
+ * Ownership: `data` is copied; NULL if `len` is 0. Thread: the callback's. Errors: DURAMEN_E_HANDLE (not the reply of a callback that runs on this
+ * thread), DURAMEN_E_ARGUMENT, DURAMEN_E_TOO_LARGE (more than 64 MiB).
+ */
+int32_t duramen_reply_set(duramen_reply *reply,
+                          const void *data,
+                          size_t len);
+
+/**
+ * Adds bytes to the snapshot that is being written.
+ *
+ * Ownership: `data` is not needed afterwards; NULL if `len` is 0. Thread: the callback's; may block for the disk. Errors: DURAMEN_E_HANDLE (as
+ * of duramen_reply_set), DURAMEN_E_ARGUMENT, DURAMEN_E_IO (also: the replica is being stopped), DURAMEN_E_NO_SPACE, DURAMEN_E_STATE (an earlier put failed): return it from
+ * snapshot_write; the snapshot is given up, the replica goes on.
+ */
+int32_t duramen_writer_put(duramen_writer *out,
+                           const void *data,
+                           size_t len);
+
+/**
+ * Reads the next bytes of the snapshot into `buf`: `len` of them, fewer only at the end, 0 behind it.
+ *
+ * Returns how many (at least 0; `len` above INT32_MAX reads that many), or a code: DURAMEN_E_HANDLE (as of duramen_reply_set),
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_IO, DURAMEN_E_DAMAGED: return failure from restore. Thread: the callback's.
+ */
+int32_t duramen_reader_get(duramen_reader *input,
+                           void *buf,
+                           size_t len);
+
+/**
+ * Finds a page: `*bytes` and `*len` are its content; NULL and 0 if it was never written, or freed.
+ *
+ * Ownership: the bytes are the library's, and stay as they are until the next duramen_pages_write or duramen_pages_free, or the end of
+ * the callback. Thread: the callback's. Errors: DURAMEN_E_HANDLE (not lent to a callback that runs on this thread), DURAMEN_E_ARGUMENT.
+ */
+int32_t duramen_pages_read(const duramen_pages *pages,
+                           uint64_t index,
+                           const void **bytes,
+                           size_t *len);
+
+/**
+ * Writes a whole page, which may be longer or shorter than before. Pages between the last one and `index` count as never written (and take
+ * about 10 bytes of memory each).
+ *
+ * Ownership: `bytes` are copied. Thread: the callback's. Errors: DURAMEN_E_ARGUMENT (`index` not below DURAMEN_PAGES_MAX; no bytes: use
+ * duramen_pages_free), DURAMEN_E_TOO_LARGE (page_bytes_max), DURAMEN_E_STATE (in query), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_pages_write(duramen_pages *pages,
+                            uint64_t index,
+                            const void *bytes,
+                            size_t len);
+
+/**
+ * Forgets a page: it reads as never written. One that was not written is no error.
+ *
+ * Thread: the callback's. Errors: DURAMEN_E_STATE (in query), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_pages_free(duramen_pages *pages, uint64_t index);
+
+/**
+ * One more than the highest index ever written. 0 also if `pages` is not lent to a callback that runs on this thread.
+ *
+ * Thread: the callback's.
+ */
+uint64_t duramen_pages_count(const duramen_pages *pages);
+
+/**
+ * Starts replica `id` of the cluster of `dir` (see duramen_conf_set) with a state machine of the host, which is in its initial state: what
+ * checkpoints and log have is put into it by callbacks before this returns.
+ *
+ * Ownership: `conf` and the struct `service` stay the caller's and are not needed afterwards; what `user` points to must live until `destroy`
+ * was called, or this has failed: then `destroy` is not called. `*out` is the caller's, until duramen_replica_destroy; NULL on failure.
+ * Thread: any; blocks until checkpoint and log are read. Callbacks: on the replica's threads, see duramen_service. Re-entrancy: not from
+ * a callback of a service.
+ *
+ * Errors: DURAMEN_E_CONFIG, DURAMEN_E_NOT_FOUND (no such replica), DURAMEN_E_BUSY (another process runs it), DURAMEN_E_IO, DURAMEN_E_NO_SPACE,
+ * DURAMEN_E_DAMAGED (log or checkpoints; the message says what to do), DURAMEN_E_CALLBACK (execute failed), DURAMEN_E_STATE (durability = "none"
+ * cannot restart), DURAMEN_E_ABI, DURAMEN_E_ARGUMENT (a callback is missing), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_replica_start(const duramen_conf *conf,
+                              uint32_t id,
+                              const duramen_service *service,
+                              duramen_replica **out);
+
+/**
+ * As duramen_replica_start, with a state machine whose state the library keeps in pages.
+ *
+ * Ownership, thread, re-entrancy and errors: as of duramen_replica_start; DURAMEN_E_ARGUMENT also for page_bytes_max.
+ */
+int32_t duramen_replica_start_paged(const duramen_conf *conf,
+                                    uint32_t id,
+                                    const duramen_paged_service *service,
+                                    duramen_replica **out);
+
+/**
+ * Writes what is known of the replica as one JSON object, with a NUL, into `json`; `*len` (may be NULL) gets its length without the NUL.
+ * "halted" is null, or says why the replica stopped for good: a callback or the log failed.
+ *
+ * Ownership: `json` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written; the text changes from call to call: leave some room), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED, DURAMEN_E_STATE.
+ */
+int32_t duramen_replica_status(duramen_replica *replica,
+                               char *json,
+                               size_t cap,
+                               size_t *len);
+
+/**
+ * Writes the replica's figures as OpenMetrics text, with a NUL, into `buf`: what metrics-address answers at /metrics.
+ *
+ * Ownership, thread, re-entrancy and errors: as of duramen_replica_status.
+ */
+int32_t duramen_replica_metrics(duramen_replica *replica,
+                                char *buf,
+                                size_t cap,
+                                size_t *len);
+
+/**
+ * Waits until the replica has stopped for good by itself (see "halted" of duramen_replica_status), for `timeout_ms` at most (0: does not wait;
+ * DURAMEN_FOREVER). DURAMEN_OK: it has; the message (duramen_errmsg style, into `why`, may be NULL if `cap` is 0) says why.
+ *
+ * Ownership: `why` is the caller's. Thread: any. Re-entrancy: not from a callback. Errors: DURAMEN_E_TIMEOUT (it runs), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed).
+ */
+int32_t duramen_replica_wait_failed(duramen_replica *replica,
+                                    uint64_t timeout_ms,
+                                    char *why,
+                                    size_t cap);
+
+/**
+ * Stops a replica: what was appended is written, its threads are joined, and its service's `destroy` is called.
+ *
+ * `deadline_ms`: how long to wait for calls, threads and callbacks; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of its service (it would wait for itself).
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; a callback that never returns keeps it so), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_HANDLE.
+ */
+int32_t duramen_replica_destroy(duramen_replica *replica,
+                                uint64_t deadline_ms);
 
 #ifdef __cplusplus
 }  // extern "C"
