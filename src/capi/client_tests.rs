@@ -118,6 +118,11 @@ fn a_client_submits_polls_calls_and_ends() {
     assert_eq!(cut(DURAMEN_READ, null(), 0), (DURAMEN_E_BUFFER, 8, DURAMEN_DONE));
     assert_eq!(cut(2, null(), 0).0, DURAMEN_E_ARGUMENT);
     assert_eq!(cut(0, null(), 8), (DURAMEN_E_ARGUMENT, 0, DURAMEN_NOT_EXECUTED));
+    let mut ended = -1;
+    let (op, none) = (null(), (null_mut(), null_mut()));
+    let unwanted =
+        unsafe { duramen_client_call(client, op, 0, DURAMEN_READ, 0, none.0, 0, none.1, &raw mut ended) };
+    assert_eq!((unwanted, ended), (DURAMEN_OK, DURAMEN_DONE));
     let long = vec![0u8; (1 << 20) + 1];
     assert_eq!(cut(0, long.as_ptr().cast(), long.len()).0, DURAMEN_E_TOO_LARGE);
     assert_eq!(submit(client, &long, 0, &heard), DURAMEN_E_TOO_LARGE);
@@ -125,7 +130,7 @@ fn a_client_submits_polls_calls_and_ends() {
     assert_eq!(nobody, DURAMEN_E_ARGUMENT);
 
     let metrics = text(|buf, cap, len| unsafe { duramen_client_metrics(client, buf, cap, len) });
-    assert!(metrics.contains(r#"duramen_client_requests_total{outcome="done"} 24"#), "{metrics}");
+    assert!(metrics.contains(r#"duramen_client_requests_total{outcome="done"} 25"#), "{metrics}");
     assert!(metrics.contains("duramen_client_outcomes_waiting 0"), "{metrics}");
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_E_HANDLE);

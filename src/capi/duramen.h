@@ -544,7 +544,7 @@ int32_t duramen_client_submit(duramen_client *client,
  * takes, and `*reply_len` its whole length. Flags and deadline as of duramen_client_submit. A DURAMEN_DONE whose reply was cut returns
  * DURAMEN_E_BUFFER: the request was executed, do not repeat a write for its reply.
  *
- * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0; `reply_len` may be NULL. Thread: any, also several at once; blocks until
+ * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
  * the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
  *
  * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
