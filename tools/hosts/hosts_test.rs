@@ -1,0 +1,154 @@
+//! The C programs here are built and run. Without a C compiler and make these tests say so and pass.
+
+#[allow(dead_code)]
+#[path = "../../src/cli/local_cluster.rs"]
+mod local_cluster;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use local_cluster::free_ports;
+
+const EXE: &str = env!("CARGO_BIN_EXE_duramen");
+const HOSTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/hosts");
+
+/// The folder with the programs; `None` where they cannot be built.
+fn programs() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(build).as_deref()
+}
+
+fn build() -> Option<PathBuf> {
+    let there =
+        |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !there("cc") || !there("make") {
+        eprintln!("skipped: no cc, or no make");
+        return None;
+    }
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hosts");
+    let _ = fs::remove_dir_all(&built);
+    // The library that belongs to this test; the one beside the binary may be older.
+    let library = Path::new(EXE).with_file_name("deps");
+    let output = Command::new("make")
+        .args(["-C", HOSTS, "hosts"])
+        .arg(format!("BUILD={}", built.display()))
+        .arg(format!("DURAMEN_INCLUDE={}/src/capi", env!("CARGO_MANIFEST_DIR")))
+        .arg(format!("DURAMEN_LIB={}", library.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(built)
+}
+
+/// A cluster of four, that no replica runs of.
+fn cluster() -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let listen = format!("127.0.0.1:{}", free_ports(4).unwrap());
+    let output = Command::new(EXE)
+        .args(["init", "--replicas", "4", "--segment-mib", "8", "--listen", &listen, "--dir"])
+        .arg(dir.path().join("cluster"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    dir
+}
+
+/// Killed when dropped.
+struct Replica(Child);
+
+impl Replica {
+    /// Returns once it has said that it runs.
+    fn start(command: &mut Command) -> Replica {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let replica = Replica(child);
+        assert!(!line.is_empty(), "{command:?} did not start");
+        replica
+    }
+
+    fn terminate(mut self) -> i32 {
+        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+        self.0.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_counter_in_c_keeps_what_it_acknowledged() {
+    let Some(programs) = programs() else { return };
+    let dir = cluster();
+    let output = Command::new(programs.join("counter_host"))
+        .arg(dir.path().join("cluster"))
+        .args(["--additions", "600"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // 1 + … + 600, if nothing was lost and nothing was added twice.
+    assert!(said.contains("with it again: the counter is 180300, acknowledged 180300"), "{said}");
+    assert!(said.contains("all killed and started again: the counter is 180300"), "{said}");
+    assert!(said.ends_with("PASS\n"), "{said}");
+}
+
+#[test]
+fn the_example_of_the_tutorial_is_the_one_that_runs() {
+    let example = fs::read_to_string(format!("{HOSTS}/add.c")).unwrap();
+    let tutorial = fs::read_to_string(format!("{HOSTS}/README.md")).unwrap();
+    assert!(tutorial.contains(&format!("```c\n{example}```")), "README.md has another text than add.c");
+
+    let Some(programs) = programs() else { return };
+    let dir = cluster();
+    let cluster = dir.path().join("cluster");
+    let replicas: Vec<Replica> = (0..4)
+        .map(|i| {
+            let mut command = Command::new(programs.join("counter_host"));
+            Replica::start(command.arg("--replica").arg(&cluster).arg(i.to_string()))
+        })
+        .collect();
+    let add = |number: &str| {
+        let output = Command::new(programs.join("add")).arg(&cluster).arg(number).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(add("5"), (Some(0), "5\n".into()));
+    assert_eq!(add("37"), (Some(0), "42\n".into()));
+    for replica in replicas {
+        assert_eq!(replica.terminate(), 0, "a replica does not stop cleanly");
+    }
+    let gone = Command::new(programs.join("add")).arg(dir.path().join("nothing")).arg("1").output().unwrap();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&gone.stderr).starts_with("error: "), "{gone:?}");
+}
+
+#[test]
+fn a_replica_of_the_disk_says_why_it_does_not_start_and_stops_when_told_to() {
+    let Some(programs) = programs() else { return };
+    let dir = cluster();
+    let replica = |cluster: &str, id: &str, size: &str| {
+        let mut command = Command::new(programs.join("block_replica"));
+        command.arg(dir.path().join(cluster)).args([id, "--size", size]);
+        command
+    };
+    for (mut command, code) in [
+        (replica("cluster", "0", "4095"), 2),
+        (replica("cluster", "0", "0"), 2),
+        (replica("cluster", "x", "4096"), 2),
+        (replica("nothing", "0", "4096"), 1),
+        (replica("cluster", "4", "4096"), 1),
+    ] {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {output:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{command:?}: {output:?}");
+    }
+    let runs = Replica::start(&mut replica("cluster", "0", "1048576"));
+    assert_eq!(runs.terminate(), 0);
+}
