@@ -191,6 +191,26 @@
 #define DURAMEN_READ 1
 
 /**
+ * Pages have indexes below this.
+ */
+#define DURAMEN_PAGES_MAX (1 << 26)
+
+/**
+ * The longest page that a service may ask for.
+ */
+#define DURAMEN_PAGE_BYTES_MAX (1 << 20)
+
+/**
+ * The highest kind of record that a host has.
+ */
+#define DURAMEN_KIND_MAX 239
+
+/**
+ * A folder with a host's last two checkpoints. A handle.
+ */
+typedef struct duramen_checkpoint duramen_checkpoint;
+
+/**
  * A client of a cluster: its connections and one session, whose writes execute in the order they were submitted. A handle.
  */
 typedef struct duramen_client duramen_client;
@@ -199,6 +219,41 @@ typedef struct duramen_client duramen_client;
  * Values of a configuration. A handle.
  */
 typedef struct duramen_conf duramen_conf;
+
+/**
+ * Logs and executes batches in an order that the host made. A handle.
+ */
+typedef struct duramen_durable duramen_durable;
+
+/**
+ * A log of the host's records on disk. A handle.
+ */
+typedef struct duramen_log duramen_log;
+
+/**
+ * The state of a paged service: pages by index. Lent to its callbacks, until they return.
+ */
+typedef struct duramen_pages duramen_pages;
+
+/**
+ * Where the bytes of a snapshot come from. Lent to restore, until it returns.
+ */
+typedef struct duramen_reader duramen_reader;
+
+/**
+ * A replica of a cluster, running in this process. A handle.
+ */
+typedef struct duramen_replica duramen_replica;
+
+/**
+ * Where a reply goes. Lent to execute and query, until they return.
+ */
+typedef struct duramen_reply duramen_reply;
+
+/**
+ * Where the bytes of a snapshot go. Lent to snapshot_write, until it returns.
+ */
+typedef struct duramen_writer duramen_writer;
 
 /**
  * Takes a line: its level (DURAMEN_LOG_ERROR ...) and its text (UTF-8, ends with NUL, no newline), which lives until the callback returns.
@@ -212,6 +267,274 @@ typedef void (*duramen_log_fn)(void *user, int32_t level, const char *line);
  * `reply` lives until the callback returns; it may be NULL if `reply_len` is 0. Must not throw or jump.
  */
 typedef void (*duramen_outcome_fn)(void *user, int32_t outcome, const void *reply, size_t reply_len);
+
+/**
+ * All that an operation may depend on besides the state and its own bytes: the same on every replica. Lives until the callback returns.
+ */
+typedef struct duramen_context {
+  /**
+   * The size that the library knows; fields behind it are not there.
+   */
+  size_t struct_size;
+  /**
+   * The batch that the operation was decided in: from 1, without gaps.
+   */
+  uint64_t seq;
+  /**
+   * The batch's agreed time: nanoseconds since 1970. Never goes back.
+   */
+  uint64_t time_ns;
+  /**
+   * Agreed randomness of this operation.
+   */
+  uint64_t seed;
+  /**
+   * The session it came in.
+   */
+  uint64_t session;
+  /**
+   * The client whose key signed it: its id in cluster.toml.
+   */
+  uint32_t client;
+  /**
+   * The operation's place in its batch, from 0.
+   */
+  uint32_t index;
+} duramen_context;
+
+/**
+ * A state machine, replicated. Set struct_size to sizeof(duramen_service) and the rest to zero before you fill it in.
+ *
+ * It must be deterministic: replies and state depend on nothing but the state, the context and the operation's bytes. No time, no
+ * randomness, no pointer values, no hash order, nothing read from the machine. A replica that differs is found by the others and repaired or shut out.
+ *
+ * Callbacks return 0, or another number for "this machine cannot go on": the replica then stops for good (fail-stop), votes and answers
+ * nothing more, and says so in duramen_replica_status ("halted") and in the log. What a client may send must never lead there: it gets a reply
+ * that says so, the same on every replica. Callbacks must not throw, jump, or call duramen_replica_destroy of their replica.
+ *
+ * Threads: execute, query, snapshot and restore never run at the same time, and each sees what the one before did; which thread it is may
+ * change (a start executes what the log has on "duramen-replay", afterwards it is "duramen-exec"). snapshot_write and
+ * snapshot_free may run at the same time as all others, on any thread; of one snapshot, snapshot_free is the last.
+ */
+typedef struct duramen_service {
+  /**
+   * sizeof(duramen_service).
+   */
+  size_t struct_size;
+  /**
+   * Handed to every callback, otherwise not touched.
+   */
+  void *user;
+  /**
+   * Executes one ordered operation and sets its reply (duramen_reply_set; none set: an empty one). context and op live until it returns.
+   */
+  int32_t (*execute)(void *user,
+                     const duramen_context *context,
+                     const void *op,
+                     size_t len,
+                     duramen_reply *reply);
+  /**
+   * Answers a read from the present state, without changing it: with the bytes that execute would reply.
+   */
+  int32_t (*query)(void *user, const void *op, size_t len, duramen_reply *reply);
+  /**
+   * Sets *snapshot to a view of the state that later executions do not change. Should be quick: execution waits for it. The library gives it
+   * back with snapshot_free.
+   */
+  int32_t (*snapshot)(void *user, void **snapshot);
+  /**
+   * Writes the view with duramen_writer_put: equal states write equal bytes, whatever history led to them. May be called
+   * several times for one view, also at the same time. Return what duramen_writer_put returned if that was not 0.
+   */
+  int32_t (*snapshot_write)(void *user, void *snapshot, duramen_writer *out);
+  /**
+   * Frees the view; may be NULL.
+   */
+  void (*snapshot_free)(void *user, void *snapshot);
+  /**
+   * Replaces the state by one that snapshot_write wrote, read with duramen_reader_get. The bytes come from a disk or another machine: check
+   * them. On failure the state must be as before; the replica goes on, or takes another copy.
+   */
+  int32_t (*restore)(void *user, duramen_reader *input);
+  /**
+   * Called once, after the last of all other callbacks, on any thread, if the replica was started; may be NULL.
+   */
+  void (*destroy)(void *user);
+} duramen_service;
+
+/**
+ * A state machine whose whole state is in pages that the library keeps: snapshots, state roots, incremental checkpoints and the transfer of
+ * differences are its own. Set struct_size to sizeof(duramen_paged_service) and the rest to zero before you fill it in.
+ *
+ * What is said at duramen_service about determinism, failure and threads holds here: execute and query never run at the same time.
+ * Nothing that replies depend on may be kept anywhere but in the pages.
+ */
+typedef struct duramen_paged_service {
+  /**
+   * sizeof(duramen_paged_service).
+   */
+  size_t struct_size;
+  /**
+   * Handed to every callback, otherwise not touched.
+   */
+  void *user;
+  /**
+   * The longest page, 1 to DURAMEN_PAGE_BYTES_MAX. All replicas must have the same, for ever.
+   */
+  uint32_t page_bytes_max;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Executes one ordered operation on the pages and sets its reply.
+   */
+  int32_t (*execute)(void *user,
+                     const duramen_context *context,
+                     duramen_pages *pages,
+                     const void *op,
+                     size_t len,
+                     duramen_reply *reply);
+  /**
+   * Answers a read with the bytes that execute would reply. Pages cannot be written in it.
+   */
+  int32_t (*query)(void *user,
+                   const duramen_pages *pages,
+                   const void *op,
+                   size_t len,
+                   duramen_reply *reply);
+  /**
+   * Called once, after the last of all other callbacks, on any thread, if the replica was started; may be NULL.
+   */
+  void (*destroy)(void *user);
+} duramen_paged_service;
+
+/**
+ * A record as it was appended. It lives until the callback that gets it returns.
+ */
+typedef struct duramen_record {
+  /**
+   * Its size here; later versions may have more at the end.
+   */
+  size_t struct_size;
+  /**
+   * Its number: 1, 2, 3 and so on.
+   */
+  uint64_t lsn;
+  /**
+   * The host's.
+   */
+  uint64_t tag;
+  /**
+   * The host's, 1 to 239.
+   */
+  uint32_t kind;
+  /**
+   * Its bytes, as one piece.
+   */
+  const void *bytes;
+  /**
+   * How many.
+   */
+  size_t len;
+} duramen_record;
+
+/**
+ * Takes a record. Returns 0 to go on, anything else to stop.
+ */
+typedef int32_t (*duramen_record_fn)(void *user, const duramen_record *record);
+
+/**
+ * Some bytes of the host: pointer and length; NULL if the length is 0.
+ */
+typedef struct duramen_bytes {
+  /**
+   * The first of them.
+   */
+  const void *bytes;
+  /**
+   * How many.
+   */
+  size_t len;
+} duramen_bytes;
+
+/**
+ * Gives the next bytes of a state: at most `cap` into `buf`, and how many into `*len` (it is 0 before); 0 ends the state. Returns 0, or anything
+ * else to give up.
+ */
+typedef int32_t (*duramen_fill_fn)(void *user, void *buf, size_t cap, size_t *len);
+
+/**
+ * What a checkpoint is.
+ */
+typedef struct duramen_checkpoint_info {
+  /**
+   * sizeof(duramen_checkpoint_info), set by the caller.
+   */
+  size_t struct_size;
+  /**
+   * The host's place.
+   */
+  uint64_t position;
+  /**
+   * How many bytes the state has.
+   */
+  uint64_t bytes;
+  /**
+   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests).
+   */
+  uint8_t root[32];
+  /**
+   * The host's.
+   */
+  uint8_t label[32];
+} duramen_checkpoint_info;
+
+/**
+ * Takes the next bytes of a state, which live until this returns. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_take_fn)(void *user, const void *bytes, size_t len);
+
+/**
+ * Takes one operation of batch `seq`, the `index`th from 0. It lives until this returns. Returns 0, or anything else to stop.
+ */
+typedef int32_t (*duramen_op_fn)(void *user, uint64_t seq, uint32_t index, const void *op, size_t len);
+
+/**
+ * What the layer calls. All of them run on one thread at a time: with callbacks = thread on "duramen-rounds", with callbacks = poll on
+ * whoever is in duramen_durable_poll; `replay` on the one that opens.
+ */
+typedef struct duramen_durable_callbacks {
+  /**
+   * sizeof(duramen_durable_callbacks).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each of them.
+   */
+  void *user;
+  /**
+   * While it is opened: an operation that was logged before, in order. Anything but 0 gives up the open. NULL: not wanted.
+   */
+  duramen_op_fn replay;
+  /**
+   * Execute an operation; the next one comes after it. It may be on disk or not: nothing of it may be seen from outside before `release`.
+   * Anything but 0 ends the layer: nothing of this batch or a later one is released.
+   */
+  duramen_op_fn execute;
+  /**
+   * Every operation of batch `seq` is executed, and what it says may leave: it survives a loss of power, except with mode = async. In order.
+   */
+  void (*release)(void *user, uint64_t seq);
+  /**
+   * All batches up to `upto` survive a loss of power: right after `release`, with mode = async some time later. NULL: not wanted.
+   */
+  void (*logged)(void *user, uint64_t upto);
+  /**
+   * The layer ended by itself (once at most): code and a line that lives until this returns. Nothing is released any more. NULL: not wanted.
+   */
+  void (*ended)(void *user, int32_t code, const char *why);
+} duramen_durable_callbacks;
 
 #ifdef __cplusplus
 extern "C" {
@@ -259,14 +582,26 @@ duramen_conf *duramen_conf_new(void);
  * | key                | default      | unit  | used by         | meaning                                                              |
  * |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
  * | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+ * |                    |              |       | log, durable    | the log's own folder                                                 |
+ * |                    |              |       | checkpoint      | the checkpoints' own folder                                          |
  * | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
  * | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
  * | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
  * | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
  * | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
- * | callbacks          | poll         |       | client          | poll: outcomes wait for duramen_client_poll; thread: on a thread     |
- * | allow-tmpfs        | false        |       | replica         | true: accept a log on a file system in memory (for tests)            |
+ * | callbacks          | poll         |       | client, durable | poll: callbacks wait for duramen_..._poll; thread: on a thread       |
+ * | allow-tmpfs        | false        |       | replica, log,   | true: accept a log on a file system in memory (for tests)            |
+ * |                    |              |       | durable         |                                                                      |
  * | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+ * | mode               | parallel     |       | durable         | parallel: log and execute at once, release after both; batched: log, |
+ * |                    |              |       |                 | then execute; naive: as batched, one write per operation; async:     |
+ * |                    |              |       |                 | release before the log is written                                    |
+ * | segment-mib        | 64           | MiB   | log, durable    | size of new segment files; a fourth of one is the largest record     |
+ * | segments           | 512          | count | log, durable    | as many segments there may be; more are DURAMEN_E_NO_SPACE           |
+ * | io                 | auto         |       | log, durable    | auto; uring: or an error; threads: one synchronous write at a time   |
+ * | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
+ * | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
+ * | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
  *
  * Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
  * NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -427,6 +762,505 @@ int32_t duramen_client_metrics(duramen_client *client,
  */
 int32_t duramen_client_destroy(duramen_client *client,
                                uint64_t deadline_ms);
+
+/**
+ * Sets the reply of the operation that is being executed or answered; a second call replaces the first.
+ *
+ * Ownership: `data` is copied; NULL if `len` is 0. Thread: the callback's. Errors: DURAMEN_E_HANDLE (not the reply of a callback that runs on this
+ * thread), DURAMEN_E_ARGUMENT, DURAMEN_E_TOO_LARGE (more than 64 MiB).
+ */
+int32_t duramen_reply_set(duramen_reply *reply,
+                          const void *data,
+                          size_t len);
+
+/**
+ * Adds bytes to the snapshot that is being written.
+ *
+ * Ownership: `data` is not needed afterwards; NULL if `len` is 0. Thread: the callback's; may block for the disk. Errors: DURAMEN_E_HANDLE (as
+ * of duramen_reply_set), DURAMEN_E_ARGUMENT, DURAMEN_E_IO (also: the replica is being stopped), DURAMEN_E_NO_SPACE, DURAMEN_E_STATE (an earlier put failed): return it from
+ * snapshot_write; the snapshot is given up, the replica goes on.
+ */
+int32_t duramen_writer_put(duramen_writer *out,
+                           const void *data,
+                           size_t len);
+
+/**
+ * Reads the next bytes of the snapshot into `buf`: `len` of them, fewer only at the end, 0 behind it.
+ *
+ * Returns how many (at least 0; `len` above INT32_MAX reads that many), or a code: DURAMEN_E_HANDLE (as of duramen_reply_set),
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_IO, DURAMEN_E_DAMAGED: return failure from restore. Thread: the callback's.
+ */
+int32_t duramen_reader_get(duramen_reader *input,
+                           void *buf,
+                           size_t len);
+
+/**
+ * Finds a page: `*bytes` and `*len` are its content; NULL and 0 if it was never written, or freed.
+ *
+ * Ownership: the bytes are the library's, and stay as they are until the next duramen_pages_write or duramen_pages_free, or the end of
+ * the callback. Thread: the callback's. Errors: DURAMEN_E_HANDLE (not lent to a callback that runs on this thread), DURAMEN_E_ARGUMENT.
+ */
+int32_t duramen_pages_read(const duramen_pages *pages,
+                           uint64_t index,
+                           const void **bytes,
+                           size_t *len);
+
+/**
+ * Writes a whole page, which may be longer or shorter than before. Pages between the last one and `index` count as never written (and take
+ * about 10 bytes of memory each).
+ *
+ * Ownership: `bytes` are copied. Thread: the callback's. Errors: DURAMEN_E_ARGUMENT (`index` not below DURAMEN_PAGES_MAX; no bytes: use
+ * duramen_pages_free), DURAMEN_E_TOO_LARGE (page_bytes_max), DURAMEN_E_STATE (in query), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_pages_write(duramen_pages *pages,
+                            uint64_t index,
+                            const void *bytes,
+                            size_t len);
+
+/**
+ * Forgets a page: it reads as never written. One that was not written is no error.
+ *
+ * Thread: the callback's. Errors: DURAMEN_E_STATE (in query), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_pages_free(duramen_pages *pages, uint64_t index);
+
+/**
+ * One more than the highest index ever written. 0 also if `pages` is not lent to a callback that runs on this thread.
+ *
+ * Thread: the callback's.
+ */
+uint64_t duramen_pages_count(const duramen_pages *pages);
+
+/**
+ * Starts replica `id` of the cluster of `dir` (see duramen_conf_set) with a state machine of the host, which is in its initial state: what
+ * checkpoints and log have is put into it by callbacks before this returns.
+ *
+ * Ownership: `conf` and the struct `service` stay the caller's and are not needed afterwards; what `user` points to must live until `destroy`
+ * was called, or this has failed: then `destroy` is not called. `*out` is the caller's, until duramen_replica_destroy; NULL on failure.
+ * Thread: any; blocks until checkpoint and log are read. Callbacks: on the replica's threads, see duramen_service. Re-entrancy: not from
+ * a callback of a service.
+ *
+ * Errors: DURAMEN_E_CONFIG, DURAMEN_E_NOT_FOUND (no such replica), DURAMEN_E_BUSY (another process runs it), DURAMEN_E_IO, DURAMEN_E_NO_SPACE,
+ * DURAMEN_E_DAMAGED (log or checkpoints; the message says what to do), DURAMEN_E_CALLBACK (execute failed), DURAMEN_E_STATE (durability = "none"
+ * cannot restart), DURAMEN_E_ABI, DURAMEN_E_ARGUMENT (a callback is missing), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_replica_start(const duramen_conf *conf,
+                              uint32_t id,
+                              const duramen_service *service,
+                              duramen_replica **out);
+
+/**
+ * As duramen_replica_start, with a state machine whose state the library keeps in pages.
+ *
+ * Ownership, thread, re-entrancy and errors: as of duramen_replica_start; DURAMEN_E_ARGUMENT also for page_bytes_max.
+ */
+int32_t duramen_replica_start_paged(const duramen_conf *conf,
+                                    uint32_t id,
+                                    const duramen_paged_service *service,
+                                    duramen_replica **out);
+
+/**
+ * Writes what is known of the replica as one JSON object, with a NUL, into `json`; `*len` (may be NULL) gets its length without the NUL.
+ * "halted" is null, or says why the replica stopped for good: a callback or the log failed.
+ *
+ * Ownership: `json` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written; the text changes from call to call: leave some room), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED, DURAMEN_E_STATE.
+ */
+int32_t duramen_replica_status(duramen_replica *replica,
+                               char *json,
+                               size_t cap,
+                               size_t *len);
+
+/**
+ * Writes the replica's figures as OpenMetrics text, with a NUL, into `buf`: what metrics-address answers at /metrics.
+ *
+ * Ownership, thread, re-entrancy and errors: as of duramen_replica_status.
+ */
+int32_t duramen_replica_metrics(duramen_replica *replica,
+                                char *buf,
+                                size_t cap,
+                                size_t *len);
+
+/**
+ * Waits until the replica has stopped for good by itself (see "halted" of duramen_replica_status), for `timeout_ms` at most (0: does not wait;
+ * DURAMEN_FOREVER). DURAMEN_OK: it has; the message (duramen_errmsg style, into `why`, may be NULL if `cap` is 0) says why.
+ *
+ * Ownership: `why` is the caller's. Thread: any. Re-entrancy: not from a callback. Errors: DURAMEN_E_TIMEOUT (it runs), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed).
+ */
+int32_t duramen_replica_wait_failed(duramen_replica *replica,
+                                    uint64_t timeout_ms,
+                                    char *why,
+                                    size_t cap);
+
+/**
+ * Stops a replica: what was appended is written, its threads are joined, and its service's `destroy` is called.
+ *
+ * `deadline_ms`: how long to wait for calls, threads and callbacks; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of its service (it would wait for itself).
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; a callback that never returns keeps it so), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_HANDLE.
+ */
+int32_t duramen_replica_destroy(duramen_replica *replica,
+                                uint64_t deadline_ms);
+
+/**
+ * Makes an empty log in the folder `dir`, and the folder if it is missing.
+ *
+ * Keys used (see duramen_conf_set): dir, segment-mib, group-kib, allow-tmpfs. Ownership: `conf` stays the caller's. Thread: any;
+ * blocks for the disk. Starts no thread.
+ *
+ * Errors: DURAMEN_E_STATE (there is a log already), DURAMEN_E_CONFIG (a file system in memory without allow-tmpfs, sizes that do not go
+ * together), DURAMEN_E_NO_SPACE, DURAMEN_E_BUSY (another process has it), DURAMEN_E_IO, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_format(const duramen_conf *conf);
+
+/**
+ * Opens the log in `dir` for this process alone, hands every record that survived to `cb`, in order, and starts it.
+ *
+ * What was reported durable, and was not trimmed, is there. What was appended and not reported may be there or not, but without a gap. A record
+ * that was not handed over never comes back. `cb` may be NULL.
+ *
+ * Keys used (see duramen_conf_set): dir, segment-mib, segments, io, queue-mib, group-kib, prefill-segments, allow-tmpfs.
+ *
+ * Ownership: `conf` stays the caller's; a record lives until `cb` returns; `*out` is the caller's until duramen_log_destroy, and NULL on
+ * failure. Thread of `cb`: this one, before this returns; it may use other handles. `cb` returns 0, or anything else to give up: DURAMEN_E_CALLBACK.
+ * Starts two threads.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (no log here: duramen_log_format), DURAMEN_E_DAMAGED (something durable is gone or changed; nothing on disk was
+ * touched; the message says where; `cb` may have seen the records before it), DURAMEN_E_CALLBACK, DURAMEN_E_REFUSED (another
+ * owner's log, or another version's), DURAMEN_E_BUSY (another process has it open), DURAMEN_E_NO_SPACE, DURAMEN_E_CONFIG, DURAMEN_E_IO,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_open(const duramen_conf *conf,
+                         duramen_record_fn cb,
+                         void *user,
+                         duramen_log **out);
+
+/**
+ * Appends a record and returns at once: it is written with the next group. `*lsn` (may be NULL) gets its number: one more than the
+ * record's before it. It is durable when duramen_log_wait or duramen_log_durable say so.
+ *
+ * `kind` (1 to DURAMEN_KIND_MAX) and `tag` are the host's; they are kept and given back.
+ *
+ * Ownership: the bytes are copied before this returns. Thread: any; the order of several threads' records is that of their numbers.
+ * Re-entrancy: any callback.
+ *
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (queue-mib wait for the disk: wait for an earlier record, then again),
+ * DURAMEN_E_NO_SPACE (`segments`, or the disk, are full: trim, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment),
+ * DURAMEN_E_IO (a write failed: this log takes nothing any more), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_append(duramen_log *log,
+                           uint32_t kind,
+                           uint64_t tag,
+                           const void *record,
+                           size_t len,
+                           uint64_t *lsn);
+
+/**
+ * As duramen_log_append, of one record whose bytes lie in `count` pieces, one behind the other.
+ *
+ * Ownership: pieces and bytes are copied before this returns; `parts` may be NULL if `count` is 0. Thread, re-entrancy, errors: as of
+ * duramen_log_append.
+ */
+int32_t duramen_log_appendv(duramen_log *log,
+                            uint32_t kind,
+                            uint64_t tag,
+                            const duramen_bytes *parts,
+                            size_t count,
+                            uint64_t *lsn);
+
+/**
+ * Waits until record `lsn`, and with it every one before it, is durable: it survives a loss of power.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any, several at once. Re-entrancy: any callback. `lsn` 0 is always durable.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (not yet), DURAMEN_E_IO (a write failed: it may be on disk or not, and nothing becomes durable any more),
+ * DURAMEN_E_ARGUMENT (no record has that number yet), DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_wait(duramen_log *log,
+                         uint64_t lsn,
+                         uint64_t timeout_ms);
+
+/**
+ * `*lsn` gets the number of the last durable record (0: none). Makes the descriptor of duramen_log_fd unreadable until something happens
+ * again.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_IO (a write failed; `*lsn` was written all the same), DURAMEN_E_ARGUMENT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_durable(duramen_log *log,
+                            uint64_t *lsn);
+
+/**
+ * `*first` gets the number of the oldest record that was not trimmed (or that it will get), `*last` that of the last one appended. Either may be
+ * NULL.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_range(duramen_log *log,
+                          uint64_t *first,
+                          uint64_t *last);
+
+/**
+ * An eventfd that becomes readable when more is durable, when the log fails, and when it has room again; duramen_log_durable makes it unreadable.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_log_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_log_fd(duramen_log *log);
+
+/**
+ * Reads the durable records from number `from` on and hands them to `cb`, in order, until it returns something else than 0 or none is left.
+ * Returns how many it took (at least 0; at most `max`, 0: no limit).
+ *
+ * Ownership: a record lives until `cb` returns. Thread of `cb`: this one. Re-entrancy: `cb` may append and trim, and read itself. Reads are
+ * direct reads of the disk, about 64 KiB each.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (`from` was trimmed, or is 0), DURAMEN_E_DAMAGED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`cb` is NULL), DURAMEN_E_STATE
+ * (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_read(duramen_log *log,
+                         uint64_t from,
+                         uint32_t max,
+                         duramen_record_fn cb,
+                         void *user);
+
+/**
+ * Gives up the records below number `below`: the space of whole segments of them is used again, soon. A crash may bring them back.
+ * A lower number than before changes nothing.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_trim(duramen_log *log,
+                         uint64_t below);
+
+/**
+ * Writes figures about the log as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_metrics(duramen_log *log,
+                            char *buf,
+                            size_t cap,
+                            size_t *len);
+
+/**
+ * Writes what was appended, waits for it, and closes the log: after DURAMEN_OK all of it is durable. A duramen_log_wait under way returns
+ * DURAMEN_E_STATE.
+ *
+ * `deadline_ms`: how long to wait for calls and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of this log.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; the writes go on), DURAMEN_E_IO (closed, but a write had failed:
+ * not all that was appended is durable), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_destroy(duramen_log *log,
+                            uint64_t deadline_ms);
+
+/**
+ * Opens the folder `dir` for checkpoints of this process alone; it is made if it is missing. What a crash left unfinished is removed.
+ *
+ * Keys used (see duramen_conf_set): dir. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
+ * failure. Thread: any. Starts no thread.
+ *
+ * Errors: DURAMEN_E_BUSY (another process has it), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_checkpoint_open(const duramen_conf *conf,
+                                duramen_checkpoint **out);
+
+/**
+ * Writes a checkpoint of the state that `fill` gives, beside the others, and gives it its name when all of it is durable: a crash leaves all of it or
+ * nothing. Then the oldest ones go, so that two are there. When this returned DURAMEN_OK, what only leads to the older one's place may be
+ * trimmed from logs.
+ *
+ * `position` must be above those that are there. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
+ * `bytes_hint`: about how many bytes will come, so that a full disk shows at once; 0 if that is not known. `root` (may be NULL) gets what stands
+ * for all of it.
+ *
+ * Ownership: nothing is kept. Thread of `fill`: this one; it blocks for the disk. Re-entrancy: `fill` may use other handles. One is written at a
+ * time; others wait.
+ *
+ * Errors, of which nothing is left behind: DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
+ * rise; `fill` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_write(duramen_checkpoint *checkpoint,
+                                 uint64_t position,
+                                 const uint8_t *label,
+                                 uint64_t bytes_hint,
+                                 duramen_fill_fn fill,
+                                 void *user,
+                                 uint8_t *root);
+
+/**
+ * Finds the newest checkpoint below position `below` (UINT64_MAX: the newest) all of whose bytes are what was written: they are read for that. A
+ * damaged one is put aside as damaged-..., and the one before it is tried.
+ *
+ * Ownership: `*info` is the caller's; its struct_size must be set. Thread: any; blocks for the disk. Re-entrancy: not from a callback of
+ * this folder.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (there is none), DURAMEN_E_DAMAGED (there are only damaged ones), DURAMEN_E_REFUSED (another owner's, or another
+ * version's), DURAMEN_E_ABI, DURAMEN_E_IO, DURAMEN_E_REENTRANT, DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_newest(duramen_checkpoint *checkpoint,
+                                  uint64_t below,
+                                  duramen_checkpoint_info *info);
+
+/**
+ * Hands the bytes of the checkpoint of `position` to `take`, in order, each piece (1 MiB at most) after it was verified.
+ *
+ * Ownership: a piece lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before is right, the rest is lost),
+ * DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
+                                uint64_t position,
+                                duramen_take_fn take,
+                                void *user);
+
+/**
+ * Closes the folder. What is in it stays.
+ *
+ * `deadline_ms`: how long to wait for calls under way; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback of this
+ * folder. Errors: DURAMEN_E_TIMEOUT (call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_checkpoint_destroy(duramen_checkpoint *checkpoint,
+                                   uint64_t deadline_ms);
+
+/**
+ * Makes an empty log for a layer in the folder `dir`, and the folder if it is missing. As duramen_log_format; a log of one cannot be opened as
+ * the other.
+ *
+ * Ownership: `conf` stays the caller's. Thread: any; blocks for the disk. Errors: as of duramen_log_format.
+ */
+int32_t duramen_durable_format(const duramen_conf *conf);
+
+/**
+ * Opens the layer whose log is in `dir`, hands every operation in it to `replay`, and starts.
+ *
+ * Every batch that was released (mode = async: called logged) and not recycled comes again, whole and in order; a batch that was delivered and not
+ * released may come or not, without a gap. What was not handed over never comes back.
+ *
+ * Keys used (see duramen_conf_set): dir, mode, callbacks, segment-mib, segments, io, queue-mib, group-kib, prefill-segments, allow-tmpfs.
+ *
+ * Ownership: `conf` and the table stay the caller's and are not needed afterwards, `user` in it until duramen_durable_destroy; `*out` is the
+ * caller's until then, and NULL on failure. Thread of `replay`: this one. Starts two threads, with callbacks = thread a third,
+ * "duramen-rounds", on which the other callbacks run; see duramen_durable_callbacks.
+ *
+ * Errors: as of duramen_log_open; DURAMEN_E_CALLBACK (replay gave up), DURAMEN_E_ABI, DURAMEN_E_ARGUMENT (NULL execute or release).
+ */
+int32_t duramen_durable_open(const duramen_conf *conf,
+                             const duramen_durable_callbacks *callbacks,
+                             duramen_durable **out);
+
+/**
+ * Delivers a batch of `count` operations, the next one in the host's order, and returns at once. All batches that wait make one round: they
+ * are logged with one write while they execute, and released after both (mode = parallel; see duramen_conf_set for the others).
+ *
+ * `seq` is the host's number of the batch, above that of the one before it, and above those that were replayed; gaps are allowed.
+ *
+ * Ownership: operations are copied before this returns; `ops` may be NULL if `count` is 0. Thread: any, but the order is the host's: deliver
+ * one after the other. Re-entrancy: any callback.
+ *
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
+ * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment), DURAMEN_E_ARGUMENT (`seq` does not rise;
+ * NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
+ * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_deliver(duramen_durable *durable,
+                                uint64_t seq,
+                                const duramen_bytes *ops,
+                                size_t count);
+
+/**
+ * Waits until batch `seq`, and every one before it, is executed and survives a loss of power.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any; with callbacks = poll another one must poll. Re-entrancy: not from a callback of
+ * this layer.
+ *
+ * Errors: DURAMEN_E_TIMEOUT, DURAMEN_E_ARGUMENT (no such batch was delivered), DURAMEN_E_REENTRANT, the code with which the layer ended,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_wait(duramen_durable *durable,
+                             uint64_t seq,
+                             uint64_t timeout_ms);
+
+/**
+ * An eventfd that is readable while batches wait for duramen_durable_poll, and when the layer has ended by itself.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_durable_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_durable_fd(duramen_durable *durable);
+
+/**
+ * Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
+ * mode = async), and releases them. If none waits, waits `timeout_ms` for one (0: does not wait; negative: without limit, until the
+ * layer is destroyed). Returns how many batches it took (at least 0), or a code.
+ *
+ * Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
+ *
+ * Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
+ * DURAMEN_E_IO (a write failed), DURAMEN_E_NO_SPACE; DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_poll(duramen_durable *durable,
+                             uint32_t max,
+                             int32_t timeout_ms);
+
+/**
+ * Hands the operations of batch `seq`, read back from disk, to `cb`, until it returns something else than 0.
+ *
+ * Ownership: an operation lives until `cb` returns. Thread of `cb`: this one. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (not delivered, not durable yet, or recycled), DURAMEN_E_DAMAGED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`cb` is NULL),
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_read(duramen_durable *durable,
+                             uint64_t seq,
+                             duramen_op_fn cb,
+                             void *user);
+
+/**
+ * Gives up the batches up to `upto`, which a checkpoint of the host covers: the space of whole segments of them is used again, soon. A crash may
+ * bring them back: `replay` then gets batches that the checkpoint has.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_ARGUMENT (batch `upto` is not done: not executed or not durable), DURAMEN_E_STATE
+ * (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_recycle(duramen_durable *durable,
+                                uint64_t upto);
+
+/**
+ * Writes figures about the layer as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: not from a callback of this layer.
+ *
+ * Errors: DURAMEN_E_BUFFER (as much as fits was written), DURAMEN_E_BUSY (a round has been under way for a second), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_metrics(duramen_durable *durable,
+                                char *buf,
+                                size_t cap,
+                                size_t *len);
+
+/**
+ * Ends the layer: a round under way is finished and released, unless the disk does not answer for a second; batches that wait for the next round
+ * are dropped (duramen_durable_wait for the last one before, if they shall not). A duramen_durable_wait under way returns DURAMEN_E_STATE.
+ * No callback runs after it returned DURAMEN_OK.
+ *
+ * `deadline_ms`: how long to wait for calls, the round and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
+ * callback of this layer.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_durable_destroy(duramen_durable *durable,
+                                uint64_t deadline_ms);
 
 #ifdef __cplusplus
 }  // extern "C"

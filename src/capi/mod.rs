@@ -7,6 +7,9 @@
 //! | `entry` | what every entry does first and last; reading of arguments |
 //! | [`conf`] | keys and values; versions |
 //! | [`logging`] | log lines to the host |
+//! | [`log`], `bell` | the durable log; descriptors to watch |
+//! | [`durable`] | logging beside execution, in an order of the host's |
+//! | [`checkpoint`] | states on disk |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
 //! | [`replica`] | whole replicas |
@@ -53,6 +56,18 @@ mod lent;
 /// Whole replicas.
 pub mod replica;
 
+/// The durable log.
+pub mod log;
+
+/// Logging beside execution.
+pub mod durable;
+
+/// States on disk.
+pub mod checkpoint;
+
+/// Descriptors to watch.
+mod bell;
+
 /// Arguments, panics, messages.
 pub mod entry;
 
@@ -62,8 +77,14 @@ pub mod handle;
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod durable_tests;
+#[cfg(test)]
 mod header_tests;
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod replica_tests;
