@@ -48,6 +48,7 @@ pub(super) const KEYS: &[Key] = &[
     key("callbacks", "poll", Shape::Word(&["poll", "thread"])),
     key("allow-tmpfs", "false", Shape::Flag),
     key("metrics-address", "", Shape::Text),
+    key("transfer-dir", "duramen-transfer", Shape::Text),
     key("mode", "parallel", Shape::Word(&["parallel", "batched", "naive", "async"])),
     key("segment-mib", "64", Shape::Number(1, 2048)),
     key("segments", "512", Shape::Number(4, 1 << 20)),
@@ -150,11 +151,13 @@ pub extern "C" fn duramen_conf_new() -> *mut duramen_conf {
 ///
 /// | key                | default      | unit  | used by         | meaning                                                              |
 /// |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
-/// | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+/// | dir                | duramen-data |       | client, replica,| the cluster's folder, as `duramen init` made it                      |
+/// |                    |              |       | transfer        |                                                                      |
 /// |                    |              |       | log, durable    | the log's own folder                                                 |
 /// |                    |              |       | checkpoint      | the checkpoints' own folder                                          |
 /// | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
-/// | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
+/// | insecure           | false        |       | client, replica,| true: accept unencrypted links although replicas may lie             |
+/// |                    |              |       | transfer        |                                                                      |
 /// | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
 /// | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
 /// | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
@@ -162,6 +165,7 @@ pub extern "C" fn duramen_conf_new() -> *mut duramen_conf {
 /// | allow-tmpfs        | false        |       | replica, log,   | true: accept a log on a file system in memory (for tests)            |
 /// |                    |              |       | durable         |                                                                      |
 /// | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+/// | transfer-dir       | duramen-transfer |   | transfer        | a folder of its own, made if missing, for what is being received     |
 /// | mode               | parallel     |       | durable         | parallel: log and execute at once, release after both; batched: log, |
 /// |                    |              |       |                 | then execute; naive: as batched, one write per operation; async:     |
 /// |                    |              |       |                 | release before the log is written                                    |

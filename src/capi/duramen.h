@@ -251,6 +251,11 @@ typedef struct duramen_replica duramen_replica;
 typedef struct duramen_reply duramen_reply;
 
 /**
+ * One end of state transfers: serves states of the host to its peers, and fetches one from them. A handle.
+ */
+typedef struct duramen_transfer duramen_transfer;
+
+/**
  * Where the bytes of a snapshot go. Lent to snapshot_write, until it returns.
  */
 typedef struct duramen_writer duramen_writer;
@@ -536,6 +541,77 @@ typedef struct duramen_durable_callbacks {
   void (*ended)(void *user, int32_t code, const char *why);
 } duramen_durable_callbacks;
 
+/**
+ * A state of the host as numbered pages. It must not change while it is served.
+ */
+typedef struct duramen_page_source {
+  /**
+   * sizeof(duramen_page_source).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each callback.
+   */
+  void *user;
+  /**
+   * How many pages there are: indexes 0 to pages - 1.
+   */
+  uint64_t pages;
+  /**
+   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+   * page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
+   * duramen_transfer_install, "duramen-transfer".
+   */
+  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
+  /**
+   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
+   */
+  void (*free)(void *user);
+} duramen_page_source;
+
+/**
+ * How a transfer is.
+ */
+typedef struct duramen_transfer_info {
+  /**
+   * sizeof(duramen_transfer_info), set by the caller.
+   */
+  size_t struct_size;
+  /**
+   * Peers that can be spoken to.
+   */
+  uint32_t peers;
+  /**
+   * Peers that sent what is wrong, and are not asked any more by this fetch.
+   */
+  uint32_t banned;
+  /**
+   * The place that is fetched, or was last; 0: none.
+   */
+  uint64_t position;
+  /**
+   * Pages verified; a few of the library's own count, too.
+   */
+  uint64_t pages_here;
+  /**
+   * Pages that were not here already.
+   */
+  uint64_t pages_wanted;
+  /**
+   * Bytes of pages received by the fetch.
+   */
+  uint64_t received_bytes;
+  /**
+   * Bytes of pages sent to peers.
+   */
+  uint64_t sent_bytes;
+} duramen_transfer_info;
+
+/**
+ * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -581,11 +657,13 @@ duramen_conf *duramen_conf_new(void);
  *
  * | key                | default      | unit  | used by         | meaning                                                              |
  * |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
- * | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+ * | dir                | duramen-data |       | client, replica,| the cluster's folder, as `duramen init` made it                      |
+ * |                    |              |       | transfer        |                                                                      |
  * |                    |              |       | log, durable    | the log's own folder                                                 |
  * |                    |              |       | checkpoint      | the checkpoints' own folder                                          |
  * | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
- * | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
+ * | insecure           | false        |       | client, replica,| true: accept unencrypted links although replicas may lie             |
+ * |                    |              |       | transfer        |                                                                      |
  * | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
  * | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
  * | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
@@ -593,6 +671,7 @@ duramen_conf *duramen_conf_new(void);
  * | allow-tmpfs        | false        |       | replica, log,   | true: accept a log on a file system in memory (for tests)            |
  * |                    |              |       | durable         |                                                                      |
  * | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+ * | transfer-dir       | duramen-transfer |   | transfer        | a folder of its own, made if missing, for what is being received     |
  * | mode               | parallel     |       | durable         | parallel: log and execute at once, release after both; batched: log, |
  * |                    |              |       |                 | then execute; naive: as batched, one write per operation; async:     |
  * |                    |              |       |                 | release before the log is written                                    |
@@ -1261,6 +1340,130 @@ int32_t duramen_durable_metrics(duramen_durable *durable,
  */
 int32_t duramen_durable_destroy(duramen_durable *durable,
                                 uint64_t deadline_ms);
+
+/**
+ * Opens one end of state transfers, as replica `id` of the cluster whose folder is `dir`: `duramen init` made addresses and keys there. No replica
+ * of the cluster needs to run; one of the same id must not, because it has the same address. Peers find each other by themselves, now and later.
+ *
+ * Keys used (see duramen_conf_set): dir, transfer-dir, insecure. Ownership: `conf` stays the caller's; `*out` is the caller's until
+ * duramen_transfer_destroy, and NULL on failure. Thread: any. Starts two or three threads, named duramen-*.
+ *
+ * Errors: DURAMEN_E_CONFIG (files, keys, no such replica, no address for state transfer), DURAMEN_E_IO (the address is in use, and the like),
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_transfer_open(const duramen_conf *conf,
+                              uint32_t id,
+                              duramen_transfer **out);
+
+/**
+ * Serves the state of `position` to whoever fetches it under its root, beside the one served before (an older one goes when its last
+ * receiver has it). Reads and hashes all pages once before it returns.
+ *
+ * `root` (32 bytes, may be NULL) gets the state's name: it follows from position and pages alone, so that hosts with the same state say the same.
+ * A host that agrees on roots, or has f+1 peers say the same one, can vouch for it to who fetches.
+ *
+ * Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, also if this fails with
+ * DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
+ * not use this handle.
+ *
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_serve(duramen_transfer *transfer,
+                               uint64_t position,
+                               const duramen_page_source *source,
+                               uint8_t *root);
+
+/**
+ * Serves nothing to new receivers any more; those that are being sent a state still get it.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_withdraw(duramen_transfer *transfer);
+
+/**
+ * Begins to fetch the state of `position` that has this root, for which the host vouches, from all peers that serve it at once, and returns. Every page
+ * is verified against the root before it counts; a peer that sends a wrong one is not asked again. What is served here, and what an earlier
+ * fetch left in transfer-dir, is not fetched again where it is the same. Goes on until it is here, cancelled or destroyed, whoever comes and goes.
+ *
+ * Ownership: `root` is copied. Thread: any. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
+ * `root` NULL or zeros), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_fetch(duramen_transfer *transfer,
+                               uint64_t position,
+                               const uint8_t *root);
+
+/**
+ * Waits until the state that is being fetched is here.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (it goes on), DURAMEN_E_IO and DURAMEN_E_NO_SPACE (transfer-dir cannot be written: the fetch has ended), DURAMEN_E_STATE
+ * (nothing is being fetched; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_wait(duramen_transfer *transfer,
+                              uint64_t timeout_ms);
+
+/**
+ * An eventfd that becomes readable when a fetch has ended; duramen_transfer_look makes it unreadable.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_transfer_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_transfer_fd(duramen_transfer *transfer);
+
+/**
+ * `*info` gets how the transfer is. Makes the descriptor of duramen_transfer_fd unreadable.
+ *
+ * Ownership: `*info` is the caller's; its struct_size must be set. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_ABI,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_look(duramen_transfer *transfer,
+                              duramen_transfer_info *info);
+
+/**
+ * Hands every page of the state that was fetched to `take`, index by index, each verified once more; then forgets it and its file. If `take` gives up,
+ * the state stays and this may be called again.
+ *
+ * Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may
+ * not use this handle.
+ *
+ * Errors: DURAMEN_E_STATE (no state is here; being destroyed), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (a page is not any more what was
+ * received: the fetch was ended, begin it again), DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_install(duramen_transfer *transfer,
+                                 duramen_page_fn take,
+                                 void *user);
+
+/**
+ * Ends a fetch, or forgets the state that it brought. What is in transfer-dir stays, and is not fetched again.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_cancel(duramen_transfer *transfer);
+
+/**
+ * Writes figures about the transfer as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_metrics(duramen_transfer *transfer,
+                                 char *buf,
+                                 size_t cap,
+                                 size_t *len);
+
+/**
+ * Ends it: a fetch stops (what came stays in transfer-dir), and nothing is served any more. States are freed. A duramen_transfer_wait under way
+ * returns DURAMEN_E_STATE.
+ *
+ * `deadline_ms`: how long to wait for calls, callbacks and threads; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of this transfer. Errors: DURAMEN_E_TIMEOUT (call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_transfer_destroy(duramen_transfer *transfer,
+                                 uint64_t deadline_ms);
 
 #ifdef __cplusplus
 }  // extern "C"

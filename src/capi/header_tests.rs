@@ -18,6 +18,7 @@ const SOURCES: &[&str] = &[
     "log",
     "checkpoint",
     "durable",
+    "transfer",
 ];
 
 pub(super) const HEAD: &str = r#"/*

@@ -10,6 +10,7 @@
 //! | [`log`], `bell` | the durable log; descriptors to watch |
 //! | [`durable`] | logging beside execution, in an order of the host's |
 //! | [`checkpoint`] | states on disk |
+//! | [`transfer`], `transfer_stage` | states from several peers; the thread that fetches and serves |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
 //! | [`replica`] | whole replicas |
@@ -65,6 +66,12 @@ pub mod durable;
 /// States on disk.
 pub mod checkpoint;
 
+/// States from peers.
+pub mod transfer;
+
+/// Its thread.
+mod transfer_stage;
+
 /// Descriptors to watch.
 mod bell;
 
@@ -88,3 +95,5 @@ mod header_tests;
 mod log_tests;
 #[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod transfer_tests;
