@@ -48,6 +48,14 @@ pub(super) const KEYS: &[Key] = &[
     key("callbacks", "poll", Shape::Word(&["poll", "thread"])),
     key("allow-tmpfs", "false", Shape::Flag),
     key("metrics-address", "", Shape::Text),
+    key("transfer-dir", "duramen-transfer", Shape::Text),
+    key("mode", "parallel", Shape::Word(&["parallel", "batched", "naive", "async"])),
+    key("segment-mib", "64", Shape::Number(1, 2048)),
+    key("segments", "512", Shape::Number(4, 1 << 20)),
+    key("io", "auto", Shape::Word(&["auto", "uring", "threads"])),
+    key("queue-mib", "64", Shape::Number(1, 1 << 16)),
+    key("group-kib", "1024", Shape::Word(&["4", "16", "64", "256", "512", "1024"])),
+    key("prefill-segments", "0", Shape::Number(0, 1 << 20)),
 ];
 
 /// What a `duramen_conf` holds.
@@ -143,15 +151,30 @@ pub extern "C" fn duramen_conf_new() -> *mut duramen_conf {
 ///
 /// | key                | default      | unit  | used by         | meaning                                                              |
 /// |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
-/// | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+/// | dir                | duramen-data |       | client, replica,| the cluster's folder, as `duramen init` made it                      |
+/// |                    |              |       | transfer        |                                                                      |
+/// |                    |              |       | log, durable    | the log's own folder                                                 |
+/// |                    |              |       | checkpoint      | the checkpoints' own folder                                          |
 /// | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
-/// | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
+/// | insecure           | false        |       | client, replica,| true: accept unencrypted links although replicas may lie             |
+/// |                    |              |       | transfer        |                                                                      |
 /// | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
 /// | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
 /// | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
-/// | callbacks          | poll         |       | client          | poll: outcomes wait for duramen_client_poll; thread: on a thread     |
-/// | allow-tmpfs        | false        |       | replica         | true: accept a log on a file system in memory (for tests)            |
+/// | callbacks          | poll         |       | client, durable | poll: callbacks wait for duramen_..._poll; thread: on a thread       |
+/// | allow-tmpfs        | false        |       | replica, log,   | true: accept a log on a file system in memory (for tests)            |
+/// |                    |              |       | durable         |                                                                      |
 /// | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+/// | transfer-dir       | duramen-transfer |   | transfer        | a folder of its own, made if missing, for what is being received     |
+/// | mode               | parallel     |       | durable         | parallel: log and execute at once, release after both; batched: log, |
+/// |                    |              |       |                 | then execute; naive: as batched, one write per operation; async:     |
+/// |                    |              |       |                 | release before the log is written                                    |
+/// | segment-mib        | 64           | MiB   | log, durable    | size of new segment files; a fourth of one is the largest record     |
+/// | segments           | 512          | count | log, durable    | as many segments there may be; more are DURAMEN_E_NO_SPACE           |
+/// | io                 | auto         |       | log, durable    | auto; uring: or an error; threads: one synchronous write at a time   |
+/// | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
+/// | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
+/// | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
 ///
 /// Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
 /// NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.

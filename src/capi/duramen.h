@@ -201,6 +201,16 @@
 #define DURAMEN_PAGE_BYTES_MAX (1 << 20)
 
 /**
+ * The highest kind of record that a host has.
+ */
+#define DURAMEN_KIND_MAX 239
+
+/**
+ * A folder with a host's last two checkpoints. A handle.
+ */
+typedef struct duramen_checkpoint duramen_checkpoint;
+
+/**
  * A client of a cluster: its connections and one session, whose writes execute in the order they were submitted. A handle.
  */
 typedef struct duramen_client duramen_client;
@@ -209,6 +219,16 @@ typedef struct duramen_client duramen_client;
  * Values of a configuration. A handle.
  */
 typedef struct duramen_conf duramen_conf;
+
+/**
+ * Logs and executes batches in an order that the host made. A handle.
+ */
+typedef struct duramen_durable duramen_durable;
+
+/**
+ * A log of the host's records on disk. A handle.
+ */
+typedef struct duramen_log duramen_log;
 
 /**
  * The state of a paged service: pages by index. Lent to its callbacks, until they return.
@@ -229,6 +249,11 @@ typedef struct duramen_replica duramen_replica;
  * Where a reply goes. Lent to execute and query, until they return.
  */
 typedef struct duramen_reply duramen_reply;
+
+/**
+ * One end of state transfers: serves states of the host to its peers, and fetches one from them. A handle.
+ */
+typedef struct duramen_transfer duramen_transfer;
 
 /**
  * Where the bytes of a snapshot go. Lent to snapshot_write, until it returns.
@@ -389,6 +414,204 @@ typedef struct duramen_paged_service {
   void (*destroy)(void *user);
 } duramen_paged_service;
 
+/**
+ * A record as it was appended. It lives until the callback that gets it returns.
+ */
+typedef struct duramen_record {
+  /**
+   * Its size here; later versions may have more at the end.
+   */
+  size_t struct_size;
+  /**
+   * Its number: 1, 2, 3 and so on.
+   */
+  uint64_t lsn;
+  /**
+   * The host's.
+   */
+  uint64_t tag;
+  /**
+   * The host's, 1 to 239.
+   */
+  uint32_t kind;
+  /**
+   * Its bytes, as one piece.
+   */
+  const void *bytes;
+  /**
+   * How many.
+   */
+  size_t len;
+} duramen_record;
+
+/**
+ * Takes a record. Returns 0 to go on, anything else to stop.
+ */
+typedef int32_t (*duramen_record_fn)(void *user, const duramen_record *record);
+
+/**
+ * Some bytes of the host: pointer and length; NULL if the length is 0.
+ */
+typedef struct duramen_bytes {
+  /**
+   * The first of them.
+   */
+  const void *bytes;
+  /**
+   * How many.
+   */
+  size_t len;
+} duramen_bytes;
+
+/**
+ * Gives the next bytes of a state: at most `cap` into `buf`, and how many into `*len` (it is 0 before); 0 ends the state. Returns 0, or anything
+ * else to give up.
+ */
+typedef int32_t (*duramen_fill_fn)(void *user, void *buf, size_t cap, size_t *len);
+
+/**
+ * What a checkpoint is.
+ */
+typedef struct duramen_checkpoint_info {
+  /**
+   * sizeof(duramen_checkpoint_info), set by the caller.
+   */
+  size_t struct_size;
+  /**
+   * The host's place.
+   */
+  uint64_t position;
+  /**
+   * How many bytes the state has.
+   */
+  uint64_t bytes;
+  /**
+   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests).
+   */
+  uint8_t root[32];
+  /**
+   * The host's.
+   */
+  uint8_t label[32];
+} duramen_checkpoint_info;
+
+/**
+ * Takes the next bytes of a state, which live until this returns. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_take_fn)(void *user, const void *bytes, size_t len);
+
+/**
+ * Takes one operation of batch `seq`, the `index`th from 0. It lives until this returns. Returns 0, or anything else to stop.
+ */
+typedef int32_t (*duramen_op_fn)(void *user, uint64_t seq, uint32_t index, const void *op, size_t len);
+
+/**
+ * What the layer calls. All of them run on one thread at a time: with callbacks = thread on "duramen-rounds", with callbacks = poll on
+ * whoever is in duramen_durable_poll; `replay` on the one that opens.
+ */
+typedef struct duramen_durable_callbacks {
+  /**
+   * sizeof(duramen_durable_callbacks).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each of them.
+   */
+  void *user;
+  /**
+   * While it is opened: an operation that was logged before, in order. Anything but 0 gives up the open. NULL: not wanted.
+   */
+  duramen_op_fn replay;
+  /**
+   * Execute an operation; the next one comes after it. It may be on disk or not: nothing of it may be seen from outside before `release`.
+   * Anything but 0 ends the layer: nothing of this batch or a later one is released.
+   */
+  duramen_op_fn execute;
+  /**
+   * Every operation of batch `seq` is executed, and what it says may leave: it survives a loss of power, except with mode = async. In order.
+   */
+  void (*release)(void *user, uint64_t seq);
+  /**
+   * All batches up to `upto` survive a loss of power: right after `release`, with mode = async some time later. NULL: not wanted.
+   */
+  void (*logged)(void *user, uint64_t upto);
+  /**
+   * The layer ended by itself (once at most): code and a line that lives until this returns. Nothing is released any more. NULL: not wanted.
+   */
+  void (*ended)(void *user, int32_t code, const char *why);
+} duramen_durable_callbacks;
+
+/**
+ * A state of the host as numbered pages. It must not change while it is served.
+ */
+typedef struct duramen_page_source {
+  /**
+   * sizeof(duramen_page_source).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each callback.
+   */
+  void *user;
+  /**
+   * How many pages there are: indexes 0 to pages - 1.
+   */
+  uint64_t pages;
+  /**
+   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+   * page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
+   * duramen_transfer_install, "duramen-transfer".
+   */
+  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
+  /**
+   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
+   */
+  void (*free)(void *user);
+} duramen_page_source;
+
+/**
+ * How a transfer is.
+ */
+typedef struct duramen_transfer_info {
+  /**
+   * sizeof(duramen_transfer_info), set by the caller.
+   */
+  size_t struct_size;
+  /**
+   * Peers that can be spoken to.
+   */
+  uint32_t peers;
+  /**
+   * Peers that sent what is wrong, and are not asked any more by this fetch.
+   */
+  uint32_t banned;
+  /**
+   * The place that is fetched, or was last; 0: none.
+   */
+  uint64_t position;
+  /**
+   * Pages verified; a few of the library's own count, too.
+   */
+  uint64_t pages_here;
+  /**
+   * Pages that were not here already.
+   */
+  uint64_t pages_wanted;
+  /**
+   * Bytes of pages received by the fetch.
+   */
+  uint64_t received_bytes;
+  /**
+   * Bytes of pages sent to peers.
+   */
+  uint64_t sent_bytes;
+} duramen_transfer_info;
+
+/**
+ * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -434,15 +657,30 @@ duramen_conf *duramen_conf_new(void);
  *
  * | key                | default      | unit  | used by         | meaning                                                              |
  * |--------------------|--------------|-------|-----------------|----------------------------------------------------------------------|
- * | dir                | duramen-data |       | client, replica | the cluster's folder, as `duramen init` made it                      |
+ * | dir                | duramen-data |       | client, replica,| the cluster's folder, as `duramen init` made it                      |
+ * |                    |              |       | transfer        |                                                                      |
+ * |                    |              |       | log, durable    | the log's own folder                                                 |
+ * |                    |              |       | checkpoint      | the checkpoints' own folder                                          |
  * | client             | default      |       | client          | name of the client; its keys are in DIR/client-NAME.key              |
- * | insecure           | false        |       | client, replica | true: accept unencrypted links although replicas may lie             |
+ * | insecure           | false        |       | client, replica,| true: accept unencrypted links although replicas may lie             |
+ * |                    |              |       | transfer        |                                                                      |
  * | deadline-ms        | 10000        | ms    | client          | of requests that name no deadline                                    |
  * | connect-timeout-ms | 10000        | ms    | client          | how long opening waits for a quorum of replicas                      |
  * | outstanding-max    | 65536        | count | client          | requests under way at a time; more are DURAMEN_E_BUSY                |
- * | callbacks          | poll         |       | client          | poll: outcomes wait for duramen_client_poll; thread: on a thread     |
- * | allow-tmpfs        | false        |       | replica         | true: accept a log on a file system in memory (for tests)            |
+ * | callbacks          | poll         |       | client, durable | poll: callbacks wait for duramen_..._poll; thread: on a thread       |
+ * | allow-tmpfs        | false        |       | replica, log,   | true: accept a log on a file system in memory (for tests)            |
+ * |                    |              |       | durable         |                                                                      |
  * | metrics-address    | (none)       |       | replica         | host:port where /metrics, /healthz and /readyz are answered by HTTP  |
+ * | transfer-dir       | duramen-transfer |   | transfer        | a folder of its own, made if missing, for what is being received     |
+ * | mode               | parallel     |       | durable         | parallel: log and execute at once, release after both; batched: log, |
+ * |                    |              |       |                 | then execute; naive: as batched, one write per operation; async:     |
+ * |                    |              |       |                 | release before the log is written                                    |
+ * | segment-mib        | 64           | MiB   | log, durable    | size of new segment files; a fourth of one is the largest record     |
+ * | segments           | 512          | count | log, durable    | as many segments there may be; more are DURAMEN_E_NO_SPACE           |
+ * | io                 | auto         |       | log, durable    | auto; uring: or an error; threads: one synchronous write at a time   |
+ * | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
+ * | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
+ * | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
  *
  * Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
  * NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -745,6 +983,487 @@ int32_t duramen_replica_wait_failed(duramen_replica *replica,
  */
 int32_t duramen_replica_destroy(duramen_replica *replica,
                                 uint64_t deadline_ms);
+
+/**
+ * Makes an empty log in the folder `dir`, and the folder if it is missing.
+ *
+ * Keys used (see duramen_conf_set): dir, segment-mib, group-kib, allow-tmpfs. Ownership: `conf` stays the caller's. Thread: any;
+ * blocks for the disk. Starts no thread.
+ *
+ * Errors: DURAMEN_E_STATE (there is a log already), DURAMEN_E_CONFIG (a file system in memory without allow-tmpfs, sizes that do not go
+ * together), DURAMEN_E_NO_SPACE, DURAMEN_E_BUSY (another process has it), DURAMEN_E_IO, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_format(const duramen_conf *conf);
+
+/**
+ * Opens the log in `dir` for this process alone, hands every record that survived to `cb`, in order, and starts it.
+ *
+ * What was reported durable, and was not trimmed, is there. What was appended and not reported may be there or not, but without a gap. A record
+ * that was not handed over never comes back. `cb` may be NULL.
+ *
+ * Keys used (see duramen_conf_set): dir, segment-mib, segments, io, queue-mib, group-kib, prefill-segments, allow-tmpfs.
+ *
+ * Ownership: `conf` stays the caller's; a record lives until `cb` returns; `*out` is the caller's until duramen_log_destroy, and NULL on
+ * failure. Thread of `cb`: this one, before this returns; it may use other handles. `cb` returns 0, or anything else to give up: DURAMEN_E_CALLBACK.
+ * Starts two threads.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (no log here: duramen_log_format), DURAMEN_E_DAMAGED (something durable is gone or changed; nothing on disk was
+ * touched; the message says where; `cb` may have seen the records before it), DURAMEN_E_CALLBACK, DURAMEN_E_REFUSED (another
+ * owner's log, or another version's), DURAMEN_E_BUSY (another process has it open), DURAMEN_E_NO_SPACE, DURAMEN_E_CONFIG, DURAMEN_E_IO,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_open(const duramen_conf *conf,
+                         duramen_record_fn cb,
+                         void *user,
+                         duramen_log **out);
+
+/**
+ * Appends a record and returns at once: it is written with the next group. `*lsn` (may be NULL) gets its number: one more than the
+ * record's before it. It is durable when duramen_log_wait or duramen_log_durable say so.
+ *
+ * `kind` (1 to DURAMEN_KIND_MAX) and `tag` are the host's; they are kept and given back.
+ *
+ * Ownership: the bytes are copied before this returns. Thread: any; the order of several threads' records is that of their numbers.
+ * Re-entrancy: any callback.
+ *
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (queue-mib wait for the disk: wait for an earlier record, then again),
+ * DURAMEN_E_NO_SPACE (`segments`, or the disk, are full: trim, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment),
+ * DURAMEN_E_IO (a write failed: this log takes nothing any more), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_append(duramen_log *log,
+                           uint32_t kind,
+                           uint64_t tag,
+                           const void *record,
+                           size_t len,
+                           uint64_t *lsn);
+
+/**
+ * As duramen_log_append, of one record whose bytes lie in `count` pieces, one behind the other.
+ *
+ * Ownership: pieces and bytes are copied before this returns; `parts` may be NULL if `count` is 0. Thread, re-entrancy, errors: as of
+ * duramen_log_append.
+ */
+int32_t duramen_log_appendv(duramen_log *log,
+                            uint32_t kind,
+                            uint64_t tag,
+                            const duramen_bytes *parts,
+                            size_t count,
+                            uint64_t *lsn);
+
+/**
+ * Waits until record `lsn`, and with it every one before it, is durable: it survives a loss of power.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any, several at once. Re-entrancy: any callback. `lsn` 0 is always durable.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (not yet), DURAMEN_E_IO (a write failed: it may be on disk or not, and nothing becomes durable any more),
+ * DURAMEN_E_ARGUMENT (no record has that number yet), DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_wait(duramen_log *log,
+                         uint64_t lsn,
+                         uint64_t timeout_ms);
+
+/**
+ * `*lsn` gets the number of the last durable record (0: none). Makes the descriptor of duramen_log_fd unreadable until something happens
+ * again.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_IO (a write failed; `*lsn` was written all the same), DURAMEN_E_ARGUMENT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_durable(duramen_log *log,
+                            uint64_t *lsn);
+
+/**
+ * `*first` gets the number of the oldest record that was not trimmed (or that it will get), `*last` that of the last one appended. Either may be
+ * NULL.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_range(duramen_log *log,
+                          uint64_t *first,
+                          uint64_t *last);
+
+/**
+ * An eventfd that becomes readable when more is durable, when the log fails, and when it has room again; duramen_log_durable makes it unreadable.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_log_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_log_fd(duramen_log *log);
+
+/**
+ * Reads the durable records from number `from` on and hands them to `cb`, in order, until it returns something else than 0 or none is left.
+ * Returns how many it took (at least 0; at most `max`, 0: no limit).
+ *
+ * Ownership: a record lives until `cb` returns. Thread of `cb`: this one. Re-entrancy: `cb` may append and trim, and read itself. Reads are
+ * direct reads of the disk, about 64 KiB each.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (`from` was trimmed, or is 0), DURAMEN_E_DAMAGED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`cb` is NULL), DURAMEN_E_STATE
+ * (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_read(duramen_log *log,
+                         uint64_t from,
+                         uint32_t max,
+                         duramen_record_fn cb,
+                         void *user);
+
+/**
+ * Gives up the records below number `below`: the space of whole segments of them is used again, soon. A crash may bring them back.
+ * A lower number than before changes nothing.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_trim(duramen_log *log,
+                         uint64_t below);
+
+/**
+ * Writes figures about the log as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_log_metrics(duramen_log *log,
+                            char *buf,
+                            size_t cap,
+                            size_t *len);
+
+/**
+ * Writes what was appended, waits for it, and closes the log: after DURAMEN_OK all of it is durable. A duramen_log_wait under way returns
+ * DURAMEN_E_STATE.
+ *
+ * `deadline_ms`: how long to wait for calls and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of this log.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; the writes go on), DURAMEN_E_IO (closed, but a write had failed:
+ * not all that was appended is durable), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_log_destroy(duramen_log *log,
+                            uint64_t deadline_ms);
+
+/**
+ * Opens the folder `dir` for checkpoints of this process alone; it is made if it is missing. What a crash left unfinished is removed.
+ *
+ * Keys used (see duramen_conf_set): dir. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
+ * failure. Thread: any. Starts no thread.
+ *
+ * Errors: DURAMEN_E_BUSY (another process has it), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_checkpoint_open(const duramen_conf *conf,
+                                duramen_checkpoint **out);
+
+/**
+ * Writes a checkpoint of the state that `fill` gives, beside the others, and gives it its name when all of it is durable: a crash leaves all of it or
+ * nothing. Then the oldest ones go, so that two are there. When this returned DURAMEN_OK, what only leads to the older one's place may be
+ * trimmed from logs.
+ *
+ * `position` must be above those that are there. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
+ * `bytes_hint`: about how many bytes will come, so that a full disk shows at once; 0 if that is not known. `root` (may be NULL) gets what stands
+ * for all of it.
+ *
+ * Ownership: nothing is kept. Thread of `fill`: this one; it blocks for the disk. Re-entrancy: `fill` may use other handles. One is written at a
+ * time; others wait.
+ *
+ * Errors, of which nothing is left behind: DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
+ * rise; `fill` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_write(duramen_checkpoint *checkpoint,
+                                 uint64_t position,
+                                 const uint8_t *label,
+                                 uint64_t bytes_hint,
+                                 duramen_fill_fn fill,
+                                 void *user,
+                                 uint8_t *root);
+
+/**
+ * Finds the newest checkpoint below position `below` (UINT64_MAX: the newest) all of whose bytes are what was written: they are read for that. A
+ * damaged one is put aside as damaged-..., and the one before it is tried.
+ *
+ * Ownership: `*info` is the caller's; its struct_size must be set. Thread: any; blocks for the disk. Re-entrancy: not from a callback of
+ * this folder.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (there is none), DURAMEN_E_DAMAGED (there are only damaged ones), DURAMEN_E_REFUSED (another owner's, or another
+ * version's), DURAMEN_E_ABI, DURAMEN_E_IO, DURAMEN_E_REENTRANT, DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_newest(duramen_checkpoint *checkpoint,
+                                  uint64_t below,
+                                  duramen_checkpoint_info *info);
+
+/**
+ * Hands the bytes of the checkpoint of `position` to `take`, in order, each piece (1 MiB at most) after it was verified.
+ *
+ * Ownership: a piece lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before is right, the rest is lost),
+ * DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
+                                uint64_t position,
+                                duramen_take_fn take,
+                                void *user);
+
+/**
+ * Closes the folder. What is in it stays.
+ *
+ * `deadline_ms`: how long to wait for calls under way; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback of this
+ * folder. Errors: DURAMEN_E_TIMEOUT (call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_checkpoint_destroy(duramen_checkpoint *checkpoint,
+                                   uint64_t deadline_ms);
+
+/**
+ * Makes an empty log for a layer in the folder `dir`, and the folder if it is missing. As duramen_log_format; a log of one cannot be opened as
+ * the other.
+ *
+ * Ownership: `conf` stays the caller's. Thread: any; blocks for the disk. Errors: as of duramen_log_format.
+ */
+int32_t duramen_durable_format(const duramen_conf *conf);
+
+/**
+ * Opens the layer whose log is in `dir`, hands every operation in it to `replay`, and starts.
+ *
+ * Every batch that was released (mode = async: called logged) and not recycled comes again, whole and in order; a batch that was delivered and not
+ * released may come or not, without a gap. What was not handed over never comes back.
+ *
+ * Keys used (see duramen_conf_set): dir, mode, callbacks, segment-mib, segments, io, queue-mib, group-kib, prefill-segments, allow-tmpfs.
+ *
+ * Ownership: `conf` and the table stay the caller's and are not needed afterwards, `user` in it until duramen_durable_destroy; `*out` is the
+ * caller's until then, and NULL on failure. Thread of `replay`: this one. Starts two threads, with callbacks = thread a third,
+ * "duramen-rounds", on which the other callbacks run; see duramen_durable_callbacks.
+ *
+ * Errors: as of duramen_log_open; DURAMEN_E_CALLBACK (replay gave up), DURAMEN_E_ABI, DURAMEN_E_ARGUMENT (NULL execute or release).
+ */
+int32_t duramen_durable_open(const duramen_conf *conf,
+                             const duramen_durable_callbacks *callbacks,
+                             duramen_durable **out);
+
+/**
+ * Delivers a batch of `count` operations, the next one in the host's order, and returns at once. All batches that wait make one round: they
+ * are logged with one write while they execute, and released after both (mode = parallel; see duramen_conf_set for the others).
+ *
+ * `seq` is the host's number of the batch, above that of the one before it, and above those that were replayed; gaps are allowed.
+ *
+ * Ownership: operations are copied before this returns; `ops` may be NULL if `count` is 0. Thread: any, but the order is the host's: deliver
+ * one after the other. Re-entrancy: any callback.
+ *
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
+ * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment), DURAMEN_E_ARGUMENT (`seq` does not rise;
+ * NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
+ * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_deliver(duramen_durable *durable,
+                                uint64_t seq,
+                                const duramen_bytes *ops,
+                                size_t count);
+
+/**
+ * Waits until batch `seq`, and every one before it, is executed and survives a loss of power.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any; with callbacks = poll another one must poll. Re-entrancy: not from a callback of
+ * this layer.
+ *
+ * Errors: DURAMEN_E_TIMEOUT, DURAMEN_E_ARGUMENT (no such batch was delivered), DURAMEN_E_REENTRANT, the code with which the layer ended,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_wait(duramen_durable *durable,
+                             uint64_t seq,
+                             uint64_t timeout_ms);
+
+/**
+ * An eventfd that is readable while batches wait for duramen_durable_poll, and when the layer has ended by itself.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_durable_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_durable_fd(duramen_durable *durable);
+
+/**
+ * Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
+ * mode = async), and releases them. If none waits, waits `timeout_ms` for one (0: does not wait; negative: without limit, until the
+ * layer is destroyed). Returns how many batches it took (at least 0), or a code.
+ *
+ * Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
+ *
+ * Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
+ * DURAMEN_E_IO (a write failed), DURAMEN_E_NO_SPACE; DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_poll(duramen_durable *durable,
+                             uint32_t max,
+                             int32_t timeout_ms);
+
+/**
+ * Hands the operations of batch `seq`, read back from disk, to `cb`, until it returns something else than 0.
+ *
+ * Ownership: an operation lives until `cb` returns. Thread of `cb`: this one. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND (not delivered, not durable yet, or recycled), DURAMEN_E_DAMAGED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`cb` is NULL),
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_read(duramen_durable *durable,
+                             uint64_t seq,
+                             duramen_op_fn cb,
+                             void *user);
+
+/**
+ * Gives up the batches up to `upto`, which a checkpoint of the host covers: the space of whole segments of them is used again, soon. A crash may
+ * bring them back: `replay` then gets batches that the checkpoint has.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_ARGUMENT (batch `upto` is not done: not executed or not durable), DURAMEN_E_STATE
+ * (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_recycle(duramen_durable *durable,
+                                uint64_t upto);
+
+/**
+ * Writes figures about the layer as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: not from a callback of this layer.
+ *
+ * Errors: DURAMEN_E_BUFFER (as much as fits was written), DURAMEN_E_BUSY (a round has been under way for a second), DURAMEN_E_REENTRANT,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_durable_metrics(duramen_durable *durable,
+                                char *buf,
+                                size_t cap,
+                                size_t *len);
+
+/**
+ * Ends the layer: a round under way is finished and released, unless the disk does not answer for a second; batches that wait for the next round
+ * are dropped (duramen_durable_wait for the last one before, if they shall not). A duramen_durable_wait under way returns DURAMEN_E_STATE.
+ * No callback runs after it returned DURAMEN_OK.
+ *
+ * `deadline_ms`: how long to wait for calls, the round and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
+ * callback of this layer.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_durable_destroy(duramen_durable *durable,
+                                uint64_t deadline_ms);
+
+/**
+ * Opens one end of state transfers, as replica `id` of the cluster whose folder is `dir`: `duramen init` made addresses and keys there. No replica
+ * of the cluster needs to run; one of the same id must not, because it has the same address. Peers find each other by themselves, now and later.
+ *
+ * Keys used (see duramen_conf_set): dir, transfer-dir, insecure. Ownership: `conf` stays the caller's; `*out` is the caller's until
+ * duramen_transfer_destroy, and NULL on failure. Thread: any. Starts two or three threads, named duramen-*.
+ *
+ * Errors: DURAMEN_E_CONFIG (files, keys, no such replica, no address for state transfer), DURAMEN_E_IO (the address is in use, and the like),
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+ */
+int32_t duramen_transfer_open(const duramen_conf *conf,
+                              uint32_t id,
+                              duramen_transfer **out);
+
+/**
+ * Serves the state of `position` to whoever fetches it under its root, beside the one served before (an older one goes when its last
+ * receiver has it). Reads and hashes all pages once before it returns.
+ *
+ * `root` (32 bytes, may be NULL) gets the state's name: it follows from position and pages alone, so that hosts with the same state say the same.
+ * A host that agrees on roots, or has f+1 peers say the same one, can vouch for it to who fetches.
+ *
+ * Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, also if this fails with
+ * DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
+ * not use this handle.
+ *
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_serve(duramen_transfer *transfer,
+                               uint64_t position,
+                               const duramen_page_source *source,
+                               uint8_t *root);
+
+/**
+ * Serves nothing to new receivers any more; those that are being sent a state still get it.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_withdraw(duramen_transfer *transfer);
+
+/**
+ * Begins to fetch the state of `position` that has this root, for which the host vouches, from all peers that serve it at once, and returns. Every page
+ * is verified against the root before it counts; a peer that sends a wrong one is not asked again. What is served here, and what an earlier
+ * fetch left in transfer-dir, is not fetched again where it is the same. Goes on until it is here, cancelled or destroyed, whoever comes and goes.
+ *
+ * Ownership: `root` is copied. Thread: any. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
+ * `root` NULL or zeros), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_fetch(duramen_transfer *transfer,
+                               uint64_t position,
+                               const uint8_t *root);
+
+/**
+ * Waits until the state that is being fetched is here.
+ *
+ * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any. Re-entrancy: any callback.
+ *
+ * Errors: DURAMEN_E_TIMEOUT (it goes on), DURAMEN_E_IO and DURAMEN_E_NO_SPACE (transfer-dir cannot be written: the fetch has ended), DURAMEN_E_STATE
+ * (nothing is being fetched; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_wait(duramen_transfer *transfer,
+                              uint64_t timeout_ms);
+
+/**
+ * An eventfd that becomes readable when a fetch has ended; duramen_transfer_look makes it unreadable.
+ *
+ * Ownership: the library's: do not read, write or close it; it is closed by duramen_transfer_destroy. Returns the descriptor (at least 0) or
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+ */
+int32_t duramen_transfer_fd(duramen_transfer *transfer);
+
+/**
+ * `*info` gets how the transfer is. Makes the descriptor of duramen_transfer_fd unreadable.
+ *
+ * Ownership: `*info` is the caller's; its struct_size must be set. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_ABI,
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_look(duramen_transfer *transfer,
+                              duramen_transfer_info *info);
+
+/**
+ * Hands every page of the state that was fetched to `take`, index by index, each verified once more; then forgets it and its file. If `take` gives up,
+ * the state stays and this may be called again.
+ *
+ * Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may
+ * not use this handle.
+ *
+ * Errors: DURAMEN_E_STATE (no state is here; being destroyed), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (a page is not any more what was
+ * received: the fetch was ended, begin it again), DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_install(duramen_transfer *transfer,
+                                 duramen_page_fn take,
+                                 void *user);
+
+/**
+ * Ends a fetch, or forgets the state that it brought. What is in transfer-dir stays, and is not fetched again.
+ *
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_cancel(duramen_transfer *transfer);
+
+/**
+ * Writes figures about the transfer as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+ *
+ * Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+ * written), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_transfer_metrics(duramen_transfer *transfer,
+                                 char *buf,
+                                 size_t cap,
+                                 size_t *len);
+
+/**
+ * Ends it: a fetch stops (what came stays in transfer-dir), and nothing is served any more. States are freed. A duramen_transfer_wait under way
+ * returns DURAMEN_E_STATE.
+ *
+ * `deadline_ms`: how long to wait for calls, callbacks and threads; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+ * of this transfer. Errors: DURAMEN_E_TIMEOUT (call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ */
+int32_t duramen_transfer_destroy(duramen_transfer *transfer,
+                                 uint64_t deadline_ms);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -5,8 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// In the header's order.
-const SOURCES: &[&str] =
-    &["status", "entry", "handle", "conf", "logging", "client", "service", "pages", "replica"];
+const SOURCES: &[&str] = &[
+    "status",
+    "entry",
+    "handle",
+    "conf",
+    "logging",
+    "client",
+    "service",
+    "pages",
+    "replica",
+    "log",
+    "checkpoint",
+    "durable",
+    "transfer",
+];
 
 pub(super) const HEAD: &str = r#"/*
  * duramen: durable state machine replication. The C interface.

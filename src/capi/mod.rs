@@ -7,6 +7,10 @@
 //! | `entry` | what every entry does first and last; reading of arguments |
 //! | [`conf`] | keys and values; versions |
 //! | [`logging`] | log lines to the host |
+//! | [`log`], `bell` | the durable log; descriptors to watch |
+//! | [`durable`] | logging beside execution, in an order of the host's |
+//! | [`checkpoint`] | states on disk |
+//! | [`transfer`], `transfer_stage` | states from several peers; the thread that fetches and serves |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
 //! | [`replica`] | whole replicas |
@@ -55,6 +59,24 @@ mod lent;
 /// Whole replicas.
 pub mod replica;
 
+/// The durable log.
+pub mod log;
+
+/// Logging beside execution.
+pub mod durable;
+
+/// States on disk.
+pub mod checkpoint;
+
+/// States from peers.
+pub mod transfer;
+
+/// Its thread.
+mod transfer_stage;
+
+/// Descriptors to watch.
+mod bell;
+
 /// Arguments, panics, messages.
 pub mod entry;
 
@@ -64,12 +86,20 @@ pub mod handle;
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod durable_tests;
+#[cfg(test)]
 mod header_tests;
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod replica_tests;
 #[cfg(test)]
 mod test_cluster;
+#[cfg(test)]
+mod transfer_tests;

@@ -184,6 +184,12 @@ pub struct LogFailed {
 }
 
 impl LogFailed {
+    /// What failed, without what it means for a replica.
+    pub(crate) fn cause(&self) -> String {
+        let Self { segment, offset, what, error, .. } = self;
+        format!("segment {segment}, offset {offset}: {what} failed: {error}")
+    }
+
     pub(super) fn new(segment: u64, offset: u64, what: &'static str, error: &io::Error) -> Self {
         Self { segment, offset, what, error: error.to_string(), errno: error.raw_os_error().unwrap_or(0) }
     }

@@ -109,7 +109,7 @@ pub use audit::{Audit, AuditOptions, Difference, audit};
 pub use progress::{RecoveryPhase, RecoveryProgress, RecoveryState};
 pub use receive::DIGEST_QUERY;
 pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
-pub(crate) use startup::{ServiceFailed, failure_text};
+pub(crate) use startup::{ServiceFailed, failure_text, transfer_config};
 
 #[cfg(test)]
 mod admin_tests;

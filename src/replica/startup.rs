@@ -331,7 +331,12 @@ fn net_config(config: &Config, me: Peer, identity: Identity) -> NetConfig {
 }
 
 /// The sockets of state transfer: replicas alone, at their own addresses.
-fn transfer_config(config: &Config, id: ReplicaId, identity: Identity, listen: String) -> NetConfig {
+pub(crate) fn transfer_config(
+    config: &Config,
+    id: ReplicaId,
+    identity: Identity,
+    listen: String,
+) -> NetConfig {
     let mut net = net_config(config, Peer::Replica(id), identity);
     net.listen = Some(listen);
     net.thread = "duramen-tnet";

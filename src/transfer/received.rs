@@ -24,7 +24,7 @@ pub struct Received {
 
 impl Received {
     /// A page, compared with its digest once more: it may have been on disk for long.
-    fn page(&self, part: Part, index: u64) -> Result<Option<Vec<u8>>, RestoreError> {
+    pub(crate) fn page(&self, part: Part, index: u64) -> Result<Option<Vec<u8>>, RestoreError> {
         let chunk = self.target.manifest.chunk_of(part, index);
         let expected = self.target.digest(chunk);
         if expected == Digest::ZERO {

@@ -101,6 +101,25 @@ fn a_counter_in_c_keeps_what_it_acknowledged() {
 }
 
 #[test]
+fn a_store_with_its_own_order_keeps_what_it_acknowledged() {
+    let Some(programs) = programs() else { return };
+    // On the disk of the build: its log wants direct writes.
+    let dir = cluster();
+    let output = Command::new(programs.join("kv_sequencer"))
+        .arg(dir.path().join("store"))
+        .args(["--kills", "4", "--cluster"])
+        .arg(dir.path().join("cluster"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.ends_with("PASS\n"), "{said}");
+    let kills: Vec<&str> = said.lines().filter(|line| line.starts_with("killed after ")).collect();
+    assert!(kills.len() == 4 && !kills[3].ends_with("checkpoint at 0"), "{said}");
+    assert!(said.contains(" came from 2 peers: "), "{said}");
+}
+
+#[test]
 fn the_example_of_the_tutorial_is_the_one_that_runs() {
     let example = fs::read_to_string(format!("{HOSTS}/add.c")).unwrap();
     let tutorial = fs::read_to_string(format!("{HOSTS}/README.md")).unwrap();

@@ -1,0 +1,655 @@
+//! State transfer under the host's own ordering: pages of a state that the host vouches for, from several peers at once.
+
+use super::bell::Bell;
+use super::conf::{Values, duramen_conf, values_of};
+use super::entry::{Grows, bytes, enter, give_text, out, sized};
+use super::handle::{self, Call, Ending, Object, Scope};
+use super::log::give;
+use super::status::*;
+use super::transfer_stage::{Phase, Shared, Sockets, Stage, Tell, View, vouched};
+use crate::checkpoint::frozen::Frozen;
+use crate::checkpoint::pages::{page_digest, root_of};
+use crate::data_dir;
+use crate::execute::client_table::{ClientTable, ClientTableLimits};
+use crate::identity::Identity;
+use crate::keys::ReplicaKeys;
+use crate::net::{self, Net};
+use crate::service::{PagedSnapshot, RestoreError, Snapshot};
+use crate::transfer::image::{Image, Part};
+use crate::transfer::received::Received;
+use crate::transfer::seeder::Seeder;
+use crate::transfer::staging;
+use crate::types::*;
+use crate::wire::messages::MarkStatement;
+use ::bytes::Bytes;
+use crossbeam::channel::{Sender, unbounded};
+use parking_lot::{Condvar, Mutex};
+use rayon::ThreadPool;
+use std::any::Any;
+use std::ffi::{c_char, c_void};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// One end of state transfers: serves states of the host to its peers, and fetches one from them. A handle.
+pub struct duramen_transfer {
+    _opaque: (),
+}
+
+/// The largest page.
+pub const DURAMEN_PAGE_BYTES_MAX: usize = 256 << 10;
+/// More pages than any machine holds.
+const PAGES_MAX: u64 = 1 << 32;
+
+/// A state of the host as numbered pages. It must not change while it is served.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct duramen_page_source {
+    /// sizeof(struct duramen_page_source).
+    pub struct_size: usize,
+    /// Handed to each callback.
+    pub user: *mut c_void,
+    /// How many pages there are: indexes 0 to pages - 1.
+    pub pages: u64,
+    /// Copies page `index` into `buf`, which takes `cap` = DURAMEN_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+    /// page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
+    /// duramen_transfer_install, "duramen-transfer".
+    pub page: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            index: u64,
+            buf: *mut c_void,
+            cap: usize,
+            len: *mut usize,
+        ) -> i32,
+    >,
+    /// Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
+    pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
+}
+
+// SAFETY: repr(C), struct_size first, and zeros are NULLs and numbers.
+unsafe impl Grows for duramen_page_source {
+    const FIRST_SIZE: usize = 5 * size_of::<usize>();
+}
+
+/// Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
+pub type duramen_page_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, index: u64, page: *const c_void, len: usize) -> i32>;
+
+/// How a transfer is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct duramen_transfer_info {
+    /// sizeof(struct duramen_transfer_info), set by the caller.
+    pub struct_size: usize,
+    /// Peers that can be spoken to.
+    pub peers: u32,
+    /// Peers that sent what is wrong, and are not asked any more by this fetch.
+    pub banned: u32,
+    /// The place that is fetched, or was last; 0: none.
+    pub position: u64,
+    /// Pages verified; a few of the library's own count, too.
+    pub pages_here: u64,
+    /// Pages that were not here already.
+    pub pages_wanted: u64,
+    /// Bytes of pages received by the fetch.
+    pub received_bytes: u64,
+    /// Bytes of pages sent to peers.
+    pub sent_bytes: u64,
+}
+
+/// A state of the host; its digests are kept.
+struct HostPages {
+    source: duramen_page_source,
+    /// One call at a time.
+    calling: Mutex<()>,
+    digests: Vec<Digest>,
+    algorithm: DigestAlgorithm,
+    bytes: u64,
+    /// Of the transfer.
+    handle: usize,
+}
+
+// SAFETY: `user` is not followed here; any thread may call, one at a time (`duramen_page_source`).
+unsafe impl Send for HostPages {}
+// SAFETY: as above; `calling` holds the others off.
+unsafe impl Sync for HostPages {}
+
+impl Drop for HostPages {
+    fn drop(&mut self) {
+        if let Some(free) = self.source.free {
+            let _scope = Scope::enter(self.handle);
+            // SAFETY: the host gave function and user for each other.
+            unsafe { free(self.source.user) };
+        }
+    }
+}
+
+impl HostPages {
+    /// Reads and hashes all pages.
+    fn read(mut self) -> Result<Self, Failure> {
+        let mut page = Vec::new();
+        for index in 0..self.source.pages {
+            page.clear();
+            self.copy(index, &mut page)?;
+            self.bytes += page.len() as u64;
+            self.digests.push(match page.is_empty() {
+                true => Digest::ZERO,
+                false => page_digest(self.algorithm, index, &page),
+            });
+        }
+        Ok(self)
+    }
+
+    fn copy(&self, index: u64, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let Some(page) = self.source.page else { return Err(Failure::argument("page is NULL")) };
+        let (at, mut len) = (out.len(), 0);
+        out.resize(at + DURAMEN_PAGE_BYTES_MAX, 0);
+        let _one = self.calling.lock();
+        let _scope = Scope::enter(self.handle);
+        let buf = out[at..].as_mut_ptr().cast();
+        // SAFETY: the host gave function and user for each other; the buffer has that many bytes.
+        let code = unsafe { page(self.source.user, index, buf, DURAMEN_PAGE_BYTES_MAX, &raw mut len) };
+        out.truncate(at + if code == 0 { len.min(DURAMEN_PAGE_BYTES_MAX) } else { 0 });
+        match code {
+            0 if len <= DURAMEN_PAGE_BYTES_MAX => Ok(()),
+            0 => Err(Failure::argument(format!("page {index}: {len} bytes are more than a page has"))),
+            code => {
+                Err(Failure::new(DURAMEN_E_CALLBACK, format!("page {index}: the callback returned {code}")))
+            }
+        }
+    }
+}
+
+impl Snapshot for HostPages {
+    fn write_to(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Err(io::Error::other("it has pages"))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn pages(&self) -> Option<&dyn PagedSnapshot> {
+        Some(self)
+    }
+}
+
+impl PagedSnapshot for HostPages {
+    fn header(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn page_count(&self) -> u64 {
+        self.source.pages
+    }
+
+    fn page(&self, index: u64, out: &mut Vec<u8>) -> bool {
+        let before = out.len();
+        if index >= self.source.pages {
+            return false;
+        }
+        if let Err(why) = self.copy(index, out) {
+            ::log::error!("a state that is served: {}", why.message);
+        }
+        out.len() > before
+    }
+
+    fn page_digest(&self, index: u64, algorithm: DigestAlgorithm) -> Digest {
+        assert!(algorithm == self.algorithm, "a cluster has one algorithm");
+        self.digests.get(index as usize).copied().unwrap_or(Digest::ZERO)
+    }
+
+    fn root(&self, algorithm: DigestAlgorithm, _pool: Option<&ThreadPool>) -> Digest {
+        root_of(algorithm, &self.header(), &self.digests)
+    }
+
+    fn changed_since(&self, _older: &dyn PagedSnapshot) -> Vec<u64> {
+        (0..self.page_count()).collect()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Behind the handle.
+struct HostTransfer {
+    shared: Arc<Shared>,
+    tell: Sender<Tell>,
+    dir: PathBuf,
+    algorithm: DigestAlgorithm,
+    running: Option<(Net, JoinHandle<()>)>,
+    handle: usize,
+    ending: Option<Ending>,
+}
+
+impl HostTransfer {
+    fn open(values: &Values, id: u32) -> Result<Self, Failure> {
+        let wrong = |why: String| Failure::new(DURAMEN_E_CONFIG, why);
+        let cluster = Path::new(values.text("dir"));
+        let config = data_dir::load_config(cluster).map_err(|e| wrong(e.to_string()))?;
+        config.check_transport(values.flag("insecure")).map_err(|e| wrong(e.to_string()))?;
+        let id = ReplicaId(id);
+        let entry = config.replica(id).ok_or_else(|| wrong(format!("cluster.toml has no replica {id}")))?;
+        let none = || wrong(format!("cluster.toml: replica {id} has no address for state transfer"));
+        let listen = entry.transfer.clone().ok_or_else(none)?;
+        let keys = ReplicaKeys::load(&data_dir::replica_key_file(cluster, id), &config, id);
+        let keys = keys.map_err(|e| wrong(e.to_string()))?;
+        let dir = PathBuf::from(values.text("transfer-dir"));
+        std::fs::create_dir_all(&dir).map_err(|e| Failure::io(dir.display(), &e))?;
+        let shared = Arc::new(Shared {
+            view: Mutex::new(View {
+                phase: Phase::None,
+                wanted: MarkStatement::default(),
+                pages: (0, 0),
+                received: 0,
+                sent: 0,
+                connected: 0,
+                banned: 0,
+                closing: false,
+            }),
+            moved: Condvar::new(),
+            bell: Bell::new()?,
+        });
+        let (tell, inbox) = unbounded();
+        let sockets = Sockets { tell: tell.clone(), used: Default::default() };
+        let net = crate::replica::transfer_config(&config, id, Identity::from_seed(keys.seed), listen);
+        let net = net::start(net, Box::new(sockets));
+        let net = net.map_err(|e| Failure::new(DURAMEN_E_IO, format!("sockets for state transfer: {e}")))?;
+        let stage = Stage {
+            dir: dir.clone(),
+            algorithm: config.digest,
+            net: net.handle(),
+            inbox,
+            shared: shared.clone(),
+            seeder: Seeder::new(config.transfer.mib_per_second << 20),
+            began: Instant::now(),
+            connected: Default::default(),
+            own: None,
+            session: None,
+        };
+        let thread = std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.run());
+        let thread = thread.map_err(|e| Failure::io("no thread for state transfer", &e))?;
+        let algorithm = config.digest;
+        Ok(Self { shared, tell, dir, algorithm, running: Some((net, thread)), handle: 0, ending: None })
+    }
+
+    /// The state's name, which follows from place and pages; and the state, ready to be served.
+    fn image(&self, position: u64, source: duramen_page_source) -> Result<(Arc<Image>, Digest), Failure> {
+        let (calling, digests, algorithm) = (Mutex::new(()), Vec::new(), self.algorithm);
+        // From here on it is freed whatever happens.
+        let pages = HostPages { source, calling, digests, algorithm, bytes: 0, handle: self.handle };
+        if position == 0 || source.page.is_none() || source.pages > PAGES_MAX {
+            return Err(Failure::argument("position 0, more than 2^32 pages, or page is NULL"));
+        }
+        let frozen = Frozen {
+            seq: Seq(position),
+            time: WallTime(0),
+            replies: Digest::ZERO,
+            table: ClientTable::new(ClientTableLimits::default()),
+            state: Box::new(pages.read()?),
+        };
+        let image = Image::of(frozen, self.algorithm).map_err(|e| Failure::io("a state", &e))?;
+        let root = image.root(None);
+        Ok((Arc::new(image), root))
+    }
+
+    fn fetch(&self, position: u64, root: [u8; 32]) -> Result<(), Failure> {
+        if position == 0 || root == [0; 32] {
+            return Err(Failure::argument("position 0, or a root of zeros"));
+        }
+        let mut view = self.shared.view.lock();
+        if matches!(view.phase, Phase::Fetching | Phase::Here(_)) {
+            let at = view.wanted.seq;
+            let why = format!("the state of position {at} is being fetched, or is not installed");
+            return Err(Failure::new(DURAMEN_E_STATE, why));
+        }
+        let wanted = vouched(Seq(position), Digest(root)).statement;
+        (view.phase, view.wanted) = (Phase::Fetching, wanted);
+        (view.pages, view.received, view.banned) = ((0, 0), 0, 0);
+        let _ = self.tell.send(Tell::Fetch(wanted));
+        Ok(())
+    }
+
+    fn wait(&self, until: Option<Instant>) -> Result<(), Failure> {
+        let mut view = self.shared.view.lock();
+        loop {
+            match &view.phase {
+                Phase::Here(_) => return Ok(()),
+                Phase::Failed(why) => return Err(Failure::new(why.code, why.message.clone())),
+                Phase::None => return Err(Failure::new(DURAMEN_E_STATE, "nothing is being fetched")),
+                Phase::Fetching if view.closing => {
+                    return Err(Failure::new(DURAMEN_E_STATE, "the transfer is being destroyed"));
+                }
+                Phase::Fetching => {}
+            }
+            match until {
+                None => self.shared.moved.wait(&mut view),
+                Some(until) if Instant::now() >= until => {
+                    let (here, of) = view.pages;
+                    let peers = view.connected;
+                    let why = format!("{here} of {of} pages are here, {peers} peers are connected");
+                    return Err(Failure::new(DURAMEN_E_TIMEOUT, why));
+                }
+                Some(until) => drop(self.shared.moved.wait_until(&mut view, until)),
+            }
+        }
+    }
+
+    fn received(&self) -> Result<Arc<Received>, Failure> {
+        match &self.shared.view.lock().phase {
+            Phase::Here(received) => Ok(received.clone()),
+            _ => Err(Failure::new(DURAMEN_E_STATE, "no state is here: fetch, and wait for it")),
+        }
+    }
+
+    /// Forgets the fetch, and what is on disk of it.
+    fn end_fetch(&self) {
+        let position = {
+            let mut view = self.shared.view.lock();
+            view.phase = Phase::None;
+            view.wanted.seq
+        };
+        if let Err(e) = staging::remove(&self.dir, position) {
+            ::log::warn!("{}: {e}", self.dir.display());
+        }
+    }
+
+    fn info(&self, struct_size: usize) -> duramen_transfer_info {
+        let view = self.shared.view.lock();
+        duramen_transfer_info {
+            struct_size,
+            peers: view.connected,
+            banned: view.banned,
+            position: view.wanted.seq.0,
+            pages_here: view.pages.0,
+            pages_wanted: view.pages.1,
+            received_bytes: view.received,
+            sent_bytes: view.sent,
+        }
+    }
+}
+
+impl Object for HostTransfer {
+    type Opaque = duramen_transfer;
+    const KIND: &str = "a transfer";
+
+    fn closing(&self) {
+        self.shared.view.lock().closing = true;
+        self.shared.moved.notify_all();
+    }
+
+    fn end(&mut self, until: Option<Instant>) -> Result<(), Failure> {
+        if let Some((mut net, thread)) = self.running.take() {
+            let tell = self.tell.clone();
+            self.ending = Some(Ending::start(move || {
+                let _ = tell.send(Tell::Stop);
+                let _ = thread.join();
+                net.stop();
+            })?);
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.wait(until, "sockets and thread of the transfer still run")?;
+            self.ending = None;
+        }
+        Ok(())
+    }
+}
+
+fn restore_failure(error: &RestoreError) -> Failure {
+    Failure::new(DURAMEN_E_DAMAGED, format!("a received page is not what it was: {error}"))
+}
+
+/// Opens one end of state transfers, as replica `id` of the cluster whose folder is `dir`: `duramen init` made addresses and keys there. No replica
+/// of the cluster needs to run; one of the same id must not, because it has the same address. Peers find each other by themselves, now and later.
+///
+/// Keys used (see duramen_conf_set): dir, transfer-dir, insecure. Ownership: `conf` stays the caller's; `*out` is the caller's until
+/// duramen_transfer_destroy, and NULL on failure. Thread: any. Starts two or three threads, named duramen-*.
+///
+/// Errors: DURAMEN_E_CONFIG (files, keys, no such replica, no address for state transfer), DURAMEN_E_IO (the address is in use, and the like),
+/// DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
+///
+/// # Safety
+/// `out` points to a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_open(
+    conf: *const duramen_conf,
+    id: u32,
+    out: *mut *mut duramen_transfer,
+) -> i32 {
+    enter(|| {
+        let place = self::out("out", out)?;
+        // SAFETY: the caller's promise, here and below.
+        unsafe { place.write(std::ptr::null_mut()) };
+        let opened = HostTransfer::open(&values_of(conf)?, id)?;
+        let opened = handle::insert_with(opened, |transfer, handle| transfer.handle = handle)?;
+        unsafe { place.write(opened) };
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Serves the state of `position` to whoever fetches it under its root, beside the one served before (an older one goes when its last
+/// receiver has it). Reads and hashes all pages once before it returns.
+///
+/// `root` (32 bytes, may be NULL) gets the state's name: it follows from position and pages alone, so that hosts with the same state say the same.
+/// A host that agrees on roots, or has f+1 peers say the same one, can vouch for it to who fetches.
+///
+/// Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, also if this fails with
+/// DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
+/// not use this handle.
+///
+/// Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+/// DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+///
+/// # Safety
+/// `source` is such a struct, whose functions may be called with its `user`; `root` is NULL or holds 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_serve(
+    transfer: *mut duramen_transfer,
+    position: u64,
+    source: *const duramen_page_source,
+    root: *mut u8,
+) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
+        transfer.not_within("serving")?;
+        // SAFETY: the caller's promise.
+        let source = unsafe { sized("source", source)? };
+        let (image, name) = transfer.image(position, source)?;
+        // SAFETY: the caller's promise.
+        unsafe { give(root.cast::<[u8; 32]>(), name.0) };
+        let _ = transfer.tell.send(Tell::Serve(image, vouched(Seq(position), name)));
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Serves nothing to new receivers any more; those that are being sent a state still get it.
+///
+/// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+#[unsafe(no_mangle)]
+pub extern "C" fn duramen_transfer_withdraw(transfer: *mut duramen_transfer) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        let _ = transfer.tell.send(Tell::Withdraw);
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Begins to fetch the state of `position` that has this root, for which the host vouches, from all peers that serve it at once, and returns. Every page
+/// is verified against the root before it counts; a peer that sends a wrong one is not asked again. What is served here, and what an earlier
+/// fetch left in transfer-dir, is not fetched again where it is the same. Goes on until it is here, cancelled or destroyed, whoever comes and goes.
+///
+/// Ownership: `root` is copied. Thread: any. Re-entrancy: any callback.
+///
+/// Errors: DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
+/// `root` NULL or zeros), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+///
+/// # Safety
+/// `root` has 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_fetch(
+    transfer: *mut duramen_transfer,
+    position: u64,
+    root: *const u8,
+) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        // SAFETY: the caller's promise.
+        let root = unsafe { bytes("root", root.cast(), 32)? };
+        transfer.fetch(position, root.try_into().expect("32 bytes"))?;
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Waits until the state that is being fetched is here.
+///
+/// `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any. Re-entrancy: any callback.
+///
+/// Errors: DURAMEN_E_TIMEOUT (it goes on), DURAMEN_E_IO and DURAMEN_E_NO_SPACE (transfer-dir cannot be written: the fetch has ended), DURAMEN_E_STATE
+/// (nothing is being fetched; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+#[unsafe(no_mangle)]
+pub extern "C" fn duramen_transfer_wait(transfer: *mut duramen_transfer, timeout_ms: u64) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        transfer.wait(handle::until(timeout_ms))?;
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// An eventfd that becomes readable when a fetch has ended; duramen_transfer_look makes it unreadable.
+///
+/// Ownership: the library's: do not read, write or close it; it is closed by duramen_transfer_destroy. Returns the descriptor (at least 0) or
+/// DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
+#[unsafe(no_mangle)]
+pub extern "C" fn duramen_transfer_fd(transfer: *mut duramen_transfer) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| Ok(transfer.shared.bell.fd()))
+}
+
+/// `*info` gets how the transfer is. Makes the descriptor of duramen_transfer_fd unreadable.
+///
+/// Ownership: `*info` is the caller's; its struct_size must be set. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_ABI,
+/// DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+///
+/// # Safety
+/// `info` points to such a struct, as large as its struct_size says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_look(
+    transfer: *mut duramen_transfer,
+    info: *mut duramen_transfer_info,
+) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        let place = out("info", info)?;
+        // SAFETY: the caller's promise.
+        let struct_size = unsafe { (*info).struct_size };
+        if struct_size < size_of::<duramen_transfer_info>() {
+            return Err(Failure::new(DURAMEN_E_ABI, format!("info: struct_size is {struct_size}")));
+        }
+        transfer.shared.bell.silence();
+        // SAFETY: the caller's promise.
+        unsafe { place.write(transfer.info(struct_size)) };
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Hands every page of the state that was fetched to `take`, index by index, each verified once more; then forgets it and its file. If `take` gives up,
+/// the state stays and this may be called again.
+///
+/// Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may
+/// not use this handle.
+///
+/// Errors: DURAMEN_E_STATE (no state is here; being destroyed), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (a page is not any more what was
+/// received: the fetch was ended, begin it again), DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+///
+/// # Safety
+/// `take` may be called with `user`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_install(
+    transfer: *mut duramen_transfer,
+    take: duramen_page_fn,
+    user: *mut c_void,
+) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
+        transfer.not_within("installing")?;
+        let take = take.ok_or_else(|| Failure::argument("take is NULL: nobody would see the pages"))?;
+        let received = transfer.received()?;
+        for index in 0..received.target.manifest.part(Part::State).pages {
+            let page = match received.page(Part::State, index) {
+                Ok(page) => page.unwrap_or_default(),
+                Err(e) => {
+                    transfer.end_fetch();
+                    return Err(restore_failure(&e));
+                }
+            };
+            let at = if page.is_empty() { std::ptr::null() } else { page.as_ptr().cast() };
+            // SAFETY: the host gave function and user for each other; the page lives until after the call.
+            match unsafe { take(user, index, at, page.len()) } {
+                0 => {}
+                code => {
+                    let why = format!("page {index}: the callback returned {code}");
+                    return Err(Failure::new(DURAMEN_E_CALLBACK, why));
+                }
+            }
+        }
+        transfer.end_fetch();
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Ends a fetch, or forgets the state that it brought. What is in transfer-dir stays, and is not fetched again.
+///
+/// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+#[unsafe(no_mangle)]
+pub extern "C" fn duramen_transfer_cancel(transfer: *mut duramen_transfer) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        let mut view = transfer.shared.view.lock();
+        view.phase = Phase::None;
+        // Under the lock: before whatever is fetched next.
+        let _ = transfer.tell.send(Tell::Cancel);
+        drop(view);
+        transfer.shared.moved.notify_all();
+        Ok(DURAMEN_OK)
+    })
+}
+
+/// Writes figures about the transfer as OpenMetrics text, with a NUL, into `buf`; `*len` (may be NULL) gets the length without the NUL.
+///
+/// Ownership: `buf` is the caller's; NULL if `cap` is 0. Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_BUFFER (as much as fits was
+/// written), DURAMEN_E_ARGUMENT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+///
+/// # Safety
+/// `buf` holds `cap` bytes; `len` points to a size_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn duramen_transfer_metrics(
+    transfer: *mut duramen_transfer,
+    buf: *mut c_char,
+    cap: usize,
+    len: *mut usize,
+) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        let info = transfer.info(0);
+        let figures = [
+            ("peers", u64::from(info.peers)),
+            ("banned", u64::from(info.banned)),
+            ("position", info.position),
+            ("pages_here", info.pages_here),
+            ("pages_wanted", info.pages_wanted),
+            ("received_bytes", info.received_bytes),
+            ("sent_bytes", info.sent_bytes),
+        ];
+        let gauge = |(name, value): (&str, u64)| {
+            format!("# TYPE duramen_transfer_{name} gauge\nduramen_transfer_{name} {value}\n")
+        };
+        let text: String = figures.into_iter().map(gauge).collect();
+        // SAFETY: the caller's promise.
+        unsafe { give_text(&(text + "# EOF\n"), buf, cap, len) }
+    })
+}
+
+/// Ends it: a fetch stops (what came stays in transfer-dir), and nothing is served any more. States are freed. A duramen_transfer_wait under way
+/// returns DURAMEN_E_STATE.
+///
+/// `deadline_ms`: how long to wait for calls, callbacks and threads; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a callback
+/// of this transfer. Errors: DURAMEN_E_TIMEOUT (call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+#[unsafe(no_mangle)]
+pub extern "C" fn duramen_transfer_destroy(transfer: *mut duramen_transfer, deadline_ms: u64) -> i32 {
+    handle::destroy::<HostTransfer>(transfer, deadline_ms)
+}
