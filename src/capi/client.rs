@@ -321,7 +321,7 @@ pub unsafe extern "C" fn duramen_client_submit(
 /// takes, and `*reply_len` its whole length. Flags and deadline as of duramen_client_submit. A DURAMEN_DONE whose reply was cut returns
 /// DURAMEN_E_BUFFER: the request was executed, do not repeat a write for its reply.
 ///
-/// Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0; `reply_len` may be NULL. Thread: any, also several at once; blocks until
+/// Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
 /// the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
 ///
 /// Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
@@ -361,7 +361,7 @@ pub unsafe extern "C" fn duramen_client_call(
                 std::ptr::copy_nonoverlapping(text.as_ptr(), reply.cast(), text.len().min(capacity));
             }
         }
-        if outcome == DURAMEN_DONE && text.len() > capacity {
+        if outcome == DURAMEN_DONE && text.len() > capacity && !reply.is_null() {
             return Err(Failure::new(DURAMEN_E_BUFFER, format!("the reply has {} bytes", text.len())));
         }
         Ok(DURAMEN_OK)

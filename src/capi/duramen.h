@@ -11,9 +11,9 @@
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
- *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
- *             thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
+ *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
+ *             exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -782,7 +782,7 @@ int32_t duramen_client_submit(duramen_client *client,
  * takes, and `*reply_len` its whole length. Flags and deadline as of duramen_client_submit. A DURAMEN_DONE whose reply was cut returns
  * DURAMEN_E_BUFFER: the request was executed, do not repeat a write for its reply.
  *
- * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0; `reply_len` may be NULL. Thread: any, also several at once; blocks until
+ * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
  * the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
  *
  * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.

@@ -34,9 +34,9 @@ pub(super) const HEAD: &str = r#"/*
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held. They may call anything here, except: destroy and
- *             blocking calls on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++ exception, no
- *             thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
+ *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
+ *             exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -163,4 +163,89 @@ fn the_header_names_every_key_with_its_default() {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         assert_eq!((cells[1], cells[2]), (key.name, default));
     }
+}
+
+/// One line per promise: constants with their values, fields with their places, functions with their types. New ones add lines.
+fn abi(header: &str) -> Vec<String> {
+    let mut code = String::new();
+    let mut rest = header;
+    while let Some((before, after)) = rest.split_once("/*") {
+        code += before;
+        rest = after.split_once("*/").expect("comments end").1;
+    }
+    code += rest;
+    let mut lines = Vec::new();
+    let mut statement = String::new();
+    for line in code.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
+        if let Some(define) = line.strip_prefix("#define ") {
+            // The guard has no value; the version is no promise.
+            if define.contains(' ') && !define.starts_with("DURAMEN_VERSION ") {
+                lines.push(format!("constant {define}"));
+            }
+        } else if !line.starts_with('#') && !line.starts_with("extern \"C\"") && line != "}" {
+            statement = format!("{statement} {line}").trim().to_owned();
+            if statement.ends_with(';') && statement.matches('{').count() == statement.matches('}').count() {
+                lines.extend(promises(&statement));
+                statement.clear();
+            }
+        }
+    }
+    assert_eq!(statement, "", "a statement does not end");
+    lines
+}
+
+/// Of one statement of C.
+fn promises(statement: &str) -> Vec<String> {
+    let Some((head, body)) = statement.split_once('{') else {
+        let kind = if statement.starts_with("typedef") { "type" } else { "function" };
+        return vec![format!("{kind} {statement}")];
+    };
+    let name = head.trim().trim_start_matches("typedef struct").trim();
+    let fields = body.split_once('}').expect("it ends").0.split(';').map(str::trim);
+    let fields = fields.filter(|field| !field.is_empty()).enumerate();
+    fields.map(|(i, field)| format!("field {name} {i}: {field}")).collect()
+}
+
+/// What is promised under one SONAME stays: it may grow.
+fn check_promises(then: &str, now: &str) {
+    let soname = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+    if soname(then) != soname(now) {
+        return;
+    }
+    for line in then.lines() {
+        assert!(now.lines().any(|l| l == line), "under {} this was promised: {line}", soname(then));
+    }
+}
+
+#[test]
+fn nothing_that_is_exported_is_removed_or_changed_under_one_soname() {
+    let path = root().join("src/capi/abi.txt");
+    let (major, minor) = (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
+    let now = format!("soname libduramen.so.{major}.{minor}\n{}\n", abi(&generate()).join("\n"));
+    check_promises(&std::fs::read_to_string(&path).unwrap_or_default(), &now);
+    compare(&path, &now);
+}
+
+#[test]
+fn a_promise_that_is_broken_is_seen() {
+    let header = "/* x */\n#ifndef G\n#define G\n#define DURAMEN_A 1\ntypedef struct t {\n  size_t n;\n  int (*f)(void *);\n} t;\nint f(int a,\n      int b);\n#endif\n";
+    let then = abi(header);
+    let expected = [
+        "constant DURAMEN_A 1",
+        "field t 0: size_t n",
+        "field t 1: int (*f)(void *)",
+        "function int f(int a, int b);",
+    ];
+    assert_eq!(then, expected);
+    let text = |lines: &[String]| format!("soname a\n{}\n", lines.join("\n"));
+    let broken = |header: &str| {
+        std::panic::catch_unwind(|| check_promises(&text(&then), &text(&abi(header)))).is_err()
+    };
+    assert!(!broken(header));
+    assert!(!broken(&header.replace("} t;", "  int added;\n} t;")));
+    assert!(broken(&header.replace("A 1", "A 2")));
+    assert!(broken(&header.replace("size_t n", "int n")));
+    assert!(broken(&header.replace("int b", "long b")));
+    assert!(broken(&header.replace("int f(int a,\n      int b);", "")));
+    check_promises(&text(&then), "soname b\n");
 }

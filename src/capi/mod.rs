@@ -27,7 +27,9 @@
 //! into the table at `duramen_conf_set`; the file goes into `header_tests::SOURCES`. Doc comments become the header's: they name
 //! ownership of each pointer, thread of callbacks, re-entrancy, errors.
 //!
-//! The only `unsafe` code of layers is here: reading what the caller's pointers point to.
+//! # Files beside the sources
+//! `duramen.h` and `abi.txt` (what the library's SONAME promises) are compared by `header_tests`: `DURAMEN_REWRITE=1 cargo test --lib capi::header`
+//! writes both anew, and refuses what would break a promise. `c_test.rs` looks at the shared library from outside.
 #![allow(non_camel_case_types)]
 
 /// Codes.
@@ -94,6 +96,10 @@ mod header_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod test_cluster;
 #[cfg(test)]
 mod transfer_tests;

@@ -10,6 +10,7 @@ use crate::types::ReplicaId;
 use bytes::Bytes;
 use mio::net::TcpStream;
 use rustls::AlertDescription;
+use socket2::SockRef;
 use std::io::{self, BufRead, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -269,7 +270,7 @@ impl Connection {
             Session::Plain => {
                 let n = self.queue.gather(&mut slices, usize::MAX);
                 let asked: usize = slices[..n].iter().map(|slice| slice.len()).sum();
-                let written = (&self.socket).write_vectored(&slices[..n]);
+                let written = Quiet(&self.socket).write_vectored(&slices[..n]);
                 // A short write has filled the socket: the next room raises a new edge.
                 self.writable &= written.as_ref().map_or(true, |written| *written == asked);
                 written.inspect(|written| self.flow.frames_out.add(self.queue.consume(*written)))
@@ -281,7 +282,7 @@ impl Connection {
                     let taken = tls.writer().write_vectored(&slices[..n])?;
                     self.flow.frames_out.add(self.queue.consume(taken));
                 }
-                tls.write_tls(&mut &self.socket)
+                tls.write_tls(&mut Quiet(&self.socket))
             }
         };
         self.flow.queue_bytes.set(self.queue.bytes() as u64);
@@ -315,6 +316,24 @@ impl Connection {
         if let Session::Tls(tls) = &mut self.session {
             tls.send_close_notify();
         }
+    }
+}
+
+/// A socket to write to. If the other side is gone that is an error, and no SIGPIPE: Rust programs ignore that signal, a C program that
+/// this library is a part of would die of it. (`write_vectored` of the socket itself is `writev`, which cannot leave it out.)
+struct Quiet<'a>(&'a TcpStream);
+
+impl Write for Quiet<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(self.0).send_with_flags(bytes, libc::MSG_NOSIGNAL)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        SockRef::from(self.0).send_vectored_with_flags(slices, libc::MSG_NOSIGNAL)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -226,6 +226,8 @@ pub struct Shared {
     pub votes: VoteTimes,
     /// The last thing that went wrong, one line.
     pub last_error: Mutex<Option<String>>,
+    /// Why the execute thread ended before it was told to, if it did.
+    pub service_failed: Mutex<Option<String>>,
 }
 
 impl Shared {

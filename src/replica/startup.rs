@@ -881,7 +881,9 @@ impl Replica {
     pub fn wait_failed(&self, timeout: Duration) -> Option<String> {
         let until = Instant::now() + timeout;
         loop {
-            if let Some(why) = self.shared.order.lock().halted.clone() {
+            let halted = self.shared.order.lock().halted.clone();
+            // Set before `order` hears of it.
+            if let Some(why) = halted.or_else(|| self.shared.service_failed.lock().clone()) {
                 return Some(why);
             }
             if self.threads.iter().any(JoinHandle::is_finished)
@@ -934,6 +936,7 @@ fn run_execution(stage: ExecuteStage) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| stage.run())) {
         let why = failure_text(&*payload);
         shared.error(format!("execution ended: {why}"));
+        *shared.service_failed.lock() = Some(why.clone());
         let _ = to_order.send(ToOrder::One(Input::ServiceFailed(why)));
     }
 }

@@ -244,7 +244,7 @@ impl StatusWriter {
             decided = number(status.map(|s| s.decided.0)),
             executed = shared.executed.load(Ordering::Relaxed),
             durable = kept.durable,
-            halted = optional(order.halted.as_deref()),
+            halted = optional(order.halted.as_deref().or(shared.service_failed.lock().as_deref())),
             alarms = alarms.join(","),
             recovering = recovering.map_or("null".to_owned(), |state| state.json()),
             uptime = self.started.elapsed().as_millis(),

@@ -24,6 +24,7 @@ use crate::transfer::seeder::Seeder;
 use crate::types::*;
 use crate::wan::relay::{Plan, Relay};
 use crate::wan::table1::Group;
+use crate::wan::trace::Trace;
 use crate::wire::auth::{Authenticator, BatchLimits, Scheme, mark_bytes};
 use crate::wire::batch::Hasher;
 use crate::wire::messages::{MarkCertificate, MarkStatement, Signature, StateCertificate};
@@ -144,6 +145,9 @@ pub struct Setup<'a> {
     pub group: &'a Group,
     /// With a seed they vary.
     pub seed: Option<u64>,
+    /// The site's widest link falls to a quarter after a third of the time that the transfer takes at best, and its narrowest becomes
+    /// four times as wide after two thirds.
+    pub abrupt: bool,
     /// The site that lacks the state.
     pub site: usize,
     /// How it fetches.
@@ -333,6 +337,27 @@ impl Setup<'_> {
         (0..SITES).filter(move |other| *other != site)
     }
 
+    /// The link from another site.
+    fn trace(&self, from: usize) -> Trace {
+        let trace = self.group.trace(from, self.site, self.seed);
+        if !self.abrupt {
+            return trace;
+        }
+        let mbit = |other: usize| self.group.mbit[other][self.site];
+        let narrower = |a: &usize, b: &usize| mbit(*a).total_cmp(&mbit(*b));
+        let best = self.state.bytes() as f64 * 8e-6 / self.group.inbound_mbit(self.site);
+        let after = |part: f64| Duration::from_secs_f64(part * best);
+        match from {
+            _ if self.others().max_by(narrower) == Some(from) => {
+                trace.step(after(1.0 / 3.0), mbit(from) / 4.0)
+            }
+            _ if self.others().min_by(narrower) == Some(from) => {
+                trace.step(after(2.0 / 3.0), mbit(from) * 4.0)
+            }
+            _ => trace,
+        }
+    }
+
     fn taken(&self, relay: &Relay, from: usize) -> u64 {
         relay.counts(Plan::pair(from, self.site)).taken
     }
@@ -349,7 +374,11 @@ impl Setup<'_> {
             *target = listener.local_addr()?;
         }
         let began = Instant::now();
-        let relay = Relay::start(Plan::mesh(self.group, targets, self.seed))?;
+        let mut plan = Plan::mesh(self.group, targets, self.seed);
+        for from in self.others() {
+            plan.pipes[Plan::pair(from, self.site)].trace = self.trace(from);
+        }
+        let relay = Relay::start(plan)?;
         let mut sites = Vec::new();
         for me in 0..SITES {
             held[me] = None;
@@ -482,7 +511,7 @@ impl Setup<'_> {
 
     /// When the links have carried the state, from so long after their begin on.
     fn ideal(&self, from: Duration) -> Duration {
-        let traces: Vec<_> = self.others().map(|o| self.group.trace(o, self.site, self.seed)).collect();
+        let traces: Vec<_> = self.others().map(|from| self.trace(from)).collect();
         let needed = self.state.bytes() as f64;
         let carried =
             |time: Duration| traces.iter().map(|trace| trace.bytes_between(from, from + time)).sum::<f64>();

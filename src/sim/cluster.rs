@@ -453,7 +453,8 @@ impl Cluster {
         let spoilt = self.setup.checkpoints.is_some()
             && correct
             && self.random.per_mille(60)
-            && self.all().iter().all(|other| *other == r || self.has_state(*other));
+            && self.all().iter().all(|other| *other == r || self.has_state(*other))
+            && self.others_connect(r);
         let node = &mut self.nodes[r.index()];
         if spoilt {
             node.checkpoints.clear();
@@ -542,6 +543,15 @@ impl Cluster {
         !hollow
             && node.core.as_ref().is_none_or(|core| !core.is_learner() && !core.lacks_state())
             && !node.disk.is_damaged()
+    }
+
+    /// Whether the correct others get along without the state of `r`: none needs one itself, because what it lacks has left the logs
+    /// of the rest. Else a state lost here, beside a liar, is one fault more than the group bears.
+    fn others_connect(&self, r: ReplicaId) -> bool {
+        let others = || self.correct().into_iter().filter(|other| *other != r);
+        let cores = || others().filter_map(|other| self.nodes[other.index()].core.as_ref());
+        let begins = cores().map(|core| core.status().base).max().unwrap_or_default();
+        cores().count() == others().count() && cores().all(|core| core.status().decided >= begins)
     }
 
     /// The operator's answer to a lost or damaged log: `duramen recover`.

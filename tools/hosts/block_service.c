@@ -86,7 +86,8 @@ static int32_t reply_info(const struct disk *disk, duramen_reply *reply)
     return duramen_reply_set(reply, info, sizeof info);
 }
 
-static int32_t reply_read(struct disk *disk, const duramen_pages *pages, const struct operation *op,
+/* `flip`: what every byte is changed by. */
+static int32_t reply_read(struct disk *disk, const duramen_pages *pages, const struct operation *op, unsigned char flip,
                           duramen_reply *reply)
 {
     unsigned char *to = disk->reply + 1;
@@ -106,15 +107,13 @@ static int32_t reply_read(struct disk *disk, const duramen_pages *pages, const s
             memcpy(to, (const unsigned char *)bytes + within, part);
         else
             memset(to, 0, part);
+        if (flip != 0)
+            for (len = 0; len < part; len++)
+                to[len] ^= flip;
         to += part;
         at += part;
         left -= part;
     }
-#ifdef BLOCK_LIES
-    if (disk->lie == BLOCK_LIES_IN_ANSWERS)
-        for (left = 0; left < op->length; left++)
-            disk->reply[1 + left] ^= 0xff;
-#endif
     return duramen_reply_set(reply, disk->reply, 1 + (size_t)op->length);
 }
 
@@ -208,7 +207,7 @@ static int32_t execute(void *user, const duramen_context *context, duramen_pages
     if (status != BLOCK_OK)
         return reply_status(reply, status);
     if (op.kind == BLOCK_READ)
-        return reply_read(disk, pages, &op, reply);
+        return reply_read(disk, pages, &op, 0, reply);
     if (op.kind == BLOCK_INFO)
         return reply_info(disk, reply);
     code = put_range(disk, pages, &op);
@@ -224,7 +223,7 @@ static int32_t query(void *user, const duramen_pages *pages, const void *bytes, 
     if (status != BLOCK_OK)
         return reply_status(reply, status);
     if (op.kind == BLOCK_READ)
-        return reply_read(disk, pages, &op, reply);
+        return reply_read(disk, pages, &op, disk->lie == BLOCK_LIES_IN_ANSWERS ? 0xff : 0, reply);
     if (op.kind == BLOCK_INFO)
         return reply_info(disk, reply);
     return reply_status(reply, BLOCK_NOT_A_READ);

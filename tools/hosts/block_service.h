@@ -18,9 +18,9 @@
 
 /* What a replica built with -DBLOCK_LIES may be told to do wrong. */
 #define BLOCK_HONEST 0
-/* Every byte that it reads out is another one: clients must not believe it. */
+/* It answers queries with other bytes: clients must not believe it. Nobody else can see it. */
 #define BLOCK_LIES_IN_ANSWERS 1
-/* It stores other bytes than it was told: its replies look right, its state is not that of the others. */
+/* It stores other bytes than it was told: its state is not that of the others, who notice. */
 #define BLOCK_LIES_IN_STATE 2
 
 /* Fills `out` with a service for a disk of `size` bytes: the same on all replicas, and for ever. It is destroyed with the

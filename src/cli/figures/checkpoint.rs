@@ -7,14 +7,14 @@
 mod judge;
 mod measure;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use duramen::config::{CheckpointSchedule, SnapshotKind};
 
 use super::super::{CliError, emit};
 use super::csv::Table;
-use super::{Verdict, tell};
+use super::{Files, Verdict, tell};
 use judge::{Measured, groups, page, verdicts};
 use measure::measure_all;
 
@@ -24,21 +24,15 @@ pub struct Args {
     /// How much state and time
     #[arg(long, value_enum, default_value = "full")]
     pub scale: Scale,
-    /// Where the files go
-    #[arg(long, value_name = "DIR", default_value = "figures")]
-    pub out: PathBuf,
-    /// A folder to run clusters in, on the disk to measure
-    #[arg(long, default_value = "./duramen-figures")]
-    pub dir: PathBuf,
     /// Sizes of the state in MB (10^6 bytes of values) [default: the scale's]
     #[arg(long, value_name = "MB", value_delimiter = ',')]
     pub state: Vec<u64>,
     /// Seconds to measure each run [default: the scale's]
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// Measure nothing: draw and judge what the CSV files in --out say
-    #[arg(long)]
-    pub again: bool,
+    /// Where it works
+    #[command(flatten)]
+    files: Files,
     /// Work on a tmpfs too, and label the result
     #[arg(long)]
     pub allow_tmpfs: bool,
@@ -171,26 +165,26 @@ impl Tables {
 /// Measures unless told to look again, then draws and judges.
 pub fn run(args: Args) -> Result<(), CliError> {
     let mut facts = None;
-    if !args.again {
+    if !args.files.again {
         if cfg!(debug_assertions) && args.scale != Scale::Tiny {
             return Err(CliError::Failed(
                 "a debug build says nothing about speed: use `cargo run --release -- figures …`, or --scale tiny".into(),
             ));
         }
-        std::fs::create_dir_all(&args.out)?;
+        std::fs::create_dir_all(&args.files.out)?;
         facts = Some(measure_all(&args)?);
     }
-    let tables = Tables::read(&args.out).map_err(CliError::Failed)?;
+    let tables = Tables::read(&args.files.out).map_err(CliError::Failed)?;
     let groups = groups(&tables).map_err(CliError::Failed)?;
     for group in &groups {
-        let file = args.out.join(format!("checkpoint-{}mb-{}.svg", group.state_mb, group.load));
+        let file = args.files.out.join(format!("checkpoint-{}mb-{}.svg", group.state_mb, group.load));
         std::fs::write(&file, page(group).svg())?;
         emit(format_args!("figure     {}", file.display()))?;
     }
     let verdicts: Vec<Verdict> = groups.iter().flat_map(verdicts).collect();
     let runs = groups.iter().flat_map(|group| &group.runs).map(Measured::json).collect();
-    tell("checkpoint", &args.out.join(JSON), facts, runs, &verdicts)?;
-    emit(format_args!("files      {}: {RUNS}, {BINS}, {BANDS}, {JSON}", args.out.display()))
+    tell("checkpoint", &args.files.out.join(JSON), facts, runs, &verdicts)?;
+    emit(format_args!("files      {}: {RUNS}, {BINS}, {BANDS}, {JSON}", args.files.out.display()))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod recovery_tests;
 #[cfg(test)]
 mod transfer_tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -29,6 +29,20 @@ use super::{CliError, emit};
 pub struct Args {
     #[command(subcommand)]
     figure: Figure,
+}
+
+/// Where a figure works.
+#[derive(clap::Args, Debug, PartialEq)]
+struct Files {
+    /// Where the files go
+    #[arg(long, value_name = "DIR", default_value = "figures")]
+    out: PathBuf,
+    /// A folder to work in, on the disk to measure
+    #[arg(long, default_value = "./duramen-figures")]
+    dir: PathBuf,
+    /// Measure nothing: draw and judge what the CSV files in --out say
+    #[arg(long)]
+    again: bool,
 }
 
 /// What can be measured.

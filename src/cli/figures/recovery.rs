@@ -8,15 +8,15 @@
 mod judge;
 mod measure;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use duramen::transfer::StrategyKind;
 
 use super::super::{CliError, emit};
-use super::Verdict;
 use super::csv::Table;
 use super::tell;
+use super::{Files, Verdict};
 use judge::{Group, Measured, groups, page, verdicts};
 use measure::measure_all;
 
@@ -41,21 +41,18 @@ pub struct Args {
     /// MiB per second that a replica sends at least, however much it yields to the agreement; 0: it does not yield
     #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [8])]
     pub floor: Vec<u64>,
+    /// Writes per second, by a clock: a load that leaves room for the recovery on a shared machine [default: as many as are answered]
+    #[arg(long, value_name = "OPS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// How often each is measured, in turn
     #[arg(long, default_value_t = 1)]
     pub rounds: u64,
     /// Seconds before the kill, without the replica, and after it is back [default: the scale's]
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// Where the files go
-    #[arg(long, value_name = "DIR", default_value = "figures")]
-    pub out: PathBuf,
-    /// A folder to run clusters in, on the disk to measure
-    #[arg(long, default_value = "./duramen-figures")]
-    pub dir: PathBuf,
-    /// Measure nothing: draw and judge what the CSV files in --out say
-    #[arg(long)]
-    pub again: bool,
+    /// Where it works
+    #[command(flatten)]
+    files: Files,
     /// Work on a tmpfs too, and label the result
     #[arg(long)]
     pub allow_tmpfs: bool,
@@ -217,28 +214,28 @@ impl Tables {
 pub fn run(args: Args) -> Result<(), CliError> {
     let mut facts = None;
     let mut interrupted = None;
-    if !args.again {
+    if !args.files.again {
         if cfg!(debug_assertions) && args.scale != Scale::Tiny {
             return Err(CliError::Failed(
                 "a debug build says nothing about speed: use `cargo run --release -- figures …`, or --scale tiny".into(),
             ));
         }
-        std::fs::create_dir_all(&args.out)?;
+        std::fs::create_dir_all(&args.files.out)?;
         let (said, ended) = measure_all(&args)?;
         facts = Some(said);
         interrupted = ended.err();
     }
-    let tables = Tables::read(&args.out).map_err(CliError::Failed)?;
+    let tables = Tables::read(&args.files.out).map_err(CliError::Failed)?;
     let groups = groups(&tables).map_err(CliError::Failed)?;
     for group in &groups {
-        let file = args.out.join(format!("recovery-{}.svg", group.file_name()));
+        let file = args.files.out.join(format!("recovery-{}.svg", group.file_name()));
         std::fs::write(&file, page(group).svg())?;
         emit(format_args!("figure     {}", file.display()))?;
     }
     let verdicts: Vec<Verdict> = groups.iter().flat_map(verdicts).collect();
     let runs = groups.iter().flat_map(|group: &Group| &group.runs).map(Measured::json).collect();
-    tell("recovery", &args.out.join(JSON), facts, runs, &verdicts)?;
-    emit(format_args!("files      {}: {RUNS}, {BINS}, {BANDS}, {LOOKS}, {JSON}", args.out.display()))?;
+    tell("recovery", &args.files.out.join(JSON), facts, runs, &verdicts)?;
+    emit(format_args!("files      {}: {RUNS}, {BINS}, {BANDS}, {LOOKS}, {JSON}", args.files.out.display()))?;
     interrupted.map_or(Ok(()), Err)
 }
 

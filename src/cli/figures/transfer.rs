@@ -8,13 +8,11 @@
 mod judge;
 mod measure;
 
-use std::path::PathBuf;
-
 use duramen::transfer::StrategyKind;
 
 use super::super::{CliError, emit};
 use super::csv::Table;
-use super::{Verdict, tell};
+use super::{Files, Verdict, tell};
 use judge::{Case, cases, chart, verdicts};
 use measure::measure_all;
 
@@ -39,21 +37,18 @@ pub struct Args {
     /// Links vary, by seeds that are the same for every strategy
     #[arg(long)]
     pub varying: bool,
+    /// The widest link falls to a quarter on the way, then the narrowest becomes four times as wide
+    #[arg(long, conflicts_with = "varying")]
+    pub abrupt: bool,
     /// Table 1's bandwidths times this [default: the scale's]
     #[arg(long, value_name = "FACTOR")]
     pub bandwidth: Option<f64>,
     /// How much state, over which links
     #[arg(long, value_enum, default_value = "full")]
     pub scale: Scale,
-    /// Where the files go
-    #[arg(long, value_name = "DIR", default_value = "figures")]
-    pub out: PathBuf,
-    /// A folder for what is received, on the disk to use
-    #[arg(long, default_value = "./duramen-figures")]
-    pub dir: PathBuf,
-    /// Measure nothing: draw and judge what the CSV files in --out say
-    #[arg(long)]
-    pub again: bool,
+    /// Where it works
+    #[command(flatten)]
+    files: Files,
 }
 
 /// How much state, over which links.
@@ -112,25 +107,25 @@ fn sources_table() -> Table {
 /// Measures unless told to look again, then draws and judges.
 pub fn run(args: Args) -> Result<(), CliError> {
     let mut facts = None;
-    if !args.again {
+    if !args.files.again {
         if cfg!(debug_assertions) && args.scale != Scale::Tiny {
             return Err(CliError::Failed(
                 "a debug build says nothing about speed: use `cargo run --release -- figures …`, or --scale tiny".into(),
             ));
         }
-        std::fs::create_dir_all(&args.out)?;
+        std::fs::create_dir_all(&args.files.out)?;
         facts = Some(measure_all(&args)?);
     }
-    let table = Table::read(&args.out.join(RUNS)).map_err(CliError::Failed)?;
+    let table = Table::read(&args.files.out.join(RUNS)).map_err(CliError::Failed)?;
     let cases = cases(&table).map_err(CliError::Failed)?;
     for case in &cases {
-        let file = args.out.join(format!("transfer-{}.svg", case.file_name()));
+        let file = args.files.out.join(format!("transfer-{}.svg", case.file_name()));
         std::fs::write(&file, chart(case).svg())?;
         emit(format_args!("figure     {}", file.display()))?;
     }
     let verdicts: Vec<Verdict> = cases.iter().flat_map(verdicts).collect();
-    tell("transfer", &args.out.join(JSON), facts, cases.iter().map(Case::json).collect(), &verdicts)?;
-    emit(format_args!("files      {}: {RUNS}, {SOURCES}, {JSON}", args.out.display()))
+    tell("transfer", &args.files.out.join(JSON), facts, cases.iter().map(Case::json).collect(), &verdicts)?;
+    emit(format_args!("files      {}: {RUNS}, {SOURCES}, {JSON}", args.files.out.display()))
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ fn medians_are_judged_and_other_links_are_other_cases() {
     }
     assert_eq!(broken(&three), vec![]);
     assert_eq!(broken(&three.replace("0.91", "0.89")).len(), 1);
+    let abrupt = three.replace("varying", "abrupt").replace("B,", "A,");
+    assert_eq!((broken(&abrupt), broken(&abrupt.replace("0.91", "0.89")).len()), (vec![], 1));
     let constant = "B,constant,1,1000,Paris,pull,0,3,2.8,0.1,1.001,10,10.1,0.1,5,200\n";
     let (verdicts, pages) = judge(&(three + constant)).unwrap();
     assert_eq!((pages.len(), verdicts.iter().filter(|v| v.claim.contains("0.90")).count()), (2, 1));

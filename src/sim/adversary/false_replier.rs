@@ -40,17 +40,6 @@ fn unasked(reply: &Reply) -> impl Iterator<Item = Reply> + use<> {
 }
 
 impl Adversary for FalseReplier {
-    fn sends(
-        &mut self,
-        _power: &Power,
-        to: ReplicaId,
-        message: Message,
-        _random: &mut Random,
-        out: &mut Vec<(ReplicaId, Message)>,
-    ) {
-        out.push((to, message));
-    }
-
     fn replies(&mut self, replies: &mut Vec<Reply>) {
         match self.0 {
             Told::Wrong => replies.iter_mut().for_each(|reply| reply.body = bent(&reply.body)),

@@ -76,7 +76,7 @@ impl Power {
 
 /// Rewrites what leaves.
 pub trait Adversary: Send {
-    /// What leaves instead of `message`.
+    /// What leaves instead of `message`; the message itself, unless the lie is another.
     fn sends(
         &mut self,
         power: &Power,
@@ -84,7 +84,10 @@ pub trait Adversary: Send {
         message: Message,
         random: &mut Random,
         out: &mut Vec<(ReplicaId, Message)>,
-    );
+    ) {
+        let _ = (power, random);
+        out.push((to, message));
+    }
 
     /// What arrives is seen first.
     fn hears(&mut self, _from: ReplicaId, _message: &Message) {}

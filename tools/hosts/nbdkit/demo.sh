@@ -221,7 +221,7 @@ start 2 --lie state
 started 2
 say lie "replica 2 stores other bytes than it is told"
 load_is_clean "a replica whose state is another"
-say noticed "$("$duramen" status --dir "$cluster" 2>/dev/null | awk '$1 == 2 { on = 1; next } $1 == 3 { on = 0 } on && /ALARM|halted|transfer|excluded/ { sub(/^ */, ""); print; exit }')"
+say noticed "$("$duramen" status --dir "$cluster" 2>/dev/null | awk '$1 == 2 { on = 1; next } $1 == 3 { on = 0 } on && /ALARM|halted|transfer|excluded/ { sub(/^ */, ""); print substr($0, 1, 60) "…"; exit }')"
 stop 2
 rm -rf "$cluster"/replica-2/{log,decisions,checkpoints}
 "$duramen" recover --dir "$cluster" --replica 2 >"$dir/recover.out" 2>&1 || fail "recover: $(tail -1 "$dir/recover.out")"

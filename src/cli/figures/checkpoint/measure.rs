@@ -38,9 +38,9 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
         sizes.states_mb.clone_from(&args.state);
     }
     sizes.seconds = args.seconds.unwrap_or(sizes.seconds).max(1);
-    let made = !args.dir.exists();
-    std::fs::create_dir_all(&args.dir)?;
-    let machine = ground::machine(&args.dir, args.allow_tmpfs, sizes.bytes_max())?;
+    let made = !args.files.dir.exists();
+    std::fs::create_dir_all(&args.files.dir)?;
+    let machine = ground::machine(&args.files.dir, args.allow_tmpfs, sizes.bytes_max())?;
     let mut tables = Tables::new();
     for state_mb in sizes.states_mb.clone() {
         let mut rate = None;
@@ -50,7 +50,7 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
                 let run = Run { args, sizes: &sizes, state_mb, load, way, rate, places_per_s };
                 let (ops_per_s, places) = run.measure(&mut tables, &interrupt)?;
                 // What there is survives an interruption.
-                tables.write(&args.out)?;
+                tables.write(&args.files.out)?;
                 // What was done at high load sets the rate of medium load.
                 if way.is_none() {
                     places_per_s = places;
@@ -60,7 +60,7 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
         }
     }
     if made {
-        let _ = std::fs::remove_dir(&args.dir);
+        let _ = std::fs::remove_dir(&args.files.dir);
     }
     Ok(json!({
         "scale": format!("{:?}", args.scale).to_lowercase(),
@@ -102,7 +102,7 @@ impl Run<'_> {
 
     fn cluster(&self) -> Result<LocalCluster, CliError> {
         let options = InitOptions {
-            dir: self.args.dir.join(format!("run-{}", std::process::id())),
+            dir: self.args.files.dir.join(format!("run-{}", std::process::id())),
             replicas: REPLICAS,
             clients: vec!["load".into(), "watch".into()],
             limits: Limits { mark_interval: self.sizes.mark_interval, ..Limits::default() },

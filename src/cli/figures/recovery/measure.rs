@@ -47,18 +47,19 @@ pub(super) fn measure_all(args: &Args) -> Result<(Value, Result<(), CliError>), 
         sizes.replicas.clone_from(&args.replicas);
     }
     sizes.seconds = args.seconds.unwrap_or(sizes.seconds).max(1);
-    let made = !args.dir.exists();
-    std::fs::create_dir_all(&args.dir)?;
-    let machine = ground::machine(&args.dir, args.allow_tmpfs, sizes.bytes_max())?;
+    let made = !args.files.dir.exists();
+    std::fs::create_dir_all(&args.files.dir)?;
+    let machine = ground::machine(&args.files.dir, args.allow_tmpfs, sizes.bytes_max())?;
     let mut tables = Tables::new();
-    tables.write(&args.out)?;
+    tables.write(&args.files.out)?;
     let ended = runs(args, &sizes, &mut tables, &interrupt);
     if made {
-        let _ = std::fs::remove_dir(&args.dir);
+        let _ = std::fs::remove_dir(&args.files.dir);
     }
     let facts = json!({
         "scale": format!("{:?}", args.scale).to_lowercase(),
         "seconds": sizes.seconds,
+        "rate": args.rate,
         "value_bytes": VALUE_BYTES,
         "machine": machine.json(),
         "durable": !machine.mount.in_memory(),
@@ -88,7 +89,7 @@ fn runs(args: &Args, sizes: &Sizes, tables: &mut Tables, interrupt: &Interrupt) 
                             Run { ground, state_mb, strategy, from: *from, floor_mib, round, places_per_s };
                         run.measure(tables, interrupt)?;
                         // What there is survives an interruption.
-                        tables.write(&args.out)?;
+                        tables.write(&args.files.out)?;
                     }
                 }
             }
@@ -113,7 +114,7 @@ impl Ground<'_> {
         transfer: TransferLimits,
     ) -> Result<LocalCluster, CliError> {
         let options = InitOptions {
-            dir: self.args.dir.join(format!("run-{}", std::process::id())),
+            dir: self.args.files.dir.join(format!("run-{}", std::process::id())),
             replicas: self.replicas,
             clients: vec!["load".into(), "watch".into()],
             limits: Limits { mark_interval: self.sizes.mark_interval, ..Limits::default() },
@@ -140,7 +141,8 @@ impl Ground<'_> {
             preload: true,
         };
         let Sizes { sessions, outstanding, .. } = *self.sizes;
-        let shape = Shape { sessions, outstanding, rate: None, deadline: DEADLINE, seed: 1 };
+        let shape =
+            Shape { sessions, outstanding, rate: self.args.rate.map(f64::from), deadline: DEADLINE, seed: 1 };
         (Arc::new(Workload::new(kind, 1)), shape)
     }
 
@@ -230,7 +232,7 @@ impl Run<'_> {
         let client = self.ground.connect(cluster.dir(), &config, "load")?;
         let watching = self.ground.connect(cluster.dir(), &config, "watch")?;
         let (workload, shape) = self.ground.workload(self.keys());
-        ground::preload(&client, &workload, shape, self.keys(), interrupt)?;
+        ground::preload(&client, &workload, Shape { rate: None, ..shape }, self.keys(), interrupt)?;
 
         let load = Load::start(&client, workload, shape);
         let victim = self.wait_until_logs_begin_anew(&watching, &load, interrupt)?;

@@ -39,9 +39,9 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
         let names: Vec<&str> = groups.iter().flat_map(|group| group.sites).collect();
         return Err(CliError::Failed(format!("no site `{}`: {}, or all", args.site, names.join(", "))));
     }
-    let made = !args.dir.exists();
-    std::fs::create_dir_all(&args.dir)?;
-    let machine = Machine::measure(&args.dir).map_err(CliError::Failed)?;
+    let made = !args.files.dir.exists();
+    std::fs::create_dir_all(&args.files.dir)?;
+    let machine = Machine::measure(&args.files.dir).map_err(CliError::Failed)?;
     emit(machine.describe())?;
     let state = Opaque::random((mib << 20) as usize, 1, DigestAlgorithm::default());
     let mut tables = (runs_table(), sources_table());
@@ -54,11 +54,12 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
                         return Err(CliError::Failed("interrupted".into()));
                     }
                     runs += 1;
-                    let dir = args.dir.join(format!("transfer-{}-{runs}", std::process::id()));
+                    let dir = args.files.dir.join(format!("transfer-{}-{runs}", std::process::id()));
                     std::fs::create_dir_all(&dir)?;
                     let setup = Setup {
                         group,
                         seed: args.varying.then_some(round + 1),
+                        abrupt: args.abrupt,
                         site,
                         fetch: fetch(group, site, *strategy),
                         state: &state,
@@ -72,20 +73,21 @@ pub(super) fn measure_all(args: &Args) -> Result<Value, CliError> {
                     case.note(&outcome, state.hash_time(), &mut tables);
                     emit(case.line(&outcome))?;
                     // What there is survives an interruption.
-                    tables.0.write(&args.out.join(RUNS))?;
-                    tables.1.write(&args.out.join(SOURCES))?;
+                    tables.0.write(&args.files.out.join(RUNS))?;
+                    tables.1.write(&args.files.out.join(SOURCES))?;
                 }
             }
         }
     }
     if made {
-        let _ = std::fs::remove_dir(&args.dir);
+        let _ = std::fs::remove_dir(&args.files.dir);
     }
     Ok(json!({
         "scale": format!("{:?}", args.scale).to_lowercase(),
         "mib": mib,
         "bandwidth": factor,
         "varying": args.varying,
+        "abrupt": args.abrupt,
         "rounds": args.rounds,
         "digest": format!("{:?}", DigestAlgorithm::default()).to_lowercase(),
         "transport": "TLS, keys made for the run",
@@ -132,7 +134,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn links(&self) -> &'static str {
-        if self.args.varying { "varying" } else { "constant" }
+        match (self.args.varying, self.args.abrupt) {
+            (true, _) => "varying",
+            (_, true) => "abrupt",
+            _ => "constant",
+        }
     }
 
     fn name(&self) -> String {

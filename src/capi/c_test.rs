@@ -1,0 +1,140 @@
+//! The shared library as C programs get it: its name, what it exports, and the tutorial, compiled and run.
+
+use duramen::init::{InitOptions, init};
+use duramen::quorum::FaultModel;
+use duramen::replica::{Replica, ReplicaOptions, format_log};
+use duramen::service::KeyValueStore;
+use duramen::types::ReplicaId;
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const HEADER: &str = include_str!("duramen.h");
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where cargo puts what it builds for tests, this one and the library that it is linked with.
+fn built() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
+}
+
+fn version() -> String {
+    format!("{}.{}", env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"))
+}
+
+/// What a program prints; none if it is not here.
+fn output_of(program: &str, args: &[&Path]) -> Option<String> {
+    match Command::new(program).args(args).output() {
+        Ok(out) if out.status.success() => Some(String::from_utf8(out.stdout).unwrap()),
+        Ok(out) => panic!("{program}: {}", String::from_utf8_lossy(&out.stderr)),
+        Err(_) => {
+            println!("skipped: there is no {program} here (Debian: apt-get install gcc binutils)");
+            None
+        }
+    }
+}
+
+#[test]
+fn the_library_is_named_by_its_version_and_exports_what_the_header_says() {
+    let library = built().join("libduramen.so");
+    let Some(dynamic) = output_of("readelf", &["-d".as_ref(), &library]) else { return };
+    let name = format!("Library soname: [libduramen.so.{}]", version());
+    assert!(dynamic.contains(&name), "{dynamic}");
+
+    let Some(symbols) = output_of("nm", &["-D".as_ref(), "--defined-only".as_ref(), &library]) else {
+        return;
+    };
+    let exported: BTreeSet<&str> = symbols
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .filter(|symbol| symbol.starts_with("duramen_"))
+        .collect();
+    // A name before a parenthesis at the beginning of a line is a prototype's.
+    let declared: BTreeSet<&str> = HEADER
+        .lines()
+        .filter(|line| !line.starts_with([' ', '#', '/']) && !line.starts_with("typedef"))
+        .filter_map(|line| line.split_once('('))
+        .map(|(before, _)| before.rsplit([' ', '*']).next().unwrap())
+        .collect();
+    assert!(declared.len() > 20, "{declared:?}");
+    assert_eq!(exported, declared);
+}
+
+/// Replicas with the key-value store in this process.
+fn cluster(dir: &Path, n: u32) -> Vec<Replica> {
+    let ports: Vec<TcpListener> = (0..50)
+        .map(|i| 20_000 + (std::process::id() as u16 % 1000) * 8 + i * 8)
+        .find_map(|first| {
+            (0..2 * n as u16).map(|i| TcpListener::bind(("127.0.0.1", first + i)).ok()).collect()
+        })
+        .expect("free ports");
+    let listen = ports[0].local_addr().unwrap().to_string();
+    drop(ports);
+    let options = InitOptions {
+        dir: dir.to_owned(),
+        replicas: n,
+        model: FaultModel::Byzantine,
+        listen,
+        ..InitOptions::default()
+    };
+    let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
+    let start = |id| {
+        Replica::start(ReplicaOptions {
+            config: config.clone(),
+            dir: dir.to_owned(),
+            id: ReplicaId(id),
+            service: Box::new(KeyValueStore::new()),
+            insecure: false,
+            allow_tmpfs: true,
+            io: None,
+            new_era: false,
+            metrics: None,
+            progress: Default::default(),
+            #[cfg(feature = "adversary")]
+            adversary: None,
+            #[cfg(feature = "adversary")]
+            seeder_lie: None,
+        })
+        .unwrap()
+    };
+    (0..n).map(start).collect()
+}
+
+#[test]
+fn the_tutorial_compiles_links_and_talks_to_a_cluster() {
+    if output_of("cc", &["--version".as_ref()]).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir_in(built()).unwrap();
+    // As an installation has it: the name that programs ask for, and the one that the linker looks for.
+    for name in ["libduramen.so".to_owned(), format!("libduramen.so.{}", version())] {
+        std::os::unix::fs::symlink(built().join("libduramen.so"), dir.path().join(name)).unwrap();
+    }
+    let program = dir.path().join("put_get");
+    let out = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"])
+        .arg(root().join("src/capi"))
+        .arg(root().join("tools/hosts/tutorial/put_get.c"))
+        .arg("-L")
+        .arg(dir.path())
+        .args(["-lduramen", "-o"])
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+
+    let folder = dir.path().join("cluster");
+    let run = || Command::new(&program).arg(&folder).env("LD_LIBRARY_PATH", dir.path()).output().unwrap();
+    let out = run();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("open: the configuration"), "{said}");
+
+    let replicas = cluster(&folder, 4);
+    let out = run();
+    let said = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!((&*said.0, &*said.1, out.status.code()), ("outcome 0: blue\n", "", Some(0)));
+    replicas.into_iter().for_each(Replica::stop);
+}
