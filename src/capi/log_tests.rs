@@ -351,7 +351,8 @@ fn child_appends() {
     let conf = Conf::new(Path::new(&dir), &[("segment-mib", "1")]);
     let (log, _) = open(&conf).unwrap();
     loop {
-        let last = (0..5).map(|_| append(log, 9, &[6; 700]).unwrap()).last().unwrap();
+        let lsns: Vec<u64> = (0..5).map(|_| append(log, 9, &[6; 700]).unwrap()).collect();
+        let last = lsns[4];
         assert_eq!(duramen_log_wait(log, last, DURAMEN_FOREVER), 0);
         println!("durable {last}");
         assert_eq!(duramen_log_trim(log, last.saturating_sub(1000)), 0);
