@@ -206,6 +206,11 @@
 #define DURAMEN_KIND_MAX 239
 
 /**
+ * The largest page of a state that is transferred.
+ */
+#define DURAMEN_TRANSFER_PAGE_BYTES_MAX (256 << 10)
+
+/**
  * A folder with a host's last two checkpoints. A handle.
  */
 typedef struct duramen_checkpoint duramen_checkpoint;
@@ -558,7 +563,7 @@ typedef struct duramen_page_source {
    */
   uint64_t pages;
   /**
-   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
    * page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
    * duramen_transfer_install, "duramen-transfer".
    */
@@ -1366,7 +1371,7 @@ int32_t duramen_transfer_open(const duramen_conf *conf,
  * DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
  * not use this handle.
  *
- * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
  * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_serve(duramen_transfer *transfer,

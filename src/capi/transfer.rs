@@ -38,8 +38,8 @@ pub struct duramen_transfer {
     _opaque: (),
 }
 
-/// The largest page.
-pub const DURAMEN_PAGE_BYTES_MAX: usize = 256 << 10;
+/// The largest page of a state that is transferred.
+pub const DURAMEN_TRANSFER_PAGE_BYTES_MAX: usize = 256 << 10;
 /// More pages than any machine holds.
 const PAGES_MAX: u64 = 1 << 32;
 
@@ -53,7 +53,7 @@ pub struct duramen_page_source {
     pub user: *mut c_void,
     /// How many pages there are: indexes 0 to pages - 1.
     pub pages: u64,
-    /// Copies page `index` into `buf`, which takes `cap` = DURAMEN_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+    /// Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
     /// page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
     /// duramen_transfer_install, "duramen-transfer".
     pub page: Option<
@@ -146,15 +146,16 @@ impl HostPages {
     fn copy(&self, index: u64, out: &mut Vec<u8>) -> Result<(), Failure> {
         let Some(page) = self.source.page else { return Err(Failure::argument("page is NULL")) };
         let (at, mut len) = (out.len(), 0);
-        out.resize(at + DURAMEN_PAGE_BYTES_MAX, 0);
+        out.resize(at + DURAMEN_TRANSFER_PAGE_BYTES_MAX, 0);
         let _one = self.calling.lock();
         let _scope = Scope::enter(self.handle);
         let buf = out[at..].as_mut_ptr().cast();
         // SAFETY: the host gave function and user for each other; the buffer has that many bytes.
-        let code = unsafe { page(self.source.user, index, buf, DURAMEN_PAGE_BYTES_MAX, &raw mut len) };
-        out.truncate(at + if code == 0 { len.min(DURAMEN_PAGE_BYTES_MAX) } else { 0 });
+        let code =
+            unsafe { page(self.source.user, index, buf, DURAMEN_TRANSFER_PAGE_BYTES_MAX, &raw mut len) };
+        out.truncate(at + if code == 0 { len.min(DURAMEN_TRANSFER_PAGE_BYTES_MAX) } else { 0 });
         match code {
-            0 if len <= DURAMEN_PAGE_BYTES_MAX => Ok(()),
+            0 if len <= DURAMEN_TRANSFER_PAGE_BYTES_MAX => Ok(()),
             0 => Err(Failure::argument(format!("page {index}: {len} bytes are more than a page has"))),
             code => {
                 Err(Failure::new(DURAMEN_E_CALLBACK, format!("page {index}: the callback returned {code}")))
@@ -441,7 +442,7 @@ pub unsafe extern "C" fn duramen_transfer_open(
 /// DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
 /// not use this handle.
 ///
-/// Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+/// Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
 /// DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
 /// # Safety
