@@ -411,7 +411,7 @@ impl Orderer {
             mark: self.low,
             decided: self.decided,
             highest: self.highest,
-            base: self.durable.base().seq,
+            base: self.durable.serves_above(),
             rooted: self.roots.newest(),
         }
     }

@@ -198,6 +198,17 @@ impl DurableState {
         self.lost.is_empty() && ours.bytes() == theirs.bytes()
     }
 
+    /// From above here on this log leads others to its mark: its beginning, or the last batch below the mark that a damaged record took
+    /// and that nothing needed here again.
+    pub(super) fn serves_above(&self) -> Seq {
+        let (base, mark) = (self.base().seq, self.mark.statement.seq);
+        let hole = |w: &&Wound| {
+            let here = w.batch && base < w.seq && w.seq <= mark && self.digest(w.seq) == Some(w.digest);
+            here && self.batch_place(w.seq, &w.digest).is_none()
+        };
+        self.wounds.iter().filter(hole).map(|w| w.seq).max().unwrap_or(base)
+    }
+
     /// Records that were damaged at the start, and those of them that are healed by later ones or no longer needed.
     pub fn damaged(&self) -> (usize, usize) {
         let base = self.base().seq;
