@@ -165,6 +165,58 @@ fn who_cannot_do_without_a_payload_gets_the_refusal_of_ever() {
 }
 
 #[test]
+fn what_a_torn_group_left_in_the_block_of_the_tail_is_not_taken_for_rot_by_what_is_durable_later() {
+    let disk = Arc::new(MemoryDisk::default());
+    format_on(&*disk, &tiny(Path::new("memory"))).unwrap();
+    let opened = |disk: &Arc<MemoryDisk>, of: &dyn Fn(u64) -> usize, left: &mut Vec<u64>| {
+        let open = read_on(disk.clone(), tiny(Path::new("memory")), true, &mut |found| {
+            let Scanned::Whole(r) = found else { panic!("a torn record is none that rotted") };
+            assert_is(&r, r.lsn.0, of(r.lsn.0));
+            left.push(r.lsn.0);
+            Ok(true)
+        });
+        open.unwrap()
+    };
+    // Three small records in one group, so in one block. The one in the middle holds more than a sector.
+    let old = |n| if n == 8 { 1800 } else { 100 };
+    let mut left = Vec::new();
+    let (mut log, _, events) = start(opened(&disk, &old, &mut left));
+    (1..=6).for_each(|n| _ = log.append(record(n, old(n))).unwrap());
+    wait_for(&events, Lsn(6));
+    let group = (7..=9).map(|n| record(n, old(n))).collect();
+    log.append_all(group, false).unwrap_or_else(|_| panic!("there is room"));
+    wait_for(&events, Lsn(9));
+    let image = disk.image();
+    log.stop();
+    let name = segment_name(1);
+    let bytes = &image[&name];
+    // A header ends with the digest.
+    let at = bytes.windows(32).position(|w| *w == [8; 32]).expect("record 8") + 32;
+    for sector in (at.next_multiple_of(512)..at + 1800 - 511).step_by(512) {
+        let mut torn = image.clone();
+        torn.get_mut(&name).unwrap()[sector..sector + 512].fill(0);
+        for more in 1..=5 {
+            let disk = Arc::new(MemoryDisk::new(torn.clone()));
+            let new = |n| if n < 8 { 100 } else { 300 };
+            let mut left = Vec::new();
+            let open = opened(&disk, &new, &mut left);
+            assert_eq!((open.report().last_lsn, left.len()), (Lsn(7), 7));
+            let (mut log, _, events) = start(open);
+            for n in 8..8 + more {
+                log.append(record(n, new(n))).unwrap();
+                wait_for(&events, Lsn(n));
+            }
+            // Killed before the log is idle for long.
+            let killed = Arc::new(MemoryDisk::new(disk.image()));
+            log.stop();
+            let mut left = Vec::new();
+            let open = opened(&killed, &new, &mut left);
+            assert_eq!((open.report().damaged, left), (0, (1..8 + more).collect::<Vec<_>>()));
+        }
+    }
+}
+
+#[test]
 fn a_log_with_a_rotten_record_goes_on_and_nobody_is_served_it() {
     let dir = real_dir();
     let opts = small(dir.path(), IoBackend::Threads);

@@ -118,7 +118,6 @@ pub(super) fn scan(
         records: 0,
         rotten: 0,
         repairs,
-        durable_ahead: None,
         segments: Vec::new(),
         progress,
         passed: 0,
@@ -270,8 +269,6 @@ struct Walk<'a> {
     records: u64,
     rotten: u64,
     repairs: bool,
-    /// The highest lsn that anything readable behind the first rotten record calls durable, once it is looked for.
-    durable_ahead: Option<Lsn>,
     segments: Vec<SegmentIndex>,
     progress: &'a Progress,
     /// Bytes of the segments before.
@@ -367,31 +364,10 @@ impl Walk<'_> {
         Ok(known.then_some((at, record, bytes, intact)))
     }
 
-    /// Whether a record of the caller whose payload is not what was written is one that was: something readable behind it says
-    /// that it was durable, so no write tore it, and the chain in the header that follows it says that its own header is what
-    /// stood there.
+    /// Whether a record of the caller whose payload is not what was written is one that was durable, so that no write tore it: a header
+    /// that the chain leads to from its own says so. What a cut left in the tail's block may chain, too, but was all written before any of it was
+    /// durable; and headers of what was written there later, which know more, do not chain to it.
     fn is_rotten(
-        &mut self,
-        index: usize,
-        header: &SegmentHeader,
-        at: usize,
-        record: &RecordHeader,
-        bytes: &[u8],
-    ) -> io::Result<bool> {
-        if !self.repairs || record.is_own() || !self.is_followed(index, header, at, record, bytes)? {
-            return Ok(false);
-        }
-        let ahead = match self.durable_ahead {
-            Some(ahead) => ahead,
-            None => durable_ahead(&self.opened[index..], at)?,
-        };
-        self.durable_ahead = Some(ahead);
-        Ok(record.lsn <= ahead.max(self.durable))
-    }
-
-    /// Whether the next header, in this segment or the next one, chains to this one. Behind what a cut left in the tail's block
-    /// there is none that does.
-    fn is_followed(
         &self,
         index: usize,
         header: &SegmentHeader,
@@ -399,36 +375,43 @@ impl Walk<'_> {
         record: &RecordHeader,
         bytes: &[u8],
     ) -> io::Result<bool> {
-        let chain = chain_after(bytes[..HEADER_BYTES].try_into().expect("a header's length"));
-        let segment_bytes = self.opened[index].file.bytes() as usize;
-        let end = at + record.bytes();
-        for next in [end, align_up(end, BLOCK_BYTES)] {
-            if next + HEADER_BYTES <= segment_bytes
-                && let Ok(follows) = RecordHeader::decode(&self.chunks.direct(index, next, HEADER_BYTES)?)
-                && follows.salt == header.salt
-                && follows.chain == chain
-            {
+        if !self.repairs || record.is_own() {
+            return Ok(false);
+        }
+        let after = |bytes: &[u8]| chain_after(bytes[..HEADER_BYTES].try_into().expect("a header's length"));
+        let (mut index, mut segment, mut end) = (index, *header, at + record.bytes());
+        let (mut chain, mut lsn) = (after(bytes), record.lsn);
+        loop {
+            let segment_bytes = self.opened[index].file.bytes() as usize;
+            let mut next = None;
+            for place in [end, align_up(end, BLOCK_BYTES)] {
+                if next.is_none() && place + HEADER_BYTES <= segment_bytes {
+                    let bytes = self.chunks.direct(index, place, HEADER_BYTES)?;
+                    let follows = RecordHeader::decode(&bytes).ok();
+                    let follows = follows.filter(|f| f.salt == segment.salt && f.chain == chain);
+                    next = follows.map(|follows| (place, follows, after(&bytes)));
+                }
+            }
+            let durable = match next {
+                Some((place, follows, after)) => {
+                    (end, chain, lsn) = (place + follows.bytes(), after, follows.lsn);
+                    follows.durable_lsn
+                }
+                None => {
+                    let follows = self.opened.get(index + 1).and_then(|opened| opened.header.ok());
+                    let fits = |f: &SegmentHeader| {
+                        f.number == segment.number + 1 && f.chain == chain && f.first_lsn == lsn.next()
+                    };
+                    let Some(follows) = follows.filter(fits) else { return Ok(false) };
+                    (index, segment, end) = (index + 1, follows, DATA_START);
+                    follows.durable_lsn
+                }
+            };
+            if durable >= record.lsn {
                 return Ok(true);
             }
         }
-        let follows = |next: SegmentHeader| {
-            next.number == header.number + 1 && next.chain == chain && next.first_lsn == record.lsn.next()
-        };
-        Ok(self.opened.get(index + 1).is_some_and(|next| next.header.is_ok_and(follows)))
     }
-}
-
-/// The highest lsn that anything readable from `at` in the first of these segments on calls durable.
-fn durable_ahead(segments: &[Opened], at: usize) -> io::Result<Lsn> {
-    let mut ahead = Suffix::default();
-    let mut from = at;
-    for segment in segments {
-        let Ok(of) = segment.header else { continue };
-        ahead.durable = ahead.durable.max(of.durable_lsn);
-        ahead.rest_of(&*segment.file, &of, from)?;
-        from = DATA_START;
-    }
-    Ok(ahead.durable)
 }
 
 /// What lies behind the last good record.

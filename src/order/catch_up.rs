@@ -344,15 +344,17 @@ impl Orderer {
         // round to the same replica for the same batch for ever, and another alone has it.
         let last = self.slots.get(&seq).and_then(|slot| slot.asked.get(&digest)).map(|r| r.0);
         let mut turn = last.unwrap_or(self.ask_turn);
-        // In turn, and never ourselves; whoever says it is that far first.
+        // In turn, and never ourselves; at first whoever says it is that far. What these cannot give, for it rotted or they only boast,
+        // another may have.
+        let says = |turn: u32| last.is_some() || self.says_it_has(ReplicaId(turn), seq);
         for _ in 0..n {
             turn = (turn + 1) % n;
-            if self.says_it_has(ReplicaId(turn), seq) {
+            if says(turn) {
                 break;
             }
         }
         // Nobody says so: then everybody in turn, where the round above ended where it began.
-        if !self.says_it_has(ReplicaId(turn), seq) {
+        if !says(turn) {
             turn = (turn + 1) % n;
         }
         if ReplicaId(turn) == self.me {

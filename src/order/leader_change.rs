@@ -228,6 +228,7 @@ impl Orderer {
         if peer.stop_data.as_ref().is_some_and(|d| d.view >= data.view && !tells_more(d)) {
             return Err(Discard::Duplicate);
         }
+        let first = peer.stop_data.as_ref().is_none_or(|d| d.view < data.view);
         // Whoever entered a view wishes for it at least.
         let wish = peer.wish.max(data.view);
         peer.stop_data = Some(data.clone());
@@ -236,7 +237,9 @@ impl Orderer {
         if self.regain() && matches!(self.phase, Phase::Changing { entered: true, .. }) {
             self.send_stop_data(out);
         }
-        self.ask_reporter(&data, out);
+        if first {
+            self.ask_reporter(&data, out);
+        }
         self.try_sync(out);
         self.too_many_forgot(out);
         Ok(())

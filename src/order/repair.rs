@@ -176,18 +176,32 @@ impl DurableState {
         true
     }
 
-    /// Whether a control record says what the records before it say. What is missing of these it tells.
+    /// Whether a control record says what the records before it say. What is missing of these it tells: it may know a certificate that
+    /// is lost now, or more signatures of one, or a later one, which was regained when it was written.
     pub(super) fn agrees(&mut self, control: &Control) -> bool {
         let mut theirs = control.clone();
         if control.whole {
-            let restated = control.prepared.1.iter();
-            for SlotReport { kind, certificate } in restated.cloned() {
+            let damaged = !self.wounds.is_empty();
+            let as_good = |ours: &Certificate, theirs: &Certificate| {
+                let same = theirs.view == ours.view && theirs.digest == ours.digest;
+                damaged && (same || theirs.view > ours.view)
+            };
+            for SlotReport { kind, certificate } in control.prepared.1.iter().cloned() {
                 let seq = certificate.seq;
-                if self.lost.get(&seq).is_some_and(|view| *view <= certificate.view)
-                    && let Some(batch) = self.held(seq, certificate.digest)
-                {
+                let takes = match self.lost.get(&seq) {
+                    Some(view) => *view <= certificate.view,
+                    None => self.prepared.get(&seq).is_some_and(|p| as_good(&p.certificate, &certificate)),
+                };
+                if let (true, Some(batch)) = (takes, self.held(seq, certificate.digest)) {
                     self.lost.remove(&seq);
                     self.prepared.insert(seq, Prepared { kind, certificate, batch });
+                }
+            }
+            for slot in &mut self.report.1 {
+                let seq = slot.certificate.seq;
+                let told = theirs.report.1.iter().find(|told| told.certificate.seq == seq);
+                if let Some(told) = told.filter(|told| as_good(&slot.certificate, &told.certificate)) {
+                    *slot = told.clone();
                 }
             }
             know_more(&mut self.report.1, &mut self.report.2, &theirs.report.1);
@@ -269,16 +283,15 @@ impl Orderer {
         regained
     }
 
-    /// Who reports a certificate has its batch, most likely: those that are missing here are asked for at once.
-    pub(super) fn ask_reporter(&mut self, data: &StopData, out: &mut Vec<Output>) {
+    /// Who reports a certificate has its batch, most likely: those that are missing here are asked for at once. The turns of the others
+    /// go on beside: one that only boasts must not put them off.
+    pub(super) fn ask_reporter(&self, data: &StopData, out: &mut Vec<Output>) {
         if data.sender == self.me || !self.durable.is_wounded() {
             return;
         }
         for certificate in data.slots.iter().map(|s| &s.certificate) {
             let (seq, digest) = (certificate.seq, certificate.digest);
-            let asked = self.slots.get_mut(&seq).and_then(|slot| slot.wanted.get_mut(&digest));
-            if let Some(asked) = asked {
-                *asked = self.now.tick;
+            if self.slots.get(&seq).is_some_and(|slot| slot.wanted.contains_key(&digest)) {
                 out.push(Output::Send(data.sender, Message::FetchBatch(FetchBatch { seq, digest })));
             }
         }

@@ -257,6 +257,35 @@ fn a_control_record_tells_again_what_rotted_before_it() {
 }
 
 #[test]
+fn a_control_record_may_have_more_signatures_than_are_left_of_a_certificate() {
+    let s = setup(FaultModel::Byzantine);
+    let a = batch(&s, 1, 0);
+    let sign = |r| s.authenticator(r).sign_vote(VoteKind::Write, View(1), a.seq, &a.digest);
+    let all = Certificate {
+        signatures: s.members.members().map(|r| (r, sign(r))).collect(),
+        ..certificate(&s, 1, &a)
+    };
+    let vote = OrderRecord::Prepared { certificate: all.clone(), batch: a.bytes.clone() };
+    let whole = read(&s, &[(first_record(), Whole), (vote.clone(), Whole), (entered(2), Whole)]).unwrap();
+    let control = OrderRecord::Control(Box::new(whole.durable().control(true)));
+    for (signer, signature) in &all.signatures {
+        let encoded = vote.encode();
+        let mut payload = encoded.payload.concat();
+        let at = payload.windows(64).position(|w| w == signature.0).expect("its signature");
+        payload[at] ^= 1;
+        let mut replay = read(&s, &[(first_record(), Whole)]).unwrap();
+        let (kind, seq, view, digest) = (encoded.kind, encoded.seq, encoded.view, encoded.digest);
+        assert!(replay.damaged(kind, seq, view, digest, &payload.into()).unwrap());
+        replay.record(&entered(2)).unwrap();
+        let (told, unknown) = report(&replay);
+        assert!(unknown.is_empty() && told[0].signatures.iter().all(|(r, _)| r != signer));
+        replay.record(&control).unwrap();
+        replay.record(&entered(3)).unwrap();
+        assert_eq!(report(&replay), (vec![all.clone()], vec![]));
+    }
+}
+
+#[test]
 fn a_log_without_its_beginning_goes_on_from_a_control_record_although_batches_rotted() {
     let s = setup(FaultModel::Byzantine);
     let a = batch(&s, 1, 0);
