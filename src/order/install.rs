@@ -96,6 +96,8 @@ impl Orderer {
         self.installed = Some((state.clone(), progress));
         let lsn = self.append(OrderRecord::Transferred { state }, out);
         self.hold(lsn, Held::Transferred(marked), out);
+        // The log now begins behind what was executed: nobody is led over it from here, written or not.
+        self.forget_filled();
     }
 
     /// The record is durable.
