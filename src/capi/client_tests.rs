@@ -3,6 +3,7 @@
 use super::base_tests::message;
 use super::client::*;
 use super::conf::duramen_conf_destroy;
+use super::entry::{catching, out};
 use super::handle::DURAMEN_FOREVER;
 use super::replica_tests::sums;
 use super::status::*;
@@ -136,6 +137,31 @@ fn a_client_submits_polls_calls_and_ends() {
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_E_HANDLE);
     assert_eq!(submit(client, b"", 0, &heard), DURAMEN_E_HANDLE);
     assert_eq!(heard.count(), 21);
+}
+
+#[test]
+fn a_call_that_fails_says_not_executed_only_where_nothing_was_sent() {
+    let (mut outcome, mut len) = (77, 77);
+    let none = std::ptr::without_provenance_mut(1 << 40);
+    let code =
+        unsafe { duramen_client_call(none, null(), 0, 0, 0, null_mut(), 0, &raw mut len, &raw mut outcome) };
+    assert_eq!((code, outcome, len), (DURAMEN_E_HANDLE, DURAMEN_NOT_EXECUTED, 0));
+
+    let place = &raw mut outcome;
+    let answer = catching(|| {
+        let ended = out("outcome", place)?;
+        let sent = || {
+            assert_eq!(unsafe { place.read() }, DURAMEN_UNKNOWN_OUTCOME);
+            panic!("on purpose, after the request left")
+        };
+        unsafe { telling(&ended, sent) }.map(|_| DURAMEN_OK)
+    });
+    assert_eq!(answer.unwrap_err().code, DURAMEN_E_INTERNAL);
+    assert_eq!(outcome, DURAMEN_UNKNOWN_OUTCOME);
+
+    let ended = out("outcome", &raw mut outcome).unwrap_or_else(|_| unreachable!());
+    let refused = unsafe { telling(&ended, || Err(crate::client::SubmitError::Busy { outstanding: 1 })) };
+    assert_eq!((refused.unwrap_err().code, outcome), (DURAMEN_E_BUSY, DURAMEN_NOT_EXECUTED));
 }
 
 #[test]

@@ -790,7 +790,8 @@ int32_t duramen_client_submit(duramen_client *client,
  * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
  * the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
  *
- * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
+ * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER. DURAMEN_E_INTERNAL
+ * leaves `*outcome` = DURAMEN_UNKNOWN_OUTCOME if the request may have been sent.
  */
 int32_t duramen_client_call(duramen_client *client,
                             const void *op,
