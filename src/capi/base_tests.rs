@@ -182,6 +182,62 @@ fn destroying_a_handle_from_its_own_callback_is_turned_down() {
     assert_eq!(destroy(mine, 1000), 0);
 }
 
+/// Handles for a destructor of thread-specific data, and what it was told.
+struct Late {
+    sample: usize,
+    conf: usize,
+    codes: std::sync::Mutex<Vec<i32>>,
+    messages: std::sync::Mutex<String>,
+}
+
+unsafe extern "C" fn at_the_thread_s_end(late: *mut c_void) {
+    let late = unsafe { &*late.cast::<Late>() };
+    let sample = std::ptr::without_provenance_mut::<duramen_sample>(late.sample);
+    let conf = std::ptr::without_provenance_mut::<duramen_conf>(late.conf);
+    let nothing_lent = std::ptr::without_provenance_mut(1);
+    *late.codes.lock().unwrap() = vec![
+        nothing(null()),
+        nothing(sample),
+        unsafe { super::service::duramen_reply_set(nothing_lent, null(), 0) },
+        enter(|| panic!("on purpose")),
+        destroy(sample, 10_000),
+        destroy(sample, 10_000),
+        duramen_conf_destroy(conf),
+    ];
+    *late.messages.lock().unwrap() = message(null::<c_void>()) + &message(sample);
+}
+
+#[test]
+fn a_thread_s_last_destructors_may_destroy_handles() {
+    let late = Late {
+        sample: sample(Duration::ZERO).addr(),
+        conf: duramen_conf_new().addr(),
+        codes: Default::default(),
+        messages: "not called".to_owned().into(),
+    };
+    let mut key = 0;
+    assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(at_the_thread_s_end)) }, 0);
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                // All of what the thread keeps is there, and gone before the destructor runs.
+                let mut reply = super::service::Replying::default();
+                super::lent::lend(&mut reply, |_| assert_eq!(nothing(null()), DURAMEN_E_HANDLE));
+                assert_ne!(message(null::<c_void>()), "");
+                let at = std::ptr::from_ref(&late).cast::<c_void>();
+                assert_eq!(unsafe { libc::pthread_setspecific(key, at) }, 0);
+            })
+            // The destructors, too, have run after this, which leaving the scope does not promise.
+            .join()
+            .unwrap();
+    });
+    let codes = late.codes.into_inner().unwrap();
+    let (gone, internal) = (DURAMEN_E_HANDLE, DURAMEN_E_INTERNAL);
+    assert_eq!(codes, [gone, DURAMEN_OK, gone, internal, DURAMEN_OK, gone, DURAMEN_OK]);
+    assert_eq!(late.messages.into_inner().unwrap(), "", "what is kept was not gone: this tests nothing");
+    assert_eq!(unsafe { libc::pthread_key_delete(key) }, 0);
+}
+
 #[test]
 fn messages_belong_to_a_thread_and_a_handle() {
     let (a, b) = (duramen_conf_new(), duramen_conf_new());

@@ -72,8 +72,13 @@ static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
-    /// Handles with a call, or a callback of theirs, under way on this thread.
+    /// Handles with a call, or a callback of theirs, under way on this thread. Gone when the thread's last destructors run.
     static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether this thread is inside that handle. Not, if it has ended but for its destructors.
+fn is_inside(handle: usize) -> bool {
+    INSIDE.try_with(|inside| inside.borrow().contains(&handle)).unwrap_or(false)
 }
 
 /// Whether this is a child of the process that the handles belong to. Takes no lock.
@@ -193,14 +198,14 @@ pub(super) struct Scope(());
 
 impl Scope {
     pub fn enter(handle: usize) -> Self {
-        INSIDE.with_borrow_mut(|inside| inside.push(handle));
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(handle));
         Self(())
     }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(Vec::pop);
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
     }
 }
 
@@ -209,7 +214,7 @@ pub(super) fn with<T: Object>(handle: *const T::Opaque, inside: impl FnOnce(&Cal
     let handle = handle.addr();
     enter_on(handle, || {
         let holder = find::<T>(handle)?;
-        let within = INSIDE.with_borrow(|inside| inside.contains(&handle));
+        let within = is_inside(handle);
         if holder.poisoned.load(Ordering::Acquire) {
             return Err(Failure::new(DURAMEN_E_POISONED, format!("{} that failed before", T::KIND)));
         }
@@ -240,7 +245,7 @@ pub(super) fn destroy<T: Object>(handle: *mut T::Opaque, deadline_ms: u64) -> i3
     enter_on(handle, || {
         let until = until(deadline_ms);
         let holder = find::<T>(handle)?;
-        if INSIDE.with_borrow(|inside| inside.contains(&handle)) {
+        if is_inside(handle) {
             let of = T::KIND;
             return Err(Failure::new(
                 DURAMEN_E_REENTRANT,
