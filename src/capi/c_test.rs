@@ -138,8 +138,7 @@ static void say(const char *where, duramen_conf *conf)
     int32_t failed = duramen_conf_set(conf, "nonsense", "1", NULL, 0);
     int32_t first = duramen_conf_destroy(conf);
     int32_t second = duramen_conf_destroy(conf);
-    printf("%s: %d %d %d %u
-", where, failed, first, second, (unsigned)duramen_errmsg(NULL, NULL, 0));
+    printf("%s: %d %d %d %u\n", where, failed, first, second, (unsigned)duramen_errmsg(NULL, NULL, 0));
     fflush(stdout);
 }
 
@@ -180,9 +179,7 @@ fn handles_are_destroyed_at_a_thread_s_and_the_process_s_end() {
     let out = Command::new(program).env("LD_LIBRARY_PATH", dir.path()).output().unwrap();
     // DURAMEN_E_CONFIG, DURAMEN_OK, DURAMEN_E_HANDLE; no message is kept any more.
     let said = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    let expected = "thread: -5 0 -2 0
-exit: -5 0 -2 0
-";
+    let expected = "thread: -5 0 -2 0\nexit: -5 0 -2 0\n";
     assert_eq!((&*said.0, &*said.1, out.status.code()), (expected, "", Some(0)));
 }
 
