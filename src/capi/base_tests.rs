@@ -166,6 +166,21 @@ fn what_ends_slowly_is_destroyed_in_several_calls() {
 }
 
 #[test]
+fn what_gets_no_thread_to_end_on_ends_on_the_caller_s() {
+    let ended_on = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let noted = ended_on.clone();
+    let end = Box::new(move || *noted.lock().unwrap() = Some(std::thread::current().id()));
+    let refuse = |run: handle::Job| {
+        drop(run);
+        Err(std::io::Error::from_raw_os_error(libc::EAGAIN))
+    };
+    let mut ending = Ending::start_by(refuse, end);
+    assert_eq!(*ended_on.lock().unwrap(), Some(std::thread::current().id()));
+    ending.wait(Some(Instant::now()), "it still ends").unwrap();
+    ending.wait(None, "it still ends").unwrap();
+}
+
+#[test]
 fn destroying_a_handle_from_its_own_callback_is_turned_down() {
     let (mine, other) = (sample(Duration::ZERO), sample(Duration::ZERO));
     let within = handle::with::<Sample>(mine, |call| {

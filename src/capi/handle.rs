@@ -11,12 +11,13 @@
 
 use super::entry::{catching, enter_on};
 use super::status::*;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::any::Any;
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SLOT_BITS: u32 = 16;
@@ -291,20 +292,38 @@ pub(super) fn destroy<T: Object>(handle: *mut T::Opaque, deadline_ms: u64) -> i3
 /// Something that ends on a thread of its own, so that who waits for it can give up and come again.
 pub(super) struct Ending {
     done: crossbeam::channel::Receiver<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
+/// What a thread is to run.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
 impl Ending {
-    /// Runs `end` on a thread.
+    /// Runs `end` on a thread; on this one if the system gives none. Then it has ended when this returns, however long that takes:
+    /// the caller's deadline is not kept, but nothing is left behind.
     pub fn start(end: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
+        let spawn = |run: Job| std::thread::Builder::new().name("duramen-end".into()).spawn(run);
+        Ok(Self::start_by(spawn, Box::new(end)))
+    }
+
+    /// As [`Ending::start`], on a thread of `spawn`.
+    pub fn start_by(spawn: impl FnOnce(Job) -> std::io::Result<JoinHandle<()>>, end: Job) -> Self {
         let (working, done) = crossbeam::channel::bounded::<()>(0);
+        // A spawn that fails drops what it was to run, which must not go that way.
+        let end = Arc::new(Mutex::new(Some(end)));
+        let of_thread = end.clone();
         let run = move || {
             let _working = working;
-            end();
+            let end = of_thread.lock().take();
+            end.into_iter().for_each(|end| end());
         };
-        let thread = std::thread::Builder::new().name("duramen-end".into()).spawn(run);
-        let thread = thread.map_err(|e| Failure::io("no thread to end it", &e))?;
-        Ok(Self { done, thread: Some(thread) })
+        let thread = spawn(Box::new(run));
+        if let Err(why) = &thread {
+            ::log::warn!("no thread to end a handle on, so destroy may last longer than it should: {why}");
+            let end = end.lock().take();
+            end.into_iter().for_each(|end| end());
+        }
+        Self { done, thread: thread.ok() }
     }
 
     /// Waits until then; [`DURAMEN_E_TIMEOUT`] if it has not ended. The thread is joined after success.
@@ -318,7 +337,7 @@ impl Ending {
             },
             None => drop(self.done.recv()),
         }
-        match self.thread.take().map(std::thread::JoinHandle::join) {
+        match self.thread.take().map(JoinHandle::join) {
             Some(Err(_)) => Err(Failure::new(DURAMEN_E_INTERNAL, format!("{what}, and panicked"))),
             _ => Ok(()),
         }
