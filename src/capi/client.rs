@@ -1,7 +1,7 @@
 //! Clients: requests in, outcomes by callback, poll or a blocking call.
 
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{Out, bytes, enter, give_text, out};
+use super::entry::{Out, bytes, catching, enter, give_text, out};
 use super::handle::{self, Call, Ending, Object, Scope};
 use super::outcomes::{Outcomes, submitting};
 use super::status::*;
@@ -54,6 +54,10 @@ pub(super) struct HostClient {
     ending: Option<Ending>,
     handle: usize,
 }
+
+/// The client whose thread of callbacks panics.
+#[cfg(test)]
+pub(super) static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// The outcome's number; the reply or the reason.
 pub(super) fn told(outcome: Outcome) -> (i32, Bytes) {
@@ -131,9 +135,19 @@ impl HostClient {
         }
         let (outcomes, handle) = (self.outcomes.clone(), self.handle);
         let thread = std::thread::Builder::new().name("duramen-calls".into()).spawn(move || {
-            while outcomes.wait_for_more() {
-                let _scope = Scope::enter(handle);
-                outcomes.run(u32::MAX);
+            let ran = catching(|| {
+                while outcomes.wait_for_more() {
+                    let _scope = Scope::enter(handle);
+                    #[cfg(test)]
+                    assert_ne!(PANICS.load(Ordering::Relaxed), handle, "on purpose");
+                    outcomes.run(u32::MAX);
+                }
+                Ok(DURAMEN_OK)
+            });
+            if ran.is_err() {
+                // Said by the next call on it. Destroy runs the callbacks that are left.
+                handle::poison::<Self>(handle);
+                outcomes.close();
             }
         });
         self.thread = Some(thread.map_err(|e| Failure::io("no thread for callbacks", &e))?);

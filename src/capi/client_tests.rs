@@ -5,6 +5,7 @@ use super::client::*;
 use super::conf::duramen_conf_destroy;
 use super::entry::{catching, out};
 use super::handle::DURAMEN_FOREVER;
+use super::outcomes::{Outcomes, submitting};
 use super::replica_tests::sums;
 use super::status::*;
 use super::test_cluster::*;
@@ -196,6 +197,36 @@ fn callbacks_run_on_their_thread_and_may_call_what_they_may() {
     assert!(heard.all.lock().iter().all(|(_, _, thread)| thread.as_deref() == Some("duramen-calls")));
     assert_eq!(done(client, b"", DURAMEN_READ), 3u64.to_le_bytes());
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
+}
+
+#[test]
+fn a_thread_of_callbacks_that_panics_poisons_its_client_and_destroy_runs_the_rest() {
+    let (cluster, _sums) = sums(FaultModel::Crash, 3, 64);
+    let client = cluster.client(&[("callbacks", "thread")]);
+    let heard = Heard::of(client);
+    PANICS.store(client.addr(), std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(submit(client, &1u64.to_le_bytes(), 0, &heard), DURAMEN_OK);
+    until("the client goes on", || submit(client, b"", DURAMEN_READ, &heard) == DURAMEN_E_POISONED);
+    let before = heard.count();
+    assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
+    assert!(before == 0 && heard.count() > 0, "{before}, {}", heard.count());
+}
+
+#[test]
+fn a_ticket_that_is_dropped_after_a_submit_that_panicked_calls_back() {
+    let outcomes = Outcomes::new(2, false).unwrap();
+    let heard = Heard::of(null_mut());
+    let submit = || -> Result<(), ()> { panic!("on purpose") };
+    assert!(catching(|| Ok(submitting(submit).map_or(1, |()| 0))).is_err());
+    drop(outcomes.expect(hear, heard.user()).unwrap());
+    assert_eq!((outcomes.run(9), heard.all.lock()[0].0), (1, DURAMEN_UNKNOWN_OUTCOME));
+    // What a submit turns down calls nobody.
+    let ticket = outcomes.expect(hear, heard.user()).unwrap();
+    let refuse = || {
+        drop(ticket);
+        Err(())
+    };
+    assert_eq!((submitting(refuse), outcomes.run(9)), (Err(()), 0));
 }
 
 #[test]

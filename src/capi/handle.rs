@@ -235,6 +235,13 @@ pub(super) fn with<T: Object>(handle: *const T::Opaque, inside: impl FnOnce(&Cal
     })
 }
 
+/// A thread of the handle's own panicked: the handle takes nothing but destroy any more.
+pub(super) fn poison<T: Object>(handle: usize) {
+    if let Ok(holder) = find::<T>(handle) {
+        holder.poisoned.store(true, Ordering::Release);
+    }
+}
+
 /// The time that a number of milliseconds from now stands for; `None`: no limit.
 pub(super) fn until(ms: u64) -> Option<Instant> {
     Instant::now().checked_add(Duration::from_millis(ms)).filter(|_| ms != DURAMEN_FOREVER)
