@@ -253,6 +253,26 @@ fn a_thread_s_last_destructors_may_destroy_handles() {
     assert_eq!(unsafe { libc::pthread_key_delete(key) }, 0);
 }
 
+unsafe extern "C" fn count_line(user: *mut c_void, _: i32, _: *const std::ffi::c_char) {
+    unsafe { &*user.cast::<std::sync::atomic::AtomicUsize>() }.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn no_log_callback_takes_the_old_one_away_whatever_the_level() {
+    use super::logging::*;
+    static LINES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let user = (&raw const LINES).cast_mut().cast::<c_void>();
+    let hand = |level, function| unsafe { duramen_set_log_callback(level, function, user) };
+    for nothing in [0, -1, i32::MAX, DURAMEN_LOG_INFO] {
+        assert_eq!(hand(DURAMEN_LOG_DEBUG, Some(count_line)), DURAMEN_OK);
+        assert_eq!(hand(nothing, None), DURAMEN_OK);
+        let before = LINES.load(Ordering::Relaxed);
+        ::log::error!("to nobody");
+        assert_eq!(LINES.load(Ordering::Relaxed), before);
+    }
+    assert_eq!(hand(0, Some(count_line)), DURAMEN_E_ARGUMENT);
+}
+
 #[test]
 fn messages_belong_to_a_thread_and_a_handle() {
     let (a, b) = (duramen_conf_new(), duramen_conf_new());
