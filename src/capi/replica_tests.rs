@@ -352,6 +352,26 @@ fn last_callbacks_run_inside_the_replica_s_handle() {
 }
 
 #[test]
+fn who_waits_for_a_failure_keeps_to_the_time_and_hears_of_destroy() {
+    let (mut cluster, _sums) = sums(FaultModel::Crash, 3, 64);
+    let replica = cluster.replicas[0].addr();
+    let wait = move |ms| {
+        let replica = std::ptr::without_provenance_mut(replica);
+        let began = std::time::Instant::now();
+        (unsafe { duramen_replica_wait_failed(replica, ms, null_mut(), 0) }, began.elapsed())
+    };
+    let took: Vec<_> = (0..20).map(|_| wait(21)).collect();
+    assert!(took.iter().all(|(code, took)| *code == DURAMEN_E_TIMEOUT && took.as_millis() >= 21));
+    // The machine may be slow once, hardly each time.
+    assert!(took.iter().any(|(_, took)| took.as_millis() < 35), "{took:?}");
+    let waiting = std::thread::spawn(move || wait(DURAMEN_FOREVER).0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    cluster.stop(0);
+    assert_eq!(waiting.join().unwrap(), DURAMEN_E_STATE);
+    assert_eq!(wait(0).0, DURAMEN_E_HANDLE);
+}
+
+#[test]
 fn what_cannot_be_started_says_why() {
     let cluster = Cluster::new(FaultModel::Crash, 3, 64);
     let (sum, conf) = (Sum::default(), cluster.conf(&[]));
