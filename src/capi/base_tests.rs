@@ -166,6 +166,21 @@ fn what_ends_slowly_is_destroyed_in_several_calls() {
 }
 
 #[test]
+fn what_gets_no_thread_to_end_on_ends_on_the_caller_s() {
+    let ended_on = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let noted = ended_on.clone();
+    let end = Box::new(move || *noted.lock().unwrap() = Some(std::thread::current().id()));
+    let refuse = |run: handle::Job| {
+        drop(run);
+        Err(std::io::Error::from_raw_os_error(libc::EAGAIN))
+    };
+    let mut ending = Ending::start_by(refuse, end);
+    assert_eq!(*ended_on.lock().unwrap(), Some(std::thread::current().id()));
+    ending.wait(Some(Instant::now()), "it still ends").unwrap();
+    ending.wait(None, "it still ends").unwrap();
+}
+
+#[test]
 fn destroying_a_handle_from_its_own_callback_is_turned_down() {
     let (mine, other) = (sample(Duration::ZERO), sample(Duration::ZERO));
     let within = handle::with::<Sample>(mine, |call| {
@@ -180,6 +195,82 @@ fn destroying_a_handle_from_its_own_callback_is_turned_down() {
         assert_eq!(destroy(other, 1000), 0);
     }
     assert_eq!(destroy(mine, 1000), 0);
+}
+
+/// Handles for a destructor of thread-specific data, and what it was told.
+struct Late {
+    sample: usize,
+    conf: usize,
+    codes: std::sync::Mutex<Vec<i32>>,
+    messages: std::sync::Mutex<String>,
+}
+
+unsafe extern "C" fn at_the_thread_s_end(late: *mut c_void) {
+    let late = unsafe { &*late.cast::<Late>() };
+    let sample = std::ptr::without_provenance_mut::<duramen_sample>(late.sample);
+    let conf = std::ptr::without_provenance_mut::<duramen_conf>(late.conf);
+    let nothing_lent = std::ptr::without_provenance_mut(1);
+    *late.codes.lock().unwrap() = vec![
+        nothing(null()),
+        nothing(sample),
+        unsafe { super::service::duramen_reply_set(nothing_lent, null(), 0) },
+        enter(|| panic!("on purpose")),
+        destroy(sample, 10_000),
+        destroy(sample, 10_000),
+        duramen_conf_destroy(conf),
+    ];
+    *late.messages.lock().unwrap() = message(null::<c_void>()) + &message(sample);
+}
+
+#[test]
+fn a_thread_s_last_destructors_may_destroy_handles() {
+    let late = Late {
+        sample: sample(Duration::ZERO).addr(),
+        conf: duramen_conf_new().addr(),
+        codes: Default::default(),
+        messages: "not called".to_owned().into(),
+    };
+    let mut key = 0;
+    assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(at_the_thread_s_end)) }, 0);
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                // All of what the thread keeps is there, and gone before the destructor runs.
+                let mut reply = super::service::Replying::default();
+                super::lent::lend(&mut reply, |_| assert_eq!(nothing(null()), DURAMEN_E_HANDLE));
+                assert_ne!(message(null::<c_void>()), "");
+                let at = std::ptr::from_ref(&late).cast::<c_void>();
+                assert_eq!(unsafe { libc::pthread_setspecific(key, at) }, 0);
+            })
+            // The destructors, too, have run after this, which leaving the scope does not promise.
+            .join()
+            .unwrap();
+    });
+    let codes = late.codes.into_inner().unwrap();
+    let (gone, internal) = (DURAMEN_E_HANDLE, DURAMEN_E_INTERNAL);
+    assert_eq!(codes, [gone, DURAMEN_OK, gone, internal, DURAMEN_OK, gone, DURAMEN_OK]);
+    assert_eq!(late.messages.into_inner().unwrap(), "", "what is kept was not gone: this tests nothing");
+    assert_eq!(unsafe { libc::pthread_key_delete(key) }, 0);
+}
+
+unsafe extern "C" fn count_line(user: *mut c_void, _: i32, _: *const std::ffi::c_char) {
+    unsafe { &*user.cast::<std::sync::atomic::AtomicUsize>() }.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn no_log_callback_takes_the_old_one_away_whatever_the_level() {
+    use super::logging::*;
+    static LINES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let user = (&raw const LINES).cast_mut().cast::<c_void>();
+    let hand = |level, function| unsafe { duramen_set_log_callback(level, function, user) };
+    for nothing in [0, -1, i32::MAX, DURAMEN_LOG_INFO] {
+        assert_eq!(hand(DURAMEN_LOG_DEBUG, Some(count_line)), DURAMEN_OK);
+        assert_eq!(hand(nothing, None), DURAMEN_OK);
+        let before = LINES.load(Ordering::Relaxed);
+        ::log::error!("to nobody");
+        assert_eq!(LINES.load(Ordering::Relaxed), before);
+    }
+    assert_eq!(hand(0, Some(count_line)), DURAMEN_E_ARGUMENT);
 }
 
 #[test]

@@ -103,28 +103,93 @@ fn cluster(dir: &Path, n: u32) -> Vec<Replica> {
     (0..n).map(start).collect()
 }
 
+/// The program of that source, in `dir` beside the library.
+fn compile(dir: &Path, source: &Path) -> PathBuf {
+    // As an installation has it: the name that programs ask for, and the one that the linker looks for.
+    for name in ["libduramen.so".to_owned(), format!("libduramen.so.{}", version())] {
+        std::os::unix::fs::symlink(built().join("libduramen.so"), dir.join(name)).unwrap();
+    }
+    let program = dir.join("program");
+    let out = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"])
+        .arg(root().join("src/capi"))
+        .arg(source)
+        .arg("-L")
+        .arg(dir)
+        .args(["-lduramen", "-lpthread", "-o"])
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    program
+}
+
+/// Destroys handles where what the library keeps of a thread is gone: in a destructor of thread-specific data, and at exit.
+const LATE: &str = r#"
+#include <duramen.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static duramen_conf *at_exit;
+
+static void say(const char *where, duramen_conf *conf)
+{
+    int32_t failed = duramen_conf_set(conf, "nonsense", "1", NULL, 0);
+    int32_t first = duramen_conf_destroy(conf);
+    int32_t second = duramen_conf_destroy(conf);
+    printf("%s: %d %d %d %u\n", where, failed, first, second, (unsigned)duramen_errmsg(NULL, NULL, 0));
+    fflush(stdout);
+}
+
+static void late(void) { say("exit", at_exit); }
+
+static void of_thread(void *conf) { say("thread", conf); }
+
+static void *run(void *key)
+{
+    if (pthread_setspecific(*(pthread_key_t *)key, duramen_conf_new()) != 0)
+        exit(3);
+    return duramen_conf_destroy(NULL) == 0 || duramen_errmsg(NULL, NULL, 0) == 0 ? key : NULL;
+}
+
+int main(void)
+{
+    pthread_key_t key;
+    pthread_t thread;
+    void *wrong = NULL;
+    if (atexit(late) != 0 || pthread_key_create(&key, of_thread) != 0)
+        return 3;
+    if (pthread_create(&thread, NULL, run, &key) != 0 || pthread_join(thread, &wrong) != 0 || wrong != NULL)
+        return 4;
+    at_exit = duramen_conf_new();
+    return duramen_conf_destroy(NULL) == 0 || duramen_errmsg(NULL, NULL, 0) == 0;
+}
+"#;
+
+#[test]
+fn handles_are_destroyed_at_a_thread_s_and_the_process_s_end() {
+    if output_of("cc", &["--version".as_ref()]).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir_in(built()).unwrap();
+    let source = dir.path().join("late.c");
+    std::fs::write(&source, LATE).unwrap();
+    let program = compile(dir.path(), &source);
+    let out = Command::new(program).env("LD_LIBRARY_PATH", dir.path()).output().unwrap();
+    // DURAMEN_E_CONFIG, DURAMEN_OK, DURAMEN_E_HANDLE; no message is kept any more.
+    let said = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let expected = "thread: -5 0 -2 0\nexit: -5 0 -2 0\n";
+    assert_eq!((&*said.0, &*said.1, out.status.code()), (expected, "", Some(0)));
+}
+
 #[test]
 fn the_tutorial_compiles_links_and_talks_to_a_cluster() {
     if output_of("cc", &["--version".as_ref()]).is_none() {
         return;
     }
     let dir = tempfile::tempdir_in(built()).unwrap();
-    // As an installation has it: the name that programs ask for, and the one that the linker looks for.
-    for name in ["libduramen.so".to_owned(), format!("libduramen.so.{}", version())] {
-        std::os::unix::fs::symlink(built().join("libduramen.so"), dir.path().join(name)).unwrap();
-    }
-    let program = dir.path().join("put_get");
-    let out = Command::new("cc")
-        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"])
-        .arg(root().join("src/capi"))
-        .arg(root().join("tools/hosts/tutorial/put_get.c"))
-        .arg("-L")
-        .arg(dir.path())
-        .args(["-lduramen", "-o"])
-        .arg(&program)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let program = compile(dir.path(), &root().join("tools/hosts/tutorial/put_get.c"));
 
     let folder = dir.path().join("cluster");
     let run = || Command::new(&program).arg(&folder).env("LD_LIBRARY_PATH", dir.path()).output().unwrap();

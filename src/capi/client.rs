@@ -1,7 +1,7 @@
 //! Clients: requests in, outcomes by callback, poll or a blocking call.
 
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{bytes, enter, give_text, out};
+use super::entry::{Out, bytes, catching, enter, give_text, out};
 use super::handle::{self, Call, Ending, Object, Scope};
 use super::outcomes::{Outcomes, submitting};
 use super::status::*;
@@ -54,6 +54,10 @@ pub(super) struct HostClient {
     ending: Option<Ending>,
     handle: usize,
 }
+
+/// The client whose thread of callbacks panics.
+#[cfg(test)]
+pub(super) static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// The outcome's number; the reply or the reason.
 pub(super) fn told(outcome: Outcome) -> (i32, Bytes) {
@@ -131,9 +135,19 @@ impl HostClient {
         }
         let (outcomes, handle) = (self.outcomes.clone(), self.handle);
         let thread = std::thread::Builder::new().name("duramen-calls".into()).spawn(move || {
-            while outcomes.wait_for_more() {
-                let _scope = Scope::enter(handle);
-                outcomes.run(u32::MAX);
+            let ran = catching(|| {
+                while outcomes.wait_for_more() {
+                    let _scope = Scope::enter(handle);
+                    #[cfg(test)]
+                    assert_ne!(PANICS.load(Ordering::Relaxed), handle, "on purpose");
+                    outcomes.run(u32::MAX);
+                }
+                Ok(DURAMEN_OK)
+            });
+            if ran.is_err() {
+                // Said by the next call on it. Destroy runs the callbacks that are left.
+                handle::poison::<Self>(handle);
+                outcomes.close();
             }
         });
         self.thread = Some(thread.map_err(|e| Failure::io("no thread for callbacks", &e))?);
@@ -161,7 +175,7 @@ impl HostClient {
         Ok(())
     }
 
-    fn call(&self, op: Bytes, flags: u32, deadline_ms: u64) -> Result<(i32, Bytes), Failure> {
+    fn call(&self, op: Bytes, flags: u32, deadline_ms: u64) -> Result<(i32, Bytes), SubmitError> {
         let (client, session) = self.engine();
         let deadline = deadline(deadline_ms);
         let outcome = match flags & DURAMEN_READ {
@@ -211,6 +225,28 @@ unsafe fn request(op: *const c_void, len: usize, flags: u32) -> Result<Bytes, Fa
     }
     // SAFETY: the caller's promise.
     Ok(Bytes::copy_from_slice(unsafe { bytes("op", op, len)? }))
+}
+
+/// Makes a call. `*ended` says "unknown" from when the request may leave until its outcome is there: also if this panics.
+///
+/// # Safety
+/// `ended` is a place for an `int32_t`.
+pub(super) unsafe fn telling(
+    ended: &Out<i32>,
+    call: impl FnOnce() -> Result<(i32, Bytes), SubmitError>,
+) -> Result<(i32, Bytes), Failure> {
+    // SAFETY: the caller's promise, here and below.
+    unsafe { ended.write(DURAMEN_UNKNOWN_OUTCOME) };
+    match call() {
+        Ok((outcome, text)) => {
+            unsafe { ended.write(outcome) };
+            Ok((outcome, text))
+        }
+        Err(refused) => {
+            unsafe { ended.write(DURAMEN_NOT_EXECUTED) };
+            Err(refused.into())
+        }
+    }
 }
 
 impl Object for HostClient {
@@ -324,7 +360,8 @@ pub unsafe extern "C" fn duramen_client_submit(
 /// Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
 /// the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
 ///
-/// Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
+/// Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER. DURAMEN_E_INTERNAL
+/// leaves `*outcome` = DURAMEN_UNKNOWN_OUTCOME if the request may have been sent.
 ///
 /// # Safety
 /// `op` has `len` bytes, `reply` takes `capacity`; `reply_len` and `outcome` point to their types.
@@ -340,20 +377,23 @@ pub unsafe extern "C" fn duramen_client_call(
     reply_len: *mut usize,
     outcome: *mut i32,
 ) -> i32 {
+    // SAFETY: the caller's promises, here and below. Before anything else: a call that is turned down says so, too.
+    unsafe {
+        if !outcome.is_null() {
+            outcome.write(DURAMEN_NOT_EXECUTED);
+        }
+        if !reply_len.is_null() {
+            reply_len.write(0);
+        }
+    }
     handle::with::<HostClient>(client, |client| {
         let ended = out("outcome", outcome)?;
-        // SAFETY: the caller's promises, here and below.
-        unsafe { ended.write(DURAMEN_NOT_EXECUTED) };
         if reply.is_null() && capacity > 0 {
             return Err(Failure::argument("reply is NULL, and its capacity is not 0"));
         }
-        if !reply_len.is_null() {
-            unsafe { reply_len.write(0) };
-        }
         let op = unsafe { request(op, len, flags)? };
-        let (outcome, text) = client.call(op, flags, deadline_ms)?;
+        let (outcome, text) = unsafe { telling(&ended, || client.call(op, flags, deadline_ms))? };
         unsafe {
-            ended.write(outcome);
             if !reply_len.is_null() {
                 reply_len.write(text.len());
             }

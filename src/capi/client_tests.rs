@@ -3,7 +3,9 @@
 use super::base_tests::message;
 use super::client::*;
 use super::conf::duramen_conf_destroy;
+use super::entry::{catching, out};
 use super::handle::DURAMEN_FOREVER;
+use super::outcomes::{Outcomes, submitting};
 use super::replica_tests::sums;
 use super::status::*;
 use super::test_cluster::*;
@@ -139,6 +141,31 @@ fn a_client_submits_polls_calls_and_ends() {
 }
 
 #[test]
+fn a_call_that_fails_says_not_executed_only_where_nothing_was_sent() {
+    let (mut outcome, mut len) = (77, 77);
+    let none = std::ptr::without_provenance_mut(1 << 40);
+    let code =
+        unsafe { duramen_client_call(none, null(), 0, 0, 0, null_mut(), 0, &raw mut len, &raw mut outcome) };
+    assert_eq!((code, outcome, len), (DURAMEN_E_HANDLE, DURAMEN_NOT_EXECUTED, 0));
+
+    let place = &raw mut outcome;
+    let answer = catching(|| {
+        let ended = out("outcome", place)?;
+        let sent = || {
+            assert_eq!(unsafe { place.read() }, DURAMEN_UNKNOWN_OUTCOME);
+            panic!("on purpose, after the request left")
+        };
+        unsafe { telling(&ended, sent) }.map(|_| DURAMEN_OK)
+    });
+    assert_eq!(answer.unwrap_err().code, DURAMEN_E_INTERNAL);
+    assert_eq!(outcome, DURAMEN_UNKNOWN_OUTCOME);
+
+    let ended = out("outcome", &raw mut outcome).unwrap_or_else(|_| unreachable!());
+    let refused = unsafe { telling(&ended, || Err(crate::client::SubmitError::Busy { outstanding: 1 })) };
+    assert_eq!((refused.unwrap_err().code, outcome), (DURAMEN_E_BUSY, DURAMEN_NOT_EXECUTED));
+}
+
+#[test]
 fn every_request_that_was_taken_calls_back_once_though_nobody_polls() {
     let (mut cluster, _sums) = sums(FaultModel::Crash, 3, 64);
     let client = cluster.client(&[("outstanding-max", "10")]);
@@ -170,6 +197,36 @@ fn callbacks_run_on_their_thread_and_may_call_what_they_may() {
     assert!(heard.all.lock().iter().all(|(_, _, thread)| thread.as_deref() == Some("duramen-calls")));
     assert_eq!(done(client, b"", DURAMEN_READ), 3u64.to_le_bytes());
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
+}
+
+#[test]
+fn a_thread_of_callbacks_that_panics_poisons_its_client_and_destroy_runs_the_rest() {
+    let (cluster, _sums) = sums(FaultModel::Crash, 3, 64);
+    let client = cluster.client(&[("callbacks", "thread")]);
+    let heard = Heard::of(client);
+    PANICS.store(client.addr(), std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(submit(client, &1u64.to_le_bytes(), 0, &heard), DURAMEN_OK);
+    until("the client goes on", || submit(client, b"", DURAMEN_READ, &heard) == DURAMEN_E_POISONED);
+    let before = heard.count();
+    assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
+    assert!(before == 0 && heard.count() > 0, "{before}, {}", heard.count());
+}
+
+#[test]
+fn a_ticket_that_is_dropped_after_a_submit_that_panicked_calls_back() {
+    let outcomes = Outcomes::new(2, false).unwrap();
+    let heard = Heard::of(null_mut());
+    let submit = || -> Result<(), ()> { panic!("on purpose") };
+    assert!(catching(|| Ok(submitting(submit).map_or(1, |()| 0))).is_err());
+    drop(outcomes.expect(hear, heard.user()).unwrap());
+    assert_eq!((outcomes.run(9), heard.all.lock()[0].0), (1, DURAMEN_UNKNOWN_OUTCOME));
+    // What a submit turns down calls nobody.
+    let ticket = outcomes.expect(hear, heard.user()).unwrap();
+    let refuse = || {
+        drop(ticket);
+        Err(())
+    };
+    assert_eq!((submitting(refuse), outcomes.run(9)), (Err(()), 0));
 }
 
 #[test]

@@ -11,9 +11,12 @@
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
- *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
- *             exception, no thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says. They may call anything here, except destroy, and what says so, on their own handle
+ *             (DURAMEN_E_REENTRANT). While they run, their handle is locked against destroy, which waits for them: they must not
+ *             wait for a thread that destroys it, nor for one that waits for that. Those that destroy itself runs (outcomes that
+ *             nobody polled for, a service's destroy) find the handle locked: all but destroy returns DURAMEN_E_STATE there, on any
+ *             thread. Log lines come with any lock held: see duramen_set_log_callback. Callbacks must return: no longjmp, no
+ *             C++ exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -731,7 +734,7 @@ uint32_t duramen_version_number(void);
 
 /**
  * Hands log lines up to `level` (DURAMEN_LOG_ERROR, ..._WARN, ..._INFO, ..._DEBUG) of everything in this process to `log`; NULL: to nobody, as
- * it is at the beginning. There is one callback per process: this replaces it. When this returns, the one before is not running and will
+ * it is at the beginning (whatever `level` is). There is one callback per process: this replaces it. When this returns, the one before is not running and will
  * not run again.
  *
  * Ownership: `user` is handed to `log` and otherwise not touched. Thread of `log`: any of the library's, and any that calls it; several at once.
@@ -790,7 +793,8 @@ int32_t duramen_client_submit(duramen_client *client,
  * Ownership: nothing is kept. `reply` may be NULL if `capacity` is 0 (then no reply is wanted, and none counts as cut); `reply_len` may be NULL. Thread: any, also several at once; blocks until
  * the deadline at most. Re-entrancy: allowed in callbacks, which then block the thread they run on.
  *
- * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER.
+ * Errors: as of duramen_client_submit, with nothing executed and `*outcome` = DURAMEN_NOT_EXECUTED; DURAMEN_E_BUFFER. DURAMEN_E_INTERNAL
+ * leaves `*outcome` = DURAMEN_UNKNOWN_OUTCOME if the request may have been sent.
  */
 int32_t duramen_client_call(duramen_client *client,
                             const void *op,
@@ -970,7 +974,7 @@ int32_t duramen_replica_metrics(duramen_replica *replica,
  * DURAMEN_FOREVER). DURAMEN_OK: it has; the message (duramen_errmsg style, into `why`, may be NULL if `cap` is 0) says why.
  *
  * Ownership: `why` is the caller's. Thread: any. Re-entrancy: not from a callback. Errors: DURAMEN_E_TIMEOUT (it runs), DURAMEN_E_REENTRANT,
- * DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed).
+ * DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed, or destroyed while this waited).
  */
 int32_t duramen_replica_wait_failed(duramen_replica *replica,
                                     uint64_t timeout_ms,

@@ -10,6 +10,7 @@ use std::sync::Once;
 /// Messages of so many handles are kept on each thread.
 const MESSAGES_MAX: usize = 16;
 
+// Hosts also call from atexit handlers and destructors of thread-specific data, when what is below may be gone: `try_with` alone.
 thread_local! {
     /// Handle (0: none) and message of this thread's failed calls, the last one last.
     static MESSAGES: RefCell<Vec<(usize, String)>> = const { RefCell::new(Vec::new()) };
@@ -32,12 +33,14 @@ pub(super) fn enter_on(handle: usize, inside: impl FnOnce() -> Answer) -> i32 {
         // No lock, no allocation: another thread of the parent may have been in the middle of either.
         return DURAMEN_E_FORKED;
     }
-    if LOGGING.get() {
+    if LOGGING.try_with(Cell::get).unwrap_or(false) {
         note(handle, "called from the log callback");
         return DURAMEN_E_REENTRANT;
     }
-    quiet_panics();
-    let answer = catching(inside);
+    let answer = catching(|| {
+        quiet_panics();
+        inside()
+    });
     match answer {
         Ok(result) => result,
         Err(Failure { code, message }) => {
@@ -49,13 +52,15 @@ pub(super) fn enter_on(handle: usize, inside: impl FnOnce() -> Answer) -> i32 {
 
 /// Panics become [`DURAMEN_E_INTERNAL`], with the place in the message.
 pub(super) fn catching(inside: impl FnOnce() -> Answer) -> Answer {
-    DEPTH.set(DEPTH.get() + 1);
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
     let answer = catch_unwind(AssertUnwindSafe(inside));
-    DEPTH.set(DEPTH.get() - 1);
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
     answer.unwrap_or_else(|payload| {
         // Dropping what was thrown may panic, too.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        let place = PANIC.with(RefCell::take);
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(another);
+        }
+        let place = PANIC.try_with(RefCell::take).unwrap_or_default();
         Err(Failure::new(DURAMEN_E_INTERNAL, format!("duramen panicked: {place}")))
     })
 }
@@ -63,11 +68,15 @@ pub(super) fn catching(inside: impl FnOnce() -> Answer) -> Answer {
 /// Panics of our threads, and of threads inside an entry, go to the log in place of stderr.
 fn quiet_panics() {
     static ONCE: Once = Once::new();
+    if std::thread::panicking() {
+        // The hook cannot be changed now; the next entry does it.
+        return;
+    }
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let ours = std::thread::current().name().is_some_and(|name| name.starts_with("duramen-"));
-            if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 && !ours {
+            let ours = || std::thread::current().name().is_some_and(|name| name.starts_with("duramen-"));
+            if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 && !ours() {
                 return previous(info);
             }
             let text = info.to_string().replace('\n', " ");
@@ -83,18 +92,23 @@ pub(super) fn while_logging(run: impl FnOnce()) -> bool {
         return false;
     }
     run();
-    LOGGING.set(false);
+    let _ = LOGGING.try_with(|logging| logging.set(false));
     true
 }
 
-/// Keeps a message for `duramen_errmsg`.
+/// Keeps a message for `duramen_errmsg`; none on a thread that has ended but for its destructors. Never panics.
 pub(super) fn note(handle: usize, message: &str) {
-    MESSAGES.with_borrow_mut(|messages| {
+    let keep = |messages: &RefCell<Vec<(usize, String)>>| {
+        let Ok(mut messages) = messages.try_borrow_mut() else { return };
         messages.retain(|(of, _)| *of != handle);
         if messages.len() == MESSAGES_MAX {
             messages.remove(0);
         }
         messages.push((handle, message.to_owned()));
+    };
+    let _ = catching(|| {
+        let _ = MESSAGES.try_with(keep);
+        Ok(DURAMEN_OK)
     });
 }
 
@@ -111,20 +125,21 @@ pub(super) fn note(handle: usize, message: &str) {
 /// `buf` holds `len` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn duramen_errmsg(handle: *const c_void, buf: *mut c_char, len: usize) -> usize {
-    let found = catch_unwind(|| {
-        MESSAGES.with_borrow(|messages| {
-            let message = messages
-                .iter()
-                .rev()
-                .find(|(of, _)| handle.is_null() || *of == handle.addr())
-                .map(|(_, m)| m);
-            let message = message.map_or("", String::as_str);
-            // SAFETY: the caller's promise.
-            unsafe { copy_text(message, buf, len) };
-            message.len()
-        })
+    let mut whole = 0;
+    let mut give = |messages: &[(usize, String)]| {
+        let of_handle = |of: usize| handle.is_null() || of == handle.addr();
+        let message = messages.iter().rev().find(|(of, _)| of_handle(*of)).map_or("", |(_, m)| m.as_str());
+        // SAFETY: the caller's promise.
+        unsafe { copy_text(message, buf, len) };
+        whole = message.len();
+    };
+    let _ = catching(|| {
+        if MESSAGES.try_with(|messages| give(&messages.borrow())).is_err() {
+            give(&[]);
+        }
+        Ok(DURAMEN_OK)
     });
-    found.unwrap_or(0)
+    whole
 }
 
 /// Copies as much of `text` as fits, whole characters and a NUL.

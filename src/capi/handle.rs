@@ -11,12 +11,13 @@
 
 use super::entry::{catching, enter_on};
 use super::status::*;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::any::Any;
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SLOT_BITS: u32 = 16;
@@ -72,8 +73,13 @@ static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
-    /// Handles with a call, or a callback of theirs, under way on this thread.
+    /// Handles with a call, or a callback of theirs, under way on this thread. Gone when the thread's last destructors run.
     static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether this thread is inside that handle. Not, if it has ended but for its destructors.
+fn is_inside(handle: usize) -> bool {
+    INSIDE.try_with(|inside| inside.borrow().contains(&handle)).unwrap_or(false)
 }
 
 /// Whether this is a child of the process that the handles belong to. Takes no lock.
@@ -193,14 +199,14 @@ pub(super) struct Scope(());
 
 impl Scope {
     pub fn enter(handle: usize) -> Self {
-        INSIDE.with_borrow_mut(|inside| inside.push(handle));
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(handle));
         Self(())
     }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(Vec::pop);
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
     }
 }
 
@@ -209,7 +215,7 @@ pub(super) fn with<T: Object>(handle: *const T::Opaque, inside: impl FnOnce(&Cal
     let handle = handle.addr();
     enter_on(handle, || {
         let holder = find::<T>(handle)?;
-        let within = INSIDE.with_borrow(|inside| inside.contains(&handle));
+        let within = is_inside(handle);
         if holder.poisoned.load(Ordering::Acquire) {
             return Err(Failure::new(DURAMEN_E_POISONED, format!("{} that failed before", T::KIND)));
         }
@@ -229,6 +235,13 @@ pub(super) fn with<T: Object>(handle: *const T::Opaque, inside: impl FnOnce(&Cal
     })
 }
 
+/// A thread of the handle's own panicked: the handle takes nothing but destroy any more.
+pub(super) fn poison<T: Object>(handle: usize) {
+    if let Ok(holder) = find::<T>(handle) {
+        holder.poisoned.store(true, Ordering::Release);
+    }
+}
+
 /// The time that a number of milliseconds from now stands for; `None`: no limit.
 pub(super) fn until(ms: u64) -> Option<Instant> {
     Instant::now().checked_add(Duration::from_millis(ms)).filter(|_| ms != DURAMEN_FOREVER)
@@ -240,7 +253,7 @@ pub(super) fn destroy<T: Object>(handle: *mut T::Opaque, deadline_ms: u64) -> i3
     enter_on(handle, || {
         let until = until(deadline_ms);
         let holder = find::<T>(handle)?;
-        if INSIDE.with_borrow(|inside| inside.contains(&handle)) {
+        if is_inside(handle) {
             let of = T::KIND;
             return Err(Failure::new(
                 DURAMEN_E_REENTRANT,
@@ -286,20 +299,38 @@ pub(super) fn destroy<T: Object>(handle: *mut T::Opaque, deadline_ms: u64) -> i3
 /// Something that ends on a thread of its own, so that who waits for it can give up and come again.
 pub(super) struct Ending {
     done: crossbeam::channel::Receiver<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
+/// What a thread is to run.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
 impl Ending {
-    /// Runs `end` on a thread.
+    /// Runs `end` on a thread; on this one if the system gives none. Then it has ended when this returns, however long that takes:
+    /// the caller's deadline is not kept, but nothing is left behind.
     pub fn start(end: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
+        let spawn = |run: Job| std::thread::Builder::new().name("duramen-end".into()).spawn(run);
+        Ok(Self::start_by(spawn, Box::new(end)))
+    }
+
+    /// As [`Ending::start`], on a thread of `spawn`.
+    pub fn start_by(spawn: impl FnOnce(Job) -> std::io::Result<JoinHandle<()>>, end: Job) -> Self {
         let (working, done) = crossbeam::channel::bounded::<()>(0);
+        // A spawn that fails drops what it was to run, which must not go that way.
+        let end = Arc::new(Mutex::new(Some(end)));
+        let of_thread = end.clone();
         let run = move || {
             let _working = working;
-            end();
+            let end = of_thread.lock().take();
+            end.into_iter().for_each(|end| end());
         };
-        let thread = std::thread::Builder::new().name("duramen-end".into()).spawn(run);
-        let thread = thread.map_err(|e| Failure::io("no thread to end it", &e))?;
-        Ok(Self { done, thread: Some(thread) })
+        let thread = spawn(Box::new(run));
+        if let Err(why) = &thread {
+            ::log::warn!("no thread to end a handle on, so destroy may last longer than it should: {why}");
+            let end = end.lock().take();
+            end.into_iter().for_each(|end| end());
+        }
+        Self { done, thread: thread.ok() }
     }
 
     /// Waits until then; [`DURAMEN_E_TIMEOUT`] if it has not ended. The thread is joined after success.
@@ -313,7 +344,7 @@ impl Ending {
             },
             None => drop(self.done.recv()),
         }
-        match self.thread.take().map(std::thread::JoinHandle::join) {
+        match self.thread.take().map(JoinHandle::join) {
             Some(Err(_)) => Err(Failure::new(DURAMEN_E_INTERNAL, format!("{what}, and panicked"))),
             _ => Ok(()),
         }

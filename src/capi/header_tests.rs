@@ -34,9 +34,12 @@ pub(super) const HEAD: &str = r#"/*
  * DESTROY     Waits, up to its deadline (ms; DURAMEN_FOREVER; 0: does not wait), for calls under way and for threads.
  *             DURAMEN_E_TIMEOUT: not finished; the handle takes nothing but destroy, which may be called again. After any other
  *             result the handle is gone, and none of its threads and callbacks runs any more.
- * CALLBACKS   Run where their function says, never with a lock of ours held (log lines aside). They may call anything here,
- *             except destroy, and what says so, on their own handle (DURAMEN_E_REENTRANT). They must return: no longjmp, no C++
- *             exception, no thread cancellation or exit through them.
+ * CALLBACKS   Run where their function says. They may call anything here, except destroy, and what says so, on their own handle
+ *             (DURAMEN_E_REENTRANT). While they run, their handle is locked against destroy, which waits for them: they must not
+ *             wait for a thread that destroys it, nor for one that waits for that. Those that destroy itself runs (outcomes that
+ *             nobody polled for, a service's destroy) find the handle locked: all but destroy returns DURAMEN_E_STATE there, on any
+ *             thread. Log lines come with any lock held: see duramen_set_log_callback. Callbacks must return: no longjmp, no
+ *             C++ exception, no thread cancellation or exit through them.
  * STRUCTS     that begin with struct_size: set it to sizeof; set all of the rest to zero first. They grow at their end.
  * BYTES       Pointer and length; NULL is good where the length is 0. Input is copied unless said otherwise.
  * FORK        A child process may only call duramen_strerror, duramen_errname, duramen_version and exec while the
@@ -107,6 +110,27 @@ pub(super) fn compare(path: &Path, now: &str) {
         "{} is not what the sources say (line {}): run this test with DURAMEN_REWRITE=1",
         path.display(),
         differs.map_or_else(|| then.lines().count().min(now.lines().count()) + 1, |at| at + 1)
+    );
+}
+
+/// Constants that more than one of these sources defines: the header would have the value of one of them.
+fn defined_twice<'a>(sources: &[&'a str]) -> Vec<&'a str> {
+    let lines = sources.iter().flat_map(|source| source.lines());
+    let names = lines.filter_map(|line| line.trim().strip_prefix("pub const ")?.split(':').next());
+    let mut seen = std::collections::HashSet::new();
+    names.map(str::trim).filter(|name| !seen.insert(*name)).collect()
+}
+
+#[test]
+fn no_constant_is_defined_twice() {
+    let read = |source: &&str| std::fs::read_to_string(root().join(format!("src/capi/{source}.rs"))).unwrap();
+    let sources: Vec<String> = SOURCES.iter().map(read).collect();
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+    assert_eq!(defined_twice(&sources), [""; 0]);
+    assert_eq!(defined_twice(&[sources[0], "x\npub const DURAMEN_E_IO: i32 = 7;\n"]), ["DURAMEN_E_IO"]);
+    assert_eq!(
+        defined_twice(&["pub const A: i32 = 1;", "pub const B: i32 = 1;\n  pub const A: u8 = 1;"]),
+        ["A"]
     );
 }
 

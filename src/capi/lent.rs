@@ -24,6 +24,7 @@ struct Lent {
 }
 
 thread_local! {
+    /// Gone when the thread's last destructors run: nothing is lent then.
     static LENT: RefCell<Vec<Lent>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -32,7 +33,7 @@ struct Back(());
 
 impl Drop for Back {
     fn drop(&mut self) {
-        LENT.with_borrow_mut(Vec::pop);
+        let _ = LENT.try_with(|all| all.borrow_mut().pop());
     }
 }
 
@@ -41,7 +42,7 @@ pub(super) fn lend<T: Lend, R>(object: &mut T, run: impl FnOnce(*mut T::Opaque) 
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let token = NEXT.fetch_add(2, Ordering::Relaxed);
     let at = std::ptr::from_mut(object).cast();
-    LENT.with_borrow_mut(|all| all.push(Lent { token, kind: T::KIND, at }));
+    let _ = LENT.try_with(|all| all.borrow_mut().push(Lent { token, kind: T::KIND, at }));
     let _back = Back(());
     run(std::ptr::without_provenance_mut(token))
 }
@@ -52,12 +53,13 @@ pub(super) fn with_lent<T: Lend>(
     inside: impl FnOnce(&mut T) -> Answer,
 ) -> Result<i32, i32> {
     let token = token.addr();
-    let found = LENT.with_borrow_mut(|all| {
+    let found = LENT.try_with(|all| {
+        let mut all = all.borrow_mut();
         let lent = all.iter_mut().rev().find(|lent| lent.token == token && lent.kind == T::KIND)?;
         let at = std::mem::replace(&mut lent.at, std::ptr::null_mut());
         (!at.is_null()).then_some(at.cast::<T>())
     });
-    let answer = match found {
+    let answer = match found.ok().flatten() {
         None => Err(Failure::new(
             DURAMEN_E_HANDLE,
             format!("not {} that was lent to a callback which runs on this thread", T::KIND),
@@ -65,8 +67,8 @@ pub(super) fn with_lent<T: Lend>(
         Some(at) => {
             // SAFETY: `lend` borrows it until its entry is gone, `KIND` is its type, and the entry is NULL meanwhile.
             let answer = catching(|| inside(unsafe { &mut *at }));
-            LENT.with_borrow_mut(|all| {
-                if let Some(lent) = all.iter_mut().find(|lent| lent.token == token) {
+            let _ = LENT.try_with(|all| {
+                if let Some(lent) = all.borrow_mut().iter_mut().find(|lent| lent.token == token) {
                     lent.at = at.cast();
                 }
             });

@@ -56,7 +56,7 @@ impl Log for ToHost {
 }
 
 /// Hands log lines up to `level` (DURAMEN_LOG_ERROR, ..._WARN, ..._INFO, ..._DEBUG) of everything in this process to `log`; NULL: to nobody, as
-/// it is at the beginning. There is one callback per process: this replaces it. When this returns, the one before is not running and will
+/// it is at the beginning (whatever `level` is). There is one callback per process: this replaces it. When this returns, the one before is not running and will
 /// not run again.
 ///
 /// Ownership: `user` is handed to `log` and otherwise not touched. Thread of `log`: any of the library's, and any that calls it; several at once.
@@ -70,6 +70,15 @@ impl Log for ToHost {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn duramen_set_log_callback(level: i32, log: duramen_log_fn, user: *mut c_void) -> i32 {
     enter(|| {
+        static OURS: OnceLock<bool> = OnceLock::new();
+        let Some(function) = log else {
+            let mut sink = SINK.write();
+            *sink = None;
+            if OURS.get() == Some(&true) {
+                ::log::set_max_level(LevelFilter::Off);
+            }
+            return Ok(DURAMEN_OK);
+        };
         let filter = match level {
             DURAMEN_LOG_ERROR => LevelFilter::Error,
             DURAMEN_LOG_WARN => LevelFilter::Warn,
@@ -77,15 +86,11 @@ pub unsafe extern "C" fn duramen_set_log_callback(level: i32, log: duramen_log_f
             DURAMEN_LOG_DEBUG => LevelFilter::Debug,
             _ => return Err(Failure::argument(format!("level {level}: 1 to 4 are known"))),
         };
-        let Some(function) = log else {
-            *SINK.write() = None;
-            return Ok(DURAMEN_OK);
-        };
-        static OURS: OnceLock<bool> = OnceLock::new();
         if !OURS.get_or_init(|| ::log::set_logger(&ToHost).is_ok()) {
             return Err(Failure::new(DURAMEN_E_STATE, "this process has a logger already"));
         }
-        *SINK.write() = Some(Sink { function, user });
+        let mut sink = SINK.write();
+        *sink = Some(Sink { function, user });
         ::log::set_max_level(filter);
         Ok(DURAMEN_OK)
     })

@@ -23,8 +23,8 @@
 //! }
 //! ```
 //! Open: `entry::enter(|| { … out("out", out)?; … handle::insert(object)? … })`. Destroy: `handle::destroy::<X>`, the object's `closing`
-//! and `end` do the work. Callbacks run inside `handle::Scope::enter(value)`, without a lock. Keys go into `conf::KEYS` and
-//! into the table at `duramen_conf_set`; the file goes into `header_tests::SOURCES`. Doc comments become the header's: they name
+//! and `end` do the work. Callbacks run inside `handle::Scope::enter(value)`, without a lock that a call on
+//! the handle waits for. Keys go into `conf::KEYS` and into the table at `duramen_conf_set`; the file goes into `header_tests::SOURCES`. Doc comments become the header's: they name
 //! ownership of each pointer, thread of callbacks, re-entrancy, errors.
 //!
 //! # Files beside the sources

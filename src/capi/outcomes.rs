@@ -180,15 +180,20 @@ thread_local! {
 
 /// Hands a request with its ticket over. What is not taken is dropped on the way back: its ticket calls nobody.
 pub(super) fn submitting<E>(submit: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-    SUBMITTING.set(true);
-    let submitted = submit();
-    SUBMITTING.set(false);
-    submitted
+    /// Also if it panics: tickets that are dropped later call back.
+    struct Over(bool);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            let _ = SUBMITTING.try_with(|submitting| submitting.set(self.0));
+        }
+    }
+    let _over = Over(SUBMITTING.try_with(|submitting| submitting.replace(true)).unwrap_or(false));
+    submit()
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !SUBMITTING.get() {
+        if !SUBMITTING.try_with(Cell::get).unwrap_or(false) {
             let why = Bytes::from_static(b"the client was closed");
             self.end(super::client::DURAMEN_UNKNOWN_OUTCOME, why);
         } else if let Some((inner, ..)) = self.0.take() {

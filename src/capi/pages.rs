@@ -241,7 +241,9 @@ unsafe impl Sync for Shared {}
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(destroy) = self.table.destroy.filter(|_| self.owner.load(Ordering::Acquire) != 0) {
+        let owner = self.owner.load(Ordering::Acquire);
+        if let Some(destroy) = self.table.destroy.filter(|_| owner != 0) {
+            let _scope = Scope::enter(owner);
             // SAFETY: the host's contract; nothing else of it is called any more.
             unsafe { destroy(self.table.user) };
         }

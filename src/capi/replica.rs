@@ -1,7 +1,7 @@
 //! Whole replicas with a state machine of the host.
 
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{enter, give_text, out, sized};
+use super::entry::{enter, give_text, note, out, sized};
 use super::handle::{self, Ending, Object};
 use super::pages::{HostPagedService, duramen_paged_service};
 use super::service::{HostService, Owner, duramen_service};
@@ -59,6 +59,9 @@ fn log_code(error: &LogError) -> i32 {
         _ => DURAMEN_E_CONFIG,
     }
 }
+
+/// How often somebody who waits looks.
+const STEP: Duration = Duration::from_millis(20);
 
 impl HostReplica {
     fn start(values: &Values, id: u32, service: Box<dyn Service>) -> Result<Self, Failure> {
@@ -231,7 +234,7 @@ pub unsafe extern "C" fn duramen_replica_metrics(
 /// DURAMEN_FOREVER). DURAMEN_OK: it has; the message (duramen_errmsg style, into `why`, may be NULL if `cap` is 0) says why.
 ///
 /// Ownership: `why` is the caller's. Thread: any. Re-entrancy: not from a callback. Errors: DURAMEN_E_TIMEOUT (it runs), DURAMEN_E_REENTRANT,
-/// DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed).
+/// DURAMEN_E_HANDLE, DURAMEN_E_STATE (being destroyed, or destroyed while this waited).
 ///
 /// # Safety
 /// `why` holds `cap` bytes.
@@ -243,6 +246,7 @@ pub unsafe extern "C" fn duramen_replica_wait_failed(
     cap: usize,
 ) -> i32 {
     let until = handle::until(timeout_ms);
+    let mut waited = false;
     loop {
         // In steps: destroy is not to wait for this.
         let mut ended = false;
@@ -257,10 +261,17 @@ pub unsafe extern "C" fn duramen_replica_wait_failed(
             }
             Ok(DURAMEN_OK)
         });
+        if waited && code == DURAMEN_E_HANDLE {
+            // It was there when this was called.
+            note(replica.addr(), "a replica was destroyed meanwhile");
+            return DURAMEN_E_STATE;
+        }
         if ended || code != DURAMEN_OK {
             return code;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        std::thread::sleep(left.unwrap_or(STEP).min(STEP));
+        waited = true;
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Sum {
     /// Destroyed in a callback.
     replica: AtomicPtr<duramen_replica>,
     within: AtomicI32,
+    /// The same in its last callback.
+    last: AtomicI32,
     /// Kept by mistake.
     stale: AtomicPtr<duramen_reply>,
 }
@@ -112,6 +114,10 @@ unsafe extern "C" fn restore(user: *mut c_void, input: *mut duramen_reader) -> i
 unsafe extern "C" fn destroy(user: *mut c_void) {
     let sum = unsafe { sum(user) };
     assert_eq!(sum.snapshots.load(Ordering::Relaxed), 0, "a view outlives the service");
+    let replica = sum.replica.load(Ordering::Relaxed);
+    if !replica.is_null() {
+        sum.last.store(duramen_replica_destroy(replica, 1000), Ordering::Relaxed);
+    }
     sum.destroyed.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -277,7 +283,7 @@ fn a_start_in_which_execute_fails_is_an_error_and_destroys_nothing() {
 
 #[test]
 fn a_callback_cannot_destroy_its_replica_nor_keep_what_it_was_lent() {
-    let (cluster, sums) = sums(FaultModel::Crash, 3, 64);
+    let (mut cluster, sums) = sums(FaultModel::Crash, 3, 64);
     let client = cluster.client(&[]);
     sums[0].replica.store(cluster.replicas[0], Ordering::Relaxed);
     assert_eq!(add(client, 2), 2);
@@ -287,6 +293,82 @@ fn a_callback_cannot_destroy_its_replica_nor_keep_what_it_was_lent() {
     assert_eq!(unsafe { duramen_reply_set(stale, null(), 0) }, DURAMEN_E_HANDLE);
     assert_eq!(add(client, 2), 4);
     assert_eq!(duramen_client_destroy(client, DURAMEN_FOREVER), DURAMEN_OK);
+    // Neither can its service's last callback, which destroy waits for.
+    sums[0].replica.store(cluster.replicas[0], Ordering::Relaxed);
+    cluster.stop(0);
+    assert_eq!(sums[0].last.load(Ordering::Relaxed), DURAMEN_E_REENTRANT);
+}
+
+/// Stands for the replica of a service: what the service's last callbacks may do to it.
+struct Standing {
+    handle: *mut super::conf::duramen_conf,
+    codes: parking_lot::Mutex<Vec<i32>>,
+}
+
+unsafe extern "C" fn destroy_standing(user: *mut c_void) {
+    let standing = unsafe { &*user.cast::<Standing>() };
+    standing.codes.lock().push(super::conf::duramen_conf_destroy(standing.handle));
+}
+
+unsafe extern "C" fn view_of_standing(_: *mut c_void, view: *mut *mut c_void) -> i32 {
+    unsafe { view.write(null_mut()) };
+    0
+}
+
+unsafe extern "C" fn free_view_of_standing(user: *mut c_void, _: *mut c_void) {
+    unsafe { destroy_standing(user) };
+}
+
+#[test]
+fn last_callbacks_run_inside_the_replica_s_handle() {
+    let handle = super::conf::duramen_conf_new();
+    let standing = Standing { handle, codes: Default::default() };
+    let user = std::ptr::from_ref(&standing).cast_mut().cast();
+    let owner = || Owner::new(AtomicUsize::new(handle.addr()));
+    let sum = Sum::default();
+    let service = duramen_service {
+        user,
+        snapshot: Some(view_of_standing),
+        snapshot_free: Some(free_view_of_standing),
+        destroy: Some(destroy_standing),
+        ..table(&sum)
+    };
+    let service = HostService::new(service, owner()).unwrap();
+    drop(service.snapshot());
+    assert_eq!(*standing.codes.lock(), [DURAMEN_E_REENTRANT]);
+    drop(service);
+    let disk = duramen_paged_service {
+        struct_size: size_of::<duramen_paged_service>(),
+        user,
+        page_bytes_max: 4096,
+        reserved: 0,
+        execute: Some(disk_execute),
+        query: Some(disk_query),
+        destroy: Some(destroy_standing),
+    };
+    drop(HostPagedService::new(disk, owner()).unwrap());
+    assert_eq!(*standing.codes.lock(), [DURAMEN_E_REENTRANT; 3]);
+    assert_eq!(super::conf::duramen_conf_destroy(handle), DURAMEN_OK);
+}
+
+#[test]
+fn who_waits_for_a_failure_keeps_to_the_time_and_hears_of_destroy() {
+    let (mut cluster, _sums) = sums(FaultModel::Crash, 3, 64);
+    let replica = cluster.replicas[0].addr();
+    let wait = move |ms| {
+        let replica = std::ptr::without_provenance_mut(replica);
+        let began = std::time::Instant::now();
+        (unsafe { duramen_replica_wait_failed(replica, ms, null_mut(), 0) }, began.elapsed())
+    };
+    let took: Vec<_> = (0..20).map(|_| wait(21)).collect();
+    assert!(took.iter().all(|(code, took)| *code == DURAMEN_E_TIMEOUT && took.as_millis() >= 21));
+    // The machine may be slow once, hardly each time.
+    assert!(took.iter().any(|(_, took)| took.as_millis() < 35), "{took:?}");
+    let waiting = std::thread::spawn(move || wait(DURAMEN_FOREVER).0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    cluster.stop(0);
+    assert_eq!(waiting.join().unwrap(), DURAMEN_E_STATE);
+    assert_eq!(wait(0).0, DURAMEN_E_HANDLE);
 }
 
 #[test]

@@ -301,7 +301,9 @@ unsafe impl Sync for Shared {}
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(destroy) = self.table.destroy.filter(|_| self.owner.load(Ordering::Acquire) != 0) {
+        let owner = self.owner.load(Ordering::Acquire);
+        if let Some(destroy) = self.table.destroy.filter(|_| owner != 0) {
+            let _scope = Scope::enter(owner);
             // SAFETY: the host's contract; nothing else of it is called any more.
             unsafe { destroy(self.table.user) };
         }
@@ -443,6 +445,7 @@ impl Snapshot for HostSnapshot {
 impl Drop for HostSnapshot {
     fn drop(&mut self) {
         if let Some(free) = self.shared.table.snapshot_free {
+            let _scope = Scope::enter(self.shared.owner.load(Ordering::Relaxed));
             // SAFETY: the host's contract; the view is not used any more.
             unsafe { free(self.shared.table.user, self.view) };
         }
