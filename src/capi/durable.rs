@@ -64,6 +64,8 @@ const BEHIND_LOOK: Duration = Duration::from_millis(1);
 /// A batch of the host.
 struct Batch {
     seq: Seq,
+    /// What it takes in the log at most.
+    cost: usize,
     head: Bytes,
     body: Bytes,
 }
@@ -107,15 +109,29 @@ fn each_op(
     Ok(())
 }
 
+/// What deliver last said about room, and whether that has changed.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Room {
+    #[default]
+    Enough,
+    Missed,
+    Again,
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Batch>,
+    /// What they cost.
     waiting_bytes: usize,
     /// The last one that was delivered.
     last: Seq,
     /// All up to here are executed and on disk.
     done: Seq,
     recycle: Option<Seq>,
+    /// The log has said something that a round is to look at.
+    news: bool,
+    /// Something was turned down for which there is room now.
+    room: Room,
     ended: Option<(i32, String)>,
     closing: bool,
 }
@@ -134,6 +150,14 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    /// Does what duramen_durable_recycle left.
+    fn recycle(&self, layer: &DurableLayer) {
+        let upto = self.queue.lock().recycle.take();
+        if let Some(upto) = upto {
+            layer.recycle(upto);
+        }
+    }
+
     /// Up to `max` batches, none if there are none.
     fn take(&self, max: usize) -> Vec<Batch> {
         let mut queue = self.queue.lock();
@@ -142,22 +166,52 @@ impl Shared {
         }
         let max = max.min(queue.waiting.len());
         let batches: Vec<Batch> = queue.waiting.drain(..max).collect();
-        queue.waiting_bytes = queue.waiting.iter().map(|batch| batch.body.len()).sum();
+        queue.waiting_bytes = queue.waiting.iter().map(|batch| batch.cost).sum();
         if queue.waiting.is_empty() {
             // Under the lock: the next one rings again.
             self.bell.silence();
         }
+        self.look_for_room(&mut queue);
         batches
     }
 
+    /// After a round: what rang meanwhile may be done.
+    fn hush(&self) {
+        let queue = self.queue.lock();
+        // Each is set before it rings.
+        let rings = queue.news || queue.recycle.is_some() || queue.room == Room::Again;
+        if queue.waiting.is_empty() && !rings {
+            self.bell.silence();
+        }
+    }
+
+    /// What was turned down would be taken now: tells once.
+    fn look_for_room(&self, queue: &mut Queue) {
+        if queue.room == Room::Missed && queue.waiting.is_empty() && self.room.load(Ordering::Relaxed) {
+            queue.room = Room::Again;
+            self.bell.ring();
+        }
+    }
+
+    /// Whether room has come back since the last look.
+    fn has_room_again(&self) -> bool {
+        let room = &mut self.queue.lock().room;
+        let again = *room == Room::Again;
+        if again {
+            *room = Room::Enough;
+        }
+        again
+    }
+
     /// Waits for something to do until then; false: nothing will come.
-    fn wait_for_work(&self, until: Option<Instant>) -> bool {
+    fn wait_for_work(&self, until: Option<Instant>, polled: bool) -> bool {
         let mut queue = self.queue.lock();
         loop {
             if queue.closing || queue.ended.is_some() {
                 return false;
             }
-            if !queue.waiting.is_empty() || queue.recycle.is_some() {
+            let is_news = queue.news || queue.recycle.is_some() || (queue.room == Room::Again && polled);
+            if is_news || !queue.waiting.is_empty() {
                 return true;
             }
             match until {
@@ -175,6 +229,8 @@ struct Callbacks {
     shared: Arc<Shared>,
     /// What its execute reported.
     failed: Option<String>,
+    /// The last batch whose release was called.
+    released: Seq,
 }
 
 // SAFETY: `user` is not followed here; on which threads it is used is the host's contract (`duramen_durable_callbacks`).
@@ -183,6 +239,7 @@ unsafe impl Send for Callbacks {}
 impl Callbacks {
     fn let_go(&mut self, replies: Vec<Option<Seq>>) {
         for seq in replies.into_iter().flatten() {
+            self.released = seq;
             if let Some(release) = self.table.release {
                 // SAFETY: the host gave function and user for each other.
                 unsafe { release(self.table.user, seq.0) };
@@ -206,7 +263,7 @@ impl Host for Callbacks {
     /// The batch, if all of it was executed.
     type Replies = Option<Seq>;
 
-    fn delivery(&self, Batch { seq, head, body }: &Batch) -> Delivery {
+    fn delivery(&self, Batch { seq, head, body, .. }: &Batch) -> Delivery {
         Delivery {
             seq: *seq,
             view: View(0),
@@ -217,7 +274,7 @@ impl Host for Callbacks {
         }
     }
 
-    fn execute(&mut self, Batch { seq, head, body }: Batch) -> Option<Seq> {
+    fn execute(&mut self, Batch { seq, head, body, .. }: Batch) -> Option<Seq> {
         if self.failed.is_some() {
             return None;
         }
@@ -240,7 +297,9 @@ impl Host for Callbacks {
     }
 
     fn logged(&mut self, upto: Seq) {
-        if self.failed.is_some() {
+        // Behind one that failed nothing counts, before it all does.
+        let upto = upto.min(self.released);
+        if upto <= self.shared.queue.lock().done {
             return;
         }
         if let Some(logged) = self.table.logged {
@@ -268,12 +327,15 @@ impl Work {
         if let Some((code, why)) = &host.shared.queue.lock().ended {
             return Err(Failure::new(*code, format!("the layer has ended: {why}")));
         }
-        if let Some(upto) = host.shared.queue.lock().recycle.take() {
-            layer.recycle(upto);
-        }
+        host.shared.recycle(layer);
+        // Before the look: what comes after it is news again.
+        host.shared.queue.lock().news = false;
         let batches = host.shared.take(max);
         let count = batches.len();
         let worked = layer.poll(host).and_then(|()| layer.deliver(batches, host));
+        // What its callbacks gave up.
+        host.shared.recycle(layer);
+        host.shared.hush();
         let (code, why) = match (host.failed.clone(), worked) {
             (Some(why), _) => (DURAMEN_E_CALLBACK, why),
             (None, Ok(())) => return Ok(count),
@@ -286,6 +348,25 @@ impl Work {
     fn is_behind(&self) -> bool {
         self.layer.as_ref().is_some_and(DurableLayer::is_behind)
     }
+}
+
+/// A round, after which the layer has ended if it panicked: how many batches it took, and whether something is not on disk yet.
+fn round_of(work: &Mutex<Work>, max: usize) -> Result<(usize, bool), Failure> {
+    let mut is_behind = false;
+    let worked = catching(|| {
+        let mut work = work.lock();
+        let count = work.round(max)?;
+        is_behind = work.is_behind();
+        Ok(count as i32)
+    });
+    if let Err(Failure { code: DURAMEN_E_INTERNAL, message }) = &worked {
+        let work = work.lock();
+        let has_ended = work.host.shared.queue.lock().ended.is_some();
+        if !has_ended {
+            work.host.end(DURAMEN_E_INTERNAL, message.clone());
+        }
+    }
+    Ok((worked? as usize, is_behind))
 }
 
 fn layer_failure(error: LayerError) -> (i32, String) {
@@ -305,6 +386,7 @@ struct HostDurable {
     reader: DeliveryReader,
     thread: Option<JoinHandle<()>>,
     polled: bool,
+    mode: Mode,
     batch_bytes_max: usize,
     waiting_bytes_max: usize,
     handle: usize,
@@ -328,9 +410,10 @@ impl HostDurable {
             _ => Mode::Parallel,
         };
         let options = options(values);
-        let batch_bytes_max = options.record_bytes_max - (4 << 10);
-        // What is taken and not logged yet must fit into the log's reserve, which is a segment less its largest record.
-        let waiting_bytes_max = (options.segment_bytes as usize / 8).min(options.queued_bytes_max);
+        let batch_bytes_max = options.record_bytes_max;
+        // What waits, and a round under way, must fit into the log's reserve, which is a segment less its largest record, whether they
+        // are written together or each alone.
+        let waiting_bytes_max = (options.segment_bytes as usize / 4).min(options.queued_bytes_max);
         let (mut last, mut refused) = (Seq(0), false);
         let open = crate::durable::open(options, mode, &mut |delivery: Delivery| {
             let ops = operations(&delivery.head, delivery.body.len())?;
@@ -350,20 +433,28 @@ impl HostDurable {
             room: AtomicBool::new(true),
             closing: AtomicBool::new(false),
         });
-        let told = shared.clone();
-        let layer = open.start(move |room| {
+        let (told, news) = (shared.clone(), shared.clone());
+        let room = move |room| {
             told.room.store(room, Ordering::Relaxed);
-            told.update(|_| {});
+            told.update(|queue| told.look_for_room(queue));
+        };
+        // A round waits for its own writes; with mode = async nobody does, and for a failure neither.
+        let layer = open.start_told(room, move |failed| {
+            if failed || mode == Mode::Async {
+                news.update(|queue| queue.news = true);
+                news.bell.ring();
+            }
         });
         let layer = layer.map_err(log_failure)?;
         let reader = layer.reader();
-        let host = Callbacks { table, shared: shared.clone(), failed: None };
+        let host = Callbacks { table, shared: shared.clone(), failed: None, released: Seq(0) };
         Ok(Self {
             shared,
             work: Arc::new(Mutex::new(Work { layer: Some(layer), host })),
             reader,
             thread: None,
             polled: values.text("callbacks") == "poll",
+            mode,
             batch_bytes_max,
             waiting_bytes_max,
             handle: 0,
@@ -379,17 +470,10 @@ impl HostDurable {
         let (shared, work, handle) = (self.shared.clone(), self.work.clone(), self.handle);
         let thread = std::thread::Builder::new().name("duramen-rounds".into()).spawn(move || {
             let mut look = None;
-            while shared.wait_for_work(look) {
+            while shared.wait_for_work(look, false) {
                 let _scope = Scope::enter(handle);
-                let worked = catching(|| {
-                    let mut work = work.lock();
-                    work.round(usize::MAX)?;
-                    look = work.is_behind().then(|| Instant::now() + BEHIND_LOOK);
-                    Ok(DURAMEN_OK)
-                });
-                if let Err(Failure { code, message }) = worked {
-                    shared.update(|queue| _ = queue.ended.get_or_insert((code, message)));
-                }
+                let is_behind = round_of(&work, usize::MAX).is_ok_and(|(_, is_behind)| is_behind);
+                look = is_behind.then(|| Instant::now() + BEHIND_LOOK);
             }
         });
         self.thread = Some(thread.map_err(|e| Failure::io("no thread for rounds", &e))?);
@@ -398,25 +482,31 @@ impl HostDurable {
 
     fn deliver(&self, seq: u64, ops: &[&[u8]]) -> Result<(), Failure> {
         let body = ops.iter().fold(0usize, |sum, op| sum.saturating_add(op.len()));
-        let bytes = body.saturating_add(ops.len().saturating_mul(4));
-        if bytes > self.batch_bytes_max {
+        let pieces = if self.mode == Mode::Naive { ops.len().min(body) } else { 1 };
+        let cost = Delivery::log_bytes(ops.len().saturating_mul(4), body, pieces);
+        if cost > self.batch_bytes_max {
             let most = self.batch_bytes_max;
-            let why = format!("a batch of {bytes} bytes; this layer takes {most} (segment-mib)");
+            let why = format!("a batch that takes {cost} bytes; this layer takes {most} (segment-mib)");
             return Err(Failure::new(DURAMEN_E_TOO_LARGE, why));
         }
-        let check = |queue: &Queue| {
+        let check = |queue: &mut Queue| {
             if let Some((code, why)) = &queue.ended {
                 return Err(Failure::new(*code, format!("the layer has ended: {why}")));
+            }
+            if seq == u64::MAX {
+                return Err(Failure::argument("batch UINT64_MAX: no number comes after it"));
             }
             if seq <= queue.last.0 {
                 let why = format!("batch {seq} after batch {}: numbers must rise", queue.last);
                 return Err(Failure::argument(why));
             }
             if !self.shared.room.load(Ordering::Relaxed) {
+                queue.room = Room::Missed;
                 let why = "the log's segments or its disk are full: recycle, then try again";
                 return Err(Failure::new(DURAMEN_E_NO_SPACE, why));
             }
-            if queue.waiting_bytes + bytes > self.waiting_bytes_max && !queue.waiting.is_empty() {
+            if queue.waiting_bytes + cost > self.waiting_bytes_max && !queue.waiting.is_empty() {
+                queue.room = Room::Missed;
                 let waiting = queue.waiting.len();
                 return Err(Failure::new(
                     DURAMEN_E_BUSY,
@@ -426,12 +516,12 @@ impl HostDurable {
             Ok(())
         };
         // Before the copy, which is made without the lock, and after.
-        check(&self.shared.queue.lock())?;
-        let batch = Batch { seq: Seq(seq), head: head_of(ops), body: ops.concat().into() };
+        check(&mut self.shared.queue.lock())?;
+        let batch = Batch { seq: Seq(seq), cost, head: head_of(ops), body: ops.concat().into() };
         let mut queue = self.shared.queue.lock();
-        check(&queue)?;
+        check(&mut queue)?;
         queue.last = Seq(seq);
-        queue.waiting_bytes += bytes;
+        queue.waiting_bytes += cost;
         queue.waiting.push_back(batch);
         if queue.waiting.len() == 1 {
             self.shared.bell.ring();
@@ -595,8 +685,8 @@ pub unsafe extern "C" fn duramen_durable_open(
 /// one after the other. Re-entrancy: any callback.
 ///
 /// Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
-/// the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment), DURAMEN_E_ARGUMENT (`seq` does not rise;
-/// NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
+/// the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
+/// operation, with mode = naive 4 KiB), DURAMEN_E_ARGUMENT (`seq` does not rise, or is UINT64_MAX; NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
 /// DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
 /// # Safety
@@ -634,7 +724,9 @@ pub extern "C" fn duramen_durable_wait(durable: *mut duramen_durable, seq: u64, 
     })
 }
 
-/// An eventfd that is readable while batches wait for duramen_durable_poll, and when the layer has ended by itself.
+/// An eventfd that is readable while there is something for duramen_durable_poll: batches that wait, a duramen_durable_recycle that a round did not
+/// see, with mode = async batches that became durable; when the layer has ended or its log failed; and once when there is room again after
+/// DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE.
 ///
 /// Ownership: the library's: do not read, write or close it; it is closed by duramen_durable_destroy. Returns the descriptor (at least 0) or
 /// DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
@@ -654,8 +746,8 @@ fn polls(durable: &HostDurable) -> Result<(), Failure> {
 }
 
 /// Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
-/// mode = async), and releases them. If none waits, waits `timeout_ms` for one (0: does not wait; negative: without limit, until the
-/// layer is destroyed). Returns how many batches it took (at least 0), or a code.
+/// mode = async), and releases them. If none waits, waits `timeout_ms` for one, or for room after DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE (0: does not
+/// wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code.
 ///
 /// Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
 ///
@@ -669,17 +761,16 @@ pub extern "C" fn duramen_durable_poll(durable: *mut duramen_durable, max: u32, 
         let max = if max == 0 { u32::MAX } else { max }.min(i32::MAX as u32);
         let until = u64::try_from(timeout_ms).map_or(None, handle::until);
         loop {
-            let (count, is_behind) = {
-                let mut work = durable.work.lock();
-                let count = work.round(max as usize)?;
-                (count, work.is_behind())
-            };
-            if count > 0 || until.is_some_and(|until| Instant::now() >= until) {
+            let (count, is_behind) = round_of(&durable.work, max as usize)?;
+            if count > 0
+                || durable.shared.has_room_again()
+                || until.is_some_and(|until| Instant::now() >= until)
+            {
                 return Ok(count as i32);
             }
             let look = is_behind.then(|| Instant::now() + BEHIND_LOOK);
             let look = look.into_iter().chain(until).min();
-            if !durable.shared.wait_for_work(look) {
+            if !durable.shared.wait_for_work(look, true) {
                 let queue = durable.shared.queue.lock();
                 return Err(match &queue.ended {
                     Some((code, why)) => Failure::new(*code, format!("the layer has ended: {why}")),
@@ -738,9 +829,15 @@ pub extern "C" fn duramen_durable_recycle(durable: *mut duramen_durable, upto: u
         // At once if nobody works, else by who does.
         if let Some(work) = durable.work.try_lock()
             && let Some(layer) = &work.layer
-            && let Some(upto) = durable.shared.queue.lock().recycle.take()
         {
-            layer.recycle(upto);
+            durable.shared.recycle(layer);
+        }
+        {
+            let queue = durable.shared.queue.lock();
+            if queue.recycle.is_some() {
+                // The round under way may have looked already.
+                durable.shared.bell.ring();
+            }
         }
         durable.shared.moved.notify_all();
         Ok(DURAMEN_OK)

@@ -59,7 +59,7 @@ unsafe extern "C" fn execute(user: *mut c_void, seq: u64, index: u32, op: *const
             duramen_durable_destroy(layer, 0),
             duramen_durable_poll(layer, 0, 0),
             duramen_durable_wait(layer, seq, 0),
-            duramen_durable_recycle(layer, 0),
+            duramen_durable_recycle(layer, 1),
         ];
         unsafe { seen(user) }.within.extend(codes);
     }
@@ -187,6 +187,8 @@ fn a_polling_host_does_rounds_itself() {
     let refused = [DURAMEN_E_REENTRANT, DURAMEN_E_REENTRANT, DURAMEN_E_REENTRANT, 0];
     assert_eq!(host.0.lock().within, refused.repeat(3));
     assert_eq!(duramen_durable_wait(layer, 5, 0), 0);
+    let read = |seq| unsafe { duramen_durable_read(layer, seq, Some(replay), host.table().user) };
+    assert_eq!((read(1), read(2)), (DURAMEN_E_NOT_FOUND, 0), "a callback gave up the first");
     assert_eq!(duramen_durable_recycle(layer, 6), DURAMEN_E_ARGUMENT);
     assert_eq!(duramen_durable_recycle(layer, 5), 0);
     // Not begun: dropped.
@@ -210,10 +212,12 @@ fn a_host_that_fails_ends_the_layer_and_nothing_more_is_released() {
     assert!(message(layer).contains("operation 0 of batch 2"), "{}", message(layer));
     assert_eq!(deliver(layer, 4, &[b"op"]), DURAMEN_E_CALLBACK);
     assert_eq!(duramen_durable_poll(layer, 0, 0), DURAMEN_E_CALLBACK);
+    assert_eq!(duramen_durable_wait(layer, 1, 0), 0);
     assert_eq!(duramen_durable_wait(layer, 3, 0), DURAMEN_E_CALLBACK);
     {
         let seen = host.0.lock();
         assert_eq!((seen.released.as_slice(), seen.executed.len()), (&[1][..], 1));
+        assert_eq!(seen.logged, 1, "what was released before is told of");
         assert_eq!(seen.ended.as_ref().map(|(code, _)| *code), Some(DURAMEN_E_CALLBACK));
     }
     close(layer);
@@ -371,4 +375,90 @@ fn what_was_released_is_replayed_after_the_process_was_killed() {
         }
         close(layer);
     }
+}
+
+#[test]
+fn tiny_and_empty_batches_have_a_bound_and_never_end_the_layer() {
+    for mode in ["parallel", "naive", "async"] {
+        let dir = real_dir("capi-durable-");
+        let values = [("callbacks", "poll"), ("segment-mib", "1"), ("segments", "4"), ("mode", mode)];
+        let conf = conf(dir.path(), &values);
+        assert_eq!(duramen_durable_format(conf.0), 0);
+        let host = Host::new();
+        let layer = host.open(&conf).unwrap();
+        assert_eq!(deliver(layer, u64::MAX, &[b"x"]), DURAMEN_E_ARGUMENT);
+        let many = vec![&b"1"[..]; 70_000];
+        assert_eq!(deliver(layer, 1, &many), DURAMEN_E_TOO_LARGE);
+        let (mut seq, mut busy, until) = (0u64, 0, Instant::now() + Duration::from_secs(60));
+        loop {
+            assert!(Instant::now() < until);
+            let ops: &[&[u8]] = if seq % 2 == 0 { &[] } else { &[b"1"] };
+            match deliver(layer, seq + 1, ops) {
+                0 => seq += 1,
+                DURAMEN_E_BUSY => {
+                    busy += 1;
+                    assert!(duramen_durable_poll(layer, 0, 0) > 0, "{mode}: {}", message(layer));
+                }
+                code => break assert_eq!(code, DURAMEN_E_NO_SPACE, "{mode}: {}", message(layer)),
+            }
+            // Naive batches take a block each: it is full soon.
+            if mode != "naive" && seq == 20_000 {
+                break;
+            }
+        }
+        assert!(busy > 1, "{mode}: {seq} at once");
+        while duramen_durable_poll(layer, 0, 0) > 0 {}
+        while duramen_durable_wait(layer, seq, 10) != 0 {
+            assert!(Instant::now() < until);
+            assert_eq!(duramen_durable_poll(layer, 0, 0), 0);
+        }
+        assert!(host.0.lock().ended.is_none());
+        close(layer);
+    }
+}
+
+#[test]
+fn what_the_log_says_later_rings_for_a_polling_host() {
+    let dir = real_dir("capi-durable-");
+    let conf = conf(dir.path(), &[("callbacks", "poll"), ("mode", "async")]);
+    assert_eq!(duramen_durable_format(conf.0), 0);
+    let host = Host::new();
+    let layer = host.open(&conf).unwrap();
+    let fd = duramen_durable_fd(layer);
+    for seq in 1..=20 {
+        assert_eq!(deliver(layer, seq, &[b"op"]), 0);
+        assert_eq!(duramen_durable_poll(layer, 0, 0), 1);
+        let until = Instant::now() + Duration::from_secs(20);
+        // Nothing but the descriptor says when to poll.
+        while host.0.lock().logged < seq {
+            assert!(Instant::now() < until && readable(fd, 20_000), "{seq}");
+            assert_eq!(duramen_durable_poll(layer, 0, 0), 0);
+        }
+    }
+    close(layer);
+}
+
+#[test]
+fn a_polling_host_hears_of_room_that_came_back() {
+    let dir = real_dir("capi-durable-");
+    let conf = conf(dir.path(), &[("callbacks", "poll"), ("segment-mib", "1"), ("segments", "4")]);
+    assert_eq!(duramen_durable_format(conf.0), 0);
+    let host = Host::new();
+    let layer = host.open(&conf).unwrap();
+    let (fd, op, mut seq) = (duramen_durable_fd(layer), vec![3u8; 60 << 10], 1);
+    loop {
+        match deliver(layer, seq, &[&op]) {
+            0 => seq += 1,
+            DURAMEN_E_BUSY => assert!(duramen_durable_poll(layer, 0, 0) > 0),
+            code => break assert_eq!(code, DURAMEN_E_NO_SPACE),
+        }
+    }
+    while duramen_durable_poll(layer, 0, 0) > 0 {}
+    assert_eq!(deliver(layer, seq, &[&op]), DURAMEN_E_NO_SPACE);
+    assert!(!readable(fd, 50));
+    assert_eq!(duramen_durable_recycle(layer, seq - 1), 0);
+    assert_eq!(duramen_durable_poll(layer, 0, 20_000), 0, "room ends the wait");
+    assert_eq!(deliver(layer, seq, &[&op]), 0);
+    assert!(readable(fd, 0) && duramen_durable_poll(layer, 0, 0) == 1 && !readable(fd, 50));
+    close(layer);
 }

@@ -1118,7 +1118,7 @@ int32_t duramen_log_read(duramen_log *log,
 
 /**
  * Gives up the records below number `below`: the space of whole segments of them is used again, soon. A crash may bring them back.
- * A lower number than before changes nothing.
+ * A lower number than before changes nothing. One above the record that is appended next stands for that: records that come later are never given up by it.
  *
  * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
@@ -1165,14 +1165,15 @@ int32_t duramen_checkpoint_open(const duramen_conf *conf,
  * nothing. Then the oldest ones go, so that two are there. When this returned DURAMEN_OK, what only leads to the older one's place may be
  * trimmed from logs.
  *
- * `position` must be above those that are there. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
- * `bytes_hint`: about how many bytes will come, so that a full disk shows at once; 0 if that is not known. `root` (may be NULL) gets what stands
+ * `position` must be above those that are there, and not UINT64_MAX. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
+ * `bytes_hint`: about how many bytes will come, so that a full disk shows at once (what is not used of it is given back); 0 if that is not known. `root` (may be NULL) gets what stands
  * for all of it.
  *
  * Ownership: nothing is kept. Thread of `fill`: this one; it blocks for the disk. Re-entrancy: `fill` may use other handles. One is written at a
  * time; others wait.
  *
- * Errors, of which nothing is left behind: DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
+ * Errors, of which nothing is left behind, except after a failed sync of the folder, as the message then says: the next open may find the checkpoint,
+ * whole, or not. DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
  * rise; `fill` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_checkpoint_write(duramen_checkpoint *checkpoint,
@@ -1257,8 +1258,8 @@ int32_t duramen_durable_open(const duramen_conf *conf,
  * one after the other. Re-entrancy: any callback.
  *
  * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
- * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment), DURAMEN_E_ARGUMENT (`seq` does not rise;
- * NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
+ * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
+ * operation, with mode = naive 4 KiB), DURAMEN_E_ARGUMENT (`seq` does not rise, or is UINT64_MAX; NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
  * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_durable_deliver(duramen_durable *durable,
@@ -1280,7 +1281,9 @@ int32_t duramen_durable_wait(duramen_durable *durable,
                              uint64_t timeout_ms);
 
 /**
- * An eventfd that is readable while batches wait for duramen_durable_poll, and when the layer has ended by itself.
+ * An eventfd that is readable while there is something for duramen_durable_poll: batches that wait, a duramen_durable_recycle that a round did not
+ * see, with mode = async batches that became durable; when the layer has ended or its log failed; and once when there is room again after
+ * DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE.
  *
  * Ownership: the library's: do not read, write or close it; it is closed by duramen_durable_destroy. Returns the descriptor (at least 0) or
  * DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED. Thread: any. Re-entrancy: any callback.
@@ -1289,8 +1292,8 @@ int32_t duramen_durable_fd(duramen_durable *durable);
 
 /**
  * Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
- * mode = async), and releases them. If none waits, waits `timeout_ms` for one (0: does not wait; negative: without limit, until the
- * layer is destroyed). Returns how many batches it took (at least 0), or a code.
+ * mode = async), and releases them. If none waits, waits `timeout_ms` for one, or for room after DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE (0: does not
+ * wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code.
  *
  * Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
  *

@@ -2,7 +2,7 @@
 
 use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{bytes, enter, give_text, out};
+use super::entry::{Grows, bytes, enter, give_text, out};
 use super::handle::{self, Ending, Object};
 use super::status::*;
 use crate::log::{
@@ -219,13 +219,16 @@ impl HostLog {
         let record =
             Record { kind, seq: Seq(tag), view: View(0), digest: Digest::ZERO, payload: vec![payload] };
         let mut log = self.log.lock();
+        // Held meanwhile: it may be durable before its number is here.
+        let mut last = self.appended.lock();
         let appended = log.as_mut().expect("no call comes after the end").append(record);
         match appended {
             Ok(lsn) => {
-                *self.appended.lock() = lsn;
+                *last = lsn;
                 Ok(lsn.0)
             }
             Err(refused) => {
+                drop(last);
                 drop(log);
                 Err(match refused.why {
                     AppendRefusal::Full => {
@@ -443,6 +446,35 @@ pub(super) unsafe fn give<T>(place: *mut T, value: T) {
     }
 }
 
+/// How large the host takes a struct to be that it gets.
+///
+/// # Safety
+/// NULL, or a `usize` is there.
+pub(super) unsafe fn size_for<T: Grows>(what: &str, place: *const T) -> Result<usize, Failure> {
+    if place.is_null() {
+        return Err(Failure::argument(format!("{what} is NULL: there is no place for the result")));
+    }
+    // SAFETY: the first field is struct_size; the host's alignment is not trusted.
+    let size = unsafe { place.cast::<usize>().read_unaligned() };
+    match size < T::FIRST_SIZE {
+        true => {
+            let least = T::FIRST_SIZE;
+            Err(Failure::new(DURAMEN_E_ABI, format!("{what}: struct_size is {size}, at least {least}")))
+        }
+        false => Ok(size),
+    }
+}
+
+/// Writes as much of a struct as the host, whose it has `size` bytes, knows.
+///
+/// # Safety
+/// `place` holds `size` bytes.
+pub(super) unsafe fn give_sized<T: Grows>(place: *mut T, size: usize, value: T) {
+    let n = size.min(size_of::<T>());
+    // SAFETY: both hold that many bytes.
+    unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), n) }
+}
+
 /// Waits until record `lsn`, and with it every one before it, is durable: it survives a loss of power.
 ///
 /// `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any, several at once. Re-entrancy: any callback. `lsn` 0 is always durable.
@@ -553,13 +585,16 @@ pub unsafe extern "C" fn duramen_log_read(
 }
 
 /// Gives up the records below number `below`: the space of whole segments of them is used again, soon. A crash may bring them back.
-/// A lower number than before changes nothing.
+/// A lower number than before changes nothing. One above the record that is appended next stands for that: records that come later are never given up by it.
 ///
 /// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_log_trim(log: *mut duramen_log, below: u64) -> i32 {
     handle::with::<HostLog>(log, |log| {
-        log.log.lock().as_ref().expect("no call comes after the end").recycle(Lsn(below));
+        let log = log.log.lock();
+        let log = log.as_ref().expect("no call comes after the end");
+        // The log keeps the highest number for ever.
+        log.recycle(Lsn(below).min(log.next_lsn()));
         Ok(DURAMEN_OK)
     })
 }

@@ -377,3 +377,25 @@ fn what_was_durable_is_there_after_the_process_was_killed() {
         assert_eq!(duramen_log_destroy(log, 20_000), 0);
     }
 }
+
+#[test]
+fn a_trim_beyond_the_end_gives_up_nothing_that_comes_later() {
+    let dir = real_dir("capi-log-");
+    let conf = Conf::new(dir.path(), &[("segment-mib", "1"), ("segments", "8")]);
+    assert_eq!(duramen_log_format(conf.0), 0);
+    let (log, _) = open(&conf).unwrap();
+    assert_eq!(append(log, 1, b"first"), Ok(1));
+    assert_eq!(duramen_log_trim(log, u64::MAX), 0);
+    let record = vec![5u8; 200 << 10];
+    for n in 2..=16 {
+        assert_eq!(append(log, n, &record), Ok(n));
+        assert_eq!(duramen_log_wait(log, n, 20_000), 0);
+    }
+    let mut read = Vec::<Found>::new();
+    let user = (&raw mut read).cast();
+    assert_eq!(unsafe { duramen_log_read(log, 2, 0, Some(note), user) }, 15);
+    assert_eq!(duramen_log_destroy(log, 20_000), 0);
+    let (log, found) = open(&conf).unwrap();
+    assert!(found.iter().map(|found| found.0).filter(|lsn| *lsn > 1).eq(2..=16));
+    assert_eq!(duramen_log_destroy(log, 20_000), 0);
+}

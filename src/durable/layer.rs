@@ -11,12 +11,14 @@ use super::record::{Assembler, Delivery, is_first};
 use super::rounds::RoundStats;
 use crate::log::{
     self, AppendRefusal, Durable, DurableGate, Log, LogError, LogEvent, LogOptions, LogReader, Persisted,
-    Record, RecoveryReport,
+    Record, RecoveryReport, record_bytes,
 };
 use crate::types::{Lsn, Seq};
 
 /// How long a full log is waited for before it is looked at again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long a log may stand still whose last reserve may be enough.
+const FULL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the disk is still waited for when the host is to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -147,15 +149,26 @@ impl OpenLayer {
     /// Starts the log. `room` is told, on the log's thread, whether it takes new work.
     /// Errors: as [`log::OpenLog::start`].
     pub fn start(self, room: impl Fn(bool) + Send + Sync + 'static) -> Result<DurableLayer, LogError> {
+        self.start_told(room, |_| {})
+    }
+
+    /// As [`OpenLayer::start`]; `news` is told, on the log's thread, that a poll would see something: with `true` a failure.
+    pub fn start_told(
+        self,
+        room: impl Fn(bool) + Send + Sync + 'static,
+        news: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Result<DurableLayer, LogError> {
         let (tell, events) = unbounded();
         let last = self.open.report().last_lsn;
         let events_in: Sender<Event> = tell;
         let (log, reader) = self.open.start(Box::new(move |event| match event {
             LogEvent::Persisted(persisted) => {
                 let _ = events_in.send(Event::Durable(persisted, Instant::now()));
+                news(false);
             }
             LogEvent::Failed(failed) => {
                 let _ = events_in.send(Event::Failed(failed.to_string()));
+                news(true);
             }
             LogEvent::Room(now) => room(now),
         }))?;
@@ -246,20 +259,21 @@ impl DurableLayer {
         let is_stopping = || host.is_stopping();
         // What is handed over at a time must fit into the queue.
         let most = self.log.queued_bytes_max() / 2;
+        let mut patience = Patience::new(&is_stopping);
         let mut last = Lsn(self.log.next_lsn().0 - 1);
         let mut chunk = Vec::new();
         let mut bytes = 0;
         for record in records {
-            let size = record.payload_bytes();
+            let size = record_bytes(record.payload_bytes());
             if bytes + size > most && !chunk.is_empty() {
-                last = self.append_chunk(std::mem::take(&mut chunk), Patience::new(&is_stopping))?;
+                last = self.append_chunk(std::mem::take(&mut chunk), &mut patience)?;
                 bytes = 0;
             }
             bytes += size;
             chunk.push(record);
         }
         if !chunk.is_empty() {
-            last = self.append_chunk(chunk, Patience::new(&is_stopping))?;
+            last = self.append_chunk(chunk, &mut patience)?;
         }
         Ok(last)
     }
@@ -267,11 +281,12 @@ impl DurableLayer {
     fn append_chunk(
         &mut self,
         mut records: Vec<Record>,
-        mut patience: Patience<'_>,
+        patience: &mut Patience<'_>,
     ) -> Result<Lsn, LayerError> {
         let places: Vec<(Seq, bool)> = records.iter().map(|r| (r.seq, is_first(r))).collect();
         let first = self.log.next_lsn();
         let mut reserve = false;
+        let mut still = (0, Instant::now());
         loop {
             match self.log.append_all(records, reserve) {
                 Ok(last) => {
@@ -296,7 +311,24 @@ impl DurableLayer {
                     records = back;
                     reserve = true;
                 }
-                Err((AppendRefusal::NoRoom, _)) => return Err(LayerError::Full),
+                // What is queued, and each of these records, was taken for more than it is on disk: alone in its block.
+                Err((AppendRefusal::NoRoom, mut back)) if back.len() > 1 => {
+                    let rest = back.split_off(back.len() / 2);
+                    self.append_chunk(back, patience)?;
+                    return self.append_chunk(rest, patience);
+                }
+                Err((AppendRefusal::NoRoom, back)) => {
+                    let queued = self.log.queued_bytes();
+                    if still.0 != queued {
+                        still = (queued, Instant::now());
+                    }
+                    if queued == 0 || still.1.elapsed() > FULL_PATIENCE {
+                        return Err(LayerError::Full);
+                    }
+                    records = back;
+                    patience.ask()?;
+                    std::thread::sleep(FULL_WAIT);
+                }
                 Err((AppendRefusal::TooLarge, _)) => return Err(LayerError::TooLarge),
                 Err((AppendRefusal::Failed, _)) => return Err(self.failure()),
             }

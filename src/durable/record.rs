@@ -10,7 +10,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::log::{Record, ScannedRecord};
+use crate::log::{BLOCK_BYTES, Record, ScannedRecord, align_up, record_bytes};
 use crate::types::{Digest, Lsn, Seq, View};
 
 /// The only kind there is.
@@ -35,6 +35,15 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The most that one of this size takes in the log, as `pieces` records: each alone in its blocks.
+    pub(crate) fn log_bytes(head: usize, body: usize, pieces: usize) -> usize {
+        let payload = head.saturating_add(body).min(isize::MAX as usize / 2);
+        let one = align_up(record_bytes(PREFIX_BYTES + payload), BLOCK_BYTES);
+        // What the first one does not hold ends in other blocks: one more begun for each.
+        let more = align_up(record_bytes(PREFIX_BYTES), BLOCK_BYTES);
+        pieces.saturating_sub(1).saturating_mul(more).saturating_add(one)
+    }
+
     /// As records: one, or `pieces` of about equal size.
     pub(super) fn records(&self, pieces: usize) -> Vec<Record> {
         let pieces = pieces.clamp(1, self.body.len().max(1));

@@ -174,12 +174,12 @@ pub(super) enum NotAHeader {
 }
 
 /// `n` rounded up to a multiple of `to` (a power of two).
-pub(super) const fn align_up(n: usize, to: usize) -> usize {
+pub(crate) const fn align_up(n: usize, to: usize) -> usize {
     (n + to - 1) & !(to - 1)
 }
 
 /// Bytes a record takes in its group.
-pub(super) const fn record_bytes(payload_bytes: usize) -> usize {
+pub(crate) const fn record_bytes(payload_bytes: usize) -> usize {
     align_up(HEADER_BYTES + payload_bytes, RECORD_ALIGN)
 }
 

@@ -73,7 +73,7 @@ use crate::sys::{self, EventFd};
 pub(crate) use buffers::AlignedBuffer;
 use device::EmulatedWriter;
 use group::{Packer, Prefix, Queued};
-pub(crate) use layout::BLOCK_BYTES;
+pub(crate) use layout::{BLOCK_BYTES, align_up, record_bytes};
 use layout::{BootPayload, DATA_START, KIND_BOOT, KIND_TRAILER, RecordHeader, SegmentHeader};
 use mailbox::Mailbox;
 use reader::Index;
