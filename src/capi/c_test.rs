@@ -43,6 +43,8 @@ fn the_library_is_named_by_its_version_and_exports_what_the_header_says() {
     let Some(dynamic) = output_of("readelf", &["-d".as_ref(), &library]) else { return };
     let name = format!("Library soname: [libduramen.so.{}]", version());
     assert!(dynamic.contains(&name), "{dynamic}");
+    // Threads that have called it end in its code: it stays.
+    assert!(dynamic.lines().any(|line| line.contains("FLAGS_1") && line.contains("NODELETE")), "{dynamic}");
 
     let Some(symbols) = output_of("nm", &["-D".as_ref(), "--defined-only".as_ref(), &library]) else {
         return;
