@@ -9,5 +9,7 @@ fn main() {
         // Before 1.0 a minor version may break what the one before promised.
         let (major, minor) = (version("MAJOR"), version("MINOR"));
         println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libduramen.so.{major}.{minor}");
+        // Not unmapped by dlclose: destructors of threads that have called it, and the panic hook, are its code.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
 }

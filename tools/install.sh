@@ -13,12 +13,14 @@ command -v cargo >/dev/null || { echo "error: no Rust toolchain: install rustup,
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 name=libduramen.so.${version%.*}
 lib=$prefix/${LIBDIR:-lib}
-built=${CARGO_TARGET_DIR:-target}/release
 
 # One build of all kinds of library; it also tells what the static one needs besides itself.
 told=$(mktemp)
 trap 'rm -f "$told"' EXIT
-cargo rustc --release --lib --no-default-features --locked -- --print native-static-libs 2> >(tee "$told" >&2)
+cargo rustc --color never --release --lib --no-default-features --locked -- --print native-static-libs 2>&1 | tee "$told" >&2
+target=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+built=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
+[ -f "$built/libduramen.so" ] || { echo "error: cargo built no $built/libduramen.so" >&2; exit 1; }
 needs=$(sed -n 's/^note: native-static-libs: //p' "$told" | tail -n 1)
 : "${needs:=-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc}"
 
@@ -41,3 +43,6 @@ Libs.private: $needs
 Cflags: -I\${includedir}
 PC
 echo "installed duramen $version: $lib/libduramen.so ($name), $lib/libduramen.a, $prefix/include/duramen.h"
+if [ -z "${DESTDIR:-}" ]; then
+    echo "next, if programs do not find it at run time: ldconfig as root (directories of the system), or link with -Wl,-rpath,$lib"
+fi

@@ -236,6 +236,7 @@ fn a_thread_s_last_destructors_may_destroy_handles() {
         scope
             .spawn(|| {
                 // All of what the thread keeps is there, and gone before the destructor runs.
+                assert_eq!(nothing(std::ptr::without_provenance(late.sample)), DURAMEN_OK);
                 let mut reply = super::service::Replying::default();
                 super::lent::lend(&mut reply, |_| assert_eq!(nothing(null()), DURAMEN_E_HANDLE));
                 assert_ne!(message(null::<c_void>()), "");

@@ -43,6 +43,8 @@ fn the_library_is_named_by_its_version_and_exports_what_the_header_says() {
     let Some(dynamic) = output_of("readelf", &["-d".as_ref(), &library]) else { return };
     let name = format!("Library soname: [libduramen.so.{}]", version());
     assert!(dynamic.contains(&name), "{dynamic}");
+    // Threads that have called it end in its code: it stays.
+    assert!(dynamic.lines().any(|line| line.contains("FLAGS_1") && line.contains("NODELETE")), "{dynamic}");
 
     let Some(symbols) = output_of("nm", &["-D".as_ref(), "--defined-only".as_ref(), &library]) else {
         return;
@@ -148,9 +150,11 @@ static void of_thread(void *conf) { say("thread", conf); }
 
 static void *run(void *key)
 {
-    if (pthread_setspecific(*(pthread_key_t *)key, duramen_conf_new()) != 0)
+    duramen_conf *conf = duramen_conf_new();
+    if (pthread_setspecific(*(pthread_key_t *)key, conf) != 0)
         exit(3);
-    return duramen_conf_destroy(NULL) == 0 || duramen_errmsg(NULL, NULL, 0) == 0 ? key : NULL;
+    /* Makes the library keep all that it keeps. */
+    return duramen_conf_set(conf, "nonsense", "1", NULL, 0) == 0 || duramen_errmsg(NULL, NULL, 0) == 0 ? key : NULL;
 }
 
 int main(void)
@@ -163,7 +167,7 @@ int main(void)
     if (pthread_create(&thread, NULL, run, &key) != 0 || pthread_join(thread, &wrong) != 0 || wrong != NULL)
         return 4;
     at_exit = duramen_conf_new();
-    return duramen_conf_destroy(NULL) == 0 || duramen_errmsg(NULL, NULL, 0) == 0;
+    return duramen_conf_set(at_exit, "nonsense", "1", NULL, 0) == 0 || duramen_errmsg(NULL, NULL, 0) == 0;
 }
 "#;
 

@@ -28,8 +28,6 @@
 #include "block_protocol.h"
 #include "duramen.h"
 
-/* Connections may take so long to end with the last requests. */
-#define CLOSE_MS 2000
 #define DEADLINE_MS_DEFAULT 30000
 #define OP_BYTES_DEFAULT (128u << 10)
 /* Longer writes are for the file's owner to allow: `request_bytes` in cluster.toml is 4 MiB if nobody said otherwise. */
@@ -433,7 +431,8 @@ static int duramen_after_fork(void)
 static void duramen_unload(void)
 {
     if (disk.client != NULL)
-        duramen_client_destroy(disk.client, CLOSE_MS);
+        /* Requests have deadlines, so this ends; what is left running would call into an unloaded plugin. */
+        duramen_client_destroy(disk.client, DURAMEN_FOREVER);
     if (disk.conf != NULL)
         duramen_conf_destroy(disk.conf);
 }
