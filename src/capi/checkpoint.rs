@@ -1,9 +1,9 @@
 //! Checkpoints: the host's state at a place of its order, two of them on disk, each whole or not there.
 
 use super::conf::{duramen_conf, values_of};
-use super::entry::{bytes, enter, out};
+use super::entry::{Grows, bytes, enter, out};
 use super::handle::{self, Call, Object};
-use super::log::{give, log_failure};
+use super::log::{give, give_sized, log_failure, size_for};
 use super::status::*;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::file::{BodyWriter, CHUNK_BYTES, Head};
@@ -45,6 +45,11 @@ pub struct duramen_checkpoint_info {
     pub root: [u8; 32],
     /// The host's.
     pub label: [u8; 32],
+}
+
+// SAFETY: repr(C), struct_size first, and zeros are numbers and bytes.
+unsafe impl Grows for duramen_checkpoint_info {
+    const FIRST_SIZE: usize = size_of::<usize>() + 80;
 }
 
 /// So that nothing else takes them for its own.
@@ -142,13 +147,17 @@ impl HostCheckpoints {
         user: *mut c_void,
     ) -> Result<Digest, Failure> {
         let io = |e: io::Error| Failure::io("the checkpoint was not written", &e);
+        if position == u64::MAX {
+            return Err(Failure::argument("position UINT64_MAX: none comes after it"));
+        }
         let mut store = self.0.lock();
         if let Some(newest) = store.kept().last().filter(|newest| position <= newest.0) {
             let why = format!("position {position}: there is a checkpoint of {newest}; positions must rise");
             return Err(Failure::argument(why));
         }
         let mut why = None;
-        let written = store.write(bytes, &mut |_| Ok(()), |out| pull(fill, user, out, &mut why));
+        let written =
+            store.write(bytes.min(i64::MAX as u64), &mut |_| Ok(()), |out| pull(fill, user, out, &mut why));
         let body = match (why, written) {
             (Some(why), _) => return Err(why),
             (None, written) => written.map_err(io)?.0,
@@ -233,14 +242,15 @@ pub unsafe extern "C" fn duramen_checkpoint_open(
 /// nothing. Then the oldest ones go, so that two are there. When this returned DURAMEN_OK, what only leads to the older one's place may be
 /// trimmed from logs.
 ///
-/// `position` must be above those that are there. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
-/// `bytes_hint`: about how many bytes will come, so that a full disk shows at once; 0 if that is not known. `root` (may be NULL) gets what stands
+/// `position` must be above those that are there, and not UINT64_MAX. `label` (NULL: zeros) is kept: a root of the host's own, or a certificate's digest.
+/// `bytes_hint`: about how many bytes will come, so that a full disk shows at once (what is not used of it is given back); 0 if that is not known. `root` (may be NULL) gets what stands
 /// for all of it.
 ///
 /// Ownership: nothing is kept. Thread of `fill`: this one; it blocks for the disk. Re-entrancy: `fill` may use other handles. One is written at a
 /// time; others wait.
 ///
-/// Errors, of which nothing is left behind: DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
+/// Errors, of which nothing is left behind, except after a failed sync of the folder, as the message then says: the next open may find the checkpoint,
+/// whole, or not. DURAMEN_E_CALLBACK (fill gave up), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not
 /// rise; `fill` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
 /// # Safety
@@ -290,12 +300,8 @@ pub unsafe extern "C" fn duramen_checkpoint_newest(
 ) -> i32 {
     handle::with::<HostCheckpoints>(checkpoint, |store: &Call<'_, HostCheckpoints>| {
         store.not_within("looking")?;
-        let place = out("info", info)?;
         // SAFETY: the caller's promise.
-        let struct_size = unsafe { (*info).struct_size };
-        if struct_size < size_of::<duramen_checkpoint_info>() {
-            return Err(Failure::new(DURAMEN_E_ABI, format!("info: struct_size is {struct_size}")));
-        }
+        let struct_size = unsafe { size_for("info", info)? };
         let opened = store.newest(below)?;
         let head = &opened.head;
         let found = duramen_checkpoint_info {
@@ -306,7 +312,7 @@ pub unsafe extern "C" fn duramen_checkpoint_newest(
             label: head.batches.0,
         };
         // SAFETY: the caller's promise.
-        unsafe { place.write(found) };
+        unsafe { give_sized(info, struct_size, found) };
         Ok(DURAMEN_OK)
     })
 }

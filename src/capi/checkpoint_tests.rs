@@ -240,3 +240,43 @@ fn a_killed_process_leaves_whole_checkpoints() {
         close(folder);
     }
 }
+
+#[test]
+fn a_folder_may_have_a_name_alone_and_a_hint_may_be_wrong() {
+    let dir = tempfile::Builder::new().prefix("capi-checkpoint-").tempdir_in(".").unwrap();
+    let (folder, code) = open(Path::new(dir.path().file_name().unwrap()));
+    assert_eq!(code, 0, "{}", message(null::<c_void>()));
+    let hinted = |position, hint| {
+        let mut state = State::of(1, 300_000);
+        let user = state.user();
+        unsafe { duramen_checkpoint_write(folder, position, null(), hint, Some(fill), user, null_mut()) }
+    };
+    assert_eq!(hinted(u64::MAX, 0), DURAMEN_E_ARGUMENT);
+    assert_eq!(hinted(1, u64::MAX), DURAMEN_E_NO_SPACE);
+    assert_eq!(hinted(1, 16 << 20), 0);
+    let file = dir.path().join("checkpoint-00000000000000000001");
+    let bytes = std::fs::metadata(file).unwrap().len();
+    assert!((300_000..400_000).contains(&bytes), "{bytes}");
+    assert!(read(folder, 1).unwrap() == State::of(1, 300_000).bytes);
+    close(folder);
+}
+
+#[test]
+fn a_host_of_a_later_version_gets_what_there_is() {
+    #[repr(C)]
+    struct Later {
+        info: duramen_checkpoint_info,
+        more: u64,
+    }
+    let dir = real_dir("capi-checkpoint-");
+    let (folder, _) = open(dir.path());
+    write(folder, 7, 1000).unwrap();
+    let mut later = Later { info: info(), more: 42 };
+    later.info.struct_size = size_of::<Later>();
+    assert_eq!(unsafe { duramen_checkpoint_newest(folder, u64::MAX, (&raw mut later).cast()) }, 0);
+    assert_eq!((later.info.position, later.info.struct_size, later.more), (7, size_of::<Later>(), 42));
+    later.info.struct_size = size_of::<duramen_checkpoint_info>() - 1;
+    let code = unsafe { duramen_checkpoint_newest(folder, u64::MAX, (&raw mut later).cast()) };
+    assert_eq!(code, DURAMEN_E_ABI);
+    close(folder);
+}

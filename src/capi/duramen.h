@@ -567,7 +567,7 @@ typedef struct duramen_page_source {
   uint64_t pages;
   /**
    * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
-   * page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
+   * page). Returns 0, or anything else if it cannot: in duramen_transfer_serve that is the end, later it is asked again. On any thread, but one call at a time: the one in duramen_transfer_serve or
    * duramen_transfer_install, "duramen-transfer".
    */
   int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
@@ -1376,9 +1376,9 @@ int32_t duramen_transfer_open(const duramen_conf *conf,
  *
  * Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, also if this fails with
  * DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
- * not use this handle.
+ * not serve, fetch, cancel, install or destroy.
  *
- * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
  * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_serve(duramen_transfer *transfer,
@@ -1398,9 +1398,9 @@ int32_t duramen_transfer_withdraw(duramen_transfer *transfer);
  * is verified against the root before it counts; a peer that sends a wrong one is not asked again. What is served here, and what an earlier
  * fetch left in transfer-dir, is not fetched again where it is the same. Goes on until it is here, cancelled or destroyed, whoever comes and goes.
  *
- * Ownership: `root` is copied. Thread: any. Re-entrancy: any callback.
+ * Ownership: `root` is copied. Thread: any. Re-entrancy: not from a callback of this transfer.
  *
- * Errors: DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
+ * Errors: DURAMEN_E_REENTRANT, DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
  * `root` NULL or zeros), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_fetch(duramen_transfer *transfer,
@@ -1413,7 +1413,7 @@ int32_t duramen_transfer_fetch(duramen_transfer *transfer,
  * `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any. Re-entrancy: any callback.
  *
  * Errors: DURAMEN_E_TIMEOUT (it goes on), DURAMEN_E_IO and DURAMEN_E_NO_SPACE (transfer-dir cannot be written: the fetch has ended), DURAMEN_E_STATE
- * (nothing is being fetched; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ * (nothing is being fetched; being destroyed), DURAMEN_E_INTERNAL (its thread failed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_wait(duramen_transfer *transfer,
                               uint64_t timeout_ms);
@@ -1439,8 +1439,8 @@ int32_t duramen_transfer_look(duramen_transfer *transfer,
  * Hands every page of the state that was fetched to `take`, index by index, each verified once more; then forgets it and its file. If `take` gives up,
  * the state stays and this may be called again.
  *
- * Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may
- * not use this handle.
+ * Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one; of several calls one
+ * installs, the others wait. Re-entrancy: not from a callback of this transfer; `take` may not serve, fetch, cancel, install or destroy either.
  *
  * Errors: DURAMEN_E_STATE (no state is here; being destroyed), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (a page is not any more what was
  * received: the fetch was ended, begin it again), DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
@@ -1452,7 +1452,10 @@ int32_t duramen_transfer_install(duramen_transfer *transfer,
 /**
  * Ends a fetch, or forgets the state that it brought. What is in transfer-dir stays, and is not fetched again.
  *
- * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ * A duramen_transfer_install under way goes on with what it has.
+ *
+ * Thread: any. Re-entrancy: not from a callback of this transfer. Errors: DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_cancel(duramen_transfer *transfer);
 

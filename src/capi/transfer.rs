@@ -4,7 +4,7 @@ use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
 use super::entry::{Grows, bytes, enter, give_text, out, sized};
 use super::handle::{self, Call, Ending, Object, Scope};
-use super::log::give;
+use super::log::{give, give_sized, size_for};
 use super::status::*;
 use super::transfer_stage::{Phase, Shared, Sockets, Stage, Tell, View, vouched};
 use crate::checkpoint::frozen::Frozen;
@@ -30,6 +30,7 @@ use std::ffi::{c_char, c_void};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -54,7 +55,7 @@ pub struct duramen_page_source {
     /// How many pages there are: indexes 0 to pages - 1.
     pub pages: u64,
     /// Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
-    /// page). Returns 0, or anything else if it cannot. On any thread, but one call at a time: the one in duramen_transfer_serve or
+    /// page). Returns 0, or anything else if it cannot: in duramen_transfer_serve that is the end, later it is asked again. On any thread, but one call at a time: the one in duramen_transfer_serve or
     /// duramen_transfer_install, "duramen-transfer".
     pub page: Option<
         unsafe extern "C" fn(
@@ -100,11 +101,18 @@ pub struct duramen_transfer_info {
     pub sent_bytes: u64,
 }
 
+// SAFETY: repr(C), struct_size first, and zeros are numbers.
+unsafe impl Grows for duramen_transfer_info {
+    const FIRST_SIZE: usize = size_of::<usize>() + 48;
+}
+
 /// A state of the host; its digests are kept.
 struct HostPages {
     source: duramen_page_source,
     /// One call at a time.
     calling: Mutex<()>,
+    /// A page could not be given: it was said once.
+    failed: AtomicBool,
     digests: Vec<Digest>,
     algorithm: DigestAlgorithm,
     bytes: u64,
@@ -192,8 +200,10 @@ impl PagedSnapshot for HostPages {
         if index >= self.source.pages {
             return false;
         }
-        if let Err(why) = self.copy(index, out) {
-            ::log::error!("a state that is served: {}", why.message);
+        if let Err(why) = self.copy(index, out)
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
+            ::log::error!("a state that is served, tried again: {}", why.message);
         }
         out.len() > before
     }
@@ -224,6 +234,8 @@ struct HostTransfer {
     algorithm: DigestAlgorithm,
     running: Option<(Net, JoinHandle<()>)>,
     handle: usize,
+    /// One at a time.
+    installing: Mutex<()>,
     ending: Option<Ending>,
 }
 
@@ -251,6 +263,7 @@ impl HostTransfer {
                 connected: 0,
                 banned: 0,
                 closing: false,
+                gone: None,
             }),
             moved: Condvar::new(),
             bell: Bell::new()?,
@@ -272,17 +285,28 @@ impl HostTransfer {
             own: None,
             session: None,
         };
-        let thread = std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.run());
+        let thread =
+            std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.guarded());
         let thread = thread.map_err(|e| Failure::io("no thread for state transfer", &e))?;
         let algorithm = config.digest;
-        Ok(Self { shared, tell, dir, algorithm, running: Some((net, thread)), handle: 0, ending: None })
+        Ok(Self {
+            shared,
+            tell,
+            dir,
+            algorithm,
+            running: Some((net, thread)),
+            handle: 0,
+            installing: Mutex::new(()),
+            ending: None,
+        })
     }
 
     /// The state's name, which follows from place and pages; and the state, ready to be served.
     fn image(&self, position: u64, source: duramen_page_source) -> Result<(Arc<Image>, Digest), Failure> {
         let (calling, digests, algorithm) = (Mutex::new(()), Vec::new(), self.algorithm);
         // From here on it is freed whatever happens.
-        let pages = HostPages { source, calling, digests, algorithm, bytes: 0, handle: self.handle };
+        let failed = AtomicBool::new(false);
+        let pages = HostPages { source, calling, failed, digests, algorithm, bytes: 0, handle: self.handle };
         if position == 0 || source.page.is_none() || source.pages > PAGES_MAX {
             return Err(Failure::argument("position 0, more than 2^32 pages, or page is NULL"));
         }
@@ -308,11 +332,17 @@ impl HostTransfer {
             let why = format!("the state of position {at} is being fetched, or is not installed");
             return Err(Failure::new(DURAMEN_E_STATE, why));
         }
+        if let Some(why) = &view.gone {
+            return Err(Self::gone(why));
+        }
         let wanted = vouched(Seq(position), Digest(root)).statement;
         (view.phase, view.wanted) = (Phase::Fetching, wanted);
         (view.pages, view.received, view.banned) = ((0, 0), 0, 0);
-        let _ = self.tell.send(Tell::Fetch(wanted));
-        Ok(())
+        let told = self.tell(Tell::Fetch(wanted));
+        if told.is_err() {
+            view.phase = Phase::None;
+        }
+        told
     }
 
     fn wait(&self, until: Option<Instant>) -> Result<(), Failure> {
@@ -340,6 +370,16 @@ impl HostTransfer {
         }
     }
 
+    /// A thread that failed does nothing any more.
+    fn gone(why: &str) -> Failure {
+        Failure::new(DURAMEN_E_INTERNAL, format!("the thread of the transfer ended: {why}"))
+    }
+
+    /// Tells the thread. Errors: there is none any more.
+    fn tell(&self, what: Tell) -> Result<(), Failure> {
+        self.tell.send(what).map_err(|_| Self::gone("it hears nothing"))
+    }
+
     fn received(&self) -> Result<Arc<Received>, Failure> {
         match &self.shared.view.lock().phase {
             Phase::Here(received) => Ok(received.clone()),
@@ -347,14 +387,15 @@ impl HostTransfer {
         }
     }
 
-    /// Forgets the fetch, and what is on disk of it.
-    fn end_fetch(&self) {
-        let position = {
-            let mut view = self.shared.view.lock();
-            view.phase = Phase::None;
-            view.wanted.seq
-        };
-        if let Err(e) = staging::remove(&self.dir, position) {
+    /// Forgets what was fetched, also on disk, unless it was cancelled meanwhile.
+    fn end_fetch(&self, received: &Arc<Received>) {
+        let mut view = self.shared.view.lock();
+        if !matches!(&view.phase, Phase::Here(here) if Arc::ptr_eq(here, received)) {
+            return;
+        }
+        view.phase = Phase::None;
+        // Under the lock: whoever fetches the same place next begins its file anew.
+        if let Err(e) = staging::remove(&self.dir, received.target.mark.statement.seq) {
             ::log::warn!("{}: {e}", self.dir.display());
         }
     }
@@ -440,9 +481,9 @@ pub unsafe extern "C" fn duramen_transfer_open(
 ///
 /// Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, also if this fails with
 /// DURAMEN_E_CALLBACK or DURAMEN_E_ARGUMENT. Thread of the callbacks: see duramen_page_source. Re-entrancy: `page` may
-/// not use this handle.
+/// not serve, fetch, cancel, install or destroy.
 ///
-/// Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+/// Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_ARGUMENT (position 0; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
 /// DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
 /// # Safety
@@ -459,9 +500,9 @@ pub unsafe extern "C" fn duramen_transfer_serve(
         // SAFETY: the caller's promise.
         let source = unsafe { sized("source", source)? };
         let (image, name) = transfer.image(position, source)?;
+        transfer.tell(Tell::Serve(image, vouched(Seq(position), name)))?;
         // SAFETY: the caller's promise.
         unsafe { give(root.cast::<[u8; 32]>(), name.0) };
-        let _ = transfer.tell.send(Tell::Serve(image, vouched(Seq(position), name)));
         Ok(DURAMEN_OK)
     })
 }
@@ -481,9 +522,9 @@ pub extern "C" fn duramen_transfer_withdraw(transfer: *mut duramen_transfer) -> 
 /// is verified against the root before it counts; a peer that sends a wrong one is not asked again. What is served here, and what an earlier
 /// fetch left in transfer-dir, is not fetched again where it is the same. Goes on until it is here, cancelled or destroyed, whoever comes and goes.
 ///
-/// Ownership: `root` is copied. Thread: any. Re-entrancy: any callback.
+/// Ownership: `root` is copied. Thread: any. Re-entrancy: not from a callback of this transfer.
 ///
-/// Errors: DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
+/// Errors: DURAMEN_E_REENTRANT, DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_STATE (a fetch is under way, or its state waits for duramen_transfer_install; being destroyed), DURAMEN_E_ARGUMENT (position 0,
 /// `root` NULL or zeros), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
 /// # Safety
@@ -494,7 +535,8 @@ pub unsafe extern "C" fn duramen_transfer_fetch(
     position: u64,
     root: *const u8,
 ) -> i32 {
-    handle::with::<HostTransfer>(transfer, |transfer| {
+    handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
+        transfer.not_within("fetching")?;
         // SAFETY: the caller's promise.
         let root = unsafe { bytes("root", root.cast(), 32)? };
         transfer.fetch(position, root.try_into().expect("32 bytes"))?;
@@ -507,7 +549,7 @@ pub unsafe extern "C" fn duramen_transfer_fetch(
 /// `timeout_ms`: 0 does not wait; DURAMEN_FOREVER. Thread: any. Re-entrancy: any callback.
 ///
 /// Errors: DURAMEN_E_TIMEOUT (it goes on), DURAMEN_E_IO and DURAMEN_E_NO_SPACE (transfer-dir cannot be written: the fetch has ended), DURAMEN_E_STATE
-/// (nothing is being fetched; being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+/// (nothing is being fetched; being destroyed), DURAMEN_E_INTERNAL (its thread failed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_transfer_wait(transfer: *mut duramen_transfer, timeout_ms: u64) -> i32 {
     handle::with::<HostTransfer>(transfer, |transfer| {
@@ -538,15 +580,11 @@ pub unsafe extern "C" fn duramen_transfer_look(
     info: *mut duramen_transfer_info,
 ) -> i32 {
     handle::with::<HostTransfer>(transfer, |transfer| {
-        let place = out("info", info)?;
         // SAFETY: the caller's promise.
-        let struct_size = unsafe { (*info).struct_size };
-        if struct_size < size_of::<duramen_transfer_info>() {
-            return Err(Failure::new(DURAMEN_E_ABI, format!("info: struct_size is {struct_size}")));
-        }
+        let struct_size = unsafe { size_for("info", info)? };
         transfer.shared.bell.silence();
         // SAFETY: the caller's promise.
-        unsafe { place.write(transfer.info(struct_size)) };
+        unsafe { give_sized(info, struct_size, transfer.info(struct_size)) };
         Ok(DURAMEN_OK)
     })
 }
@@ -554,8 +592,8 @@ pub unsafe extern "C" fn duramen_transfer_look(
 /// Hands every page of the state that was fetched to `take`, index by index, each verified once more; then forgets it and its file. If `take` gives up,
 /// the state stays and this may be called again.
 ///
-/// Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may
-/// not use this handle.
+/// Returns DURAMEN_OK when all pages were taken. Ownership: a page lives until `take` returns. Thread of `take`: this one; of several calls one
+/// installs, the others wait. Re-entrancy: not from a callback of this transfer; `take` may not serve, fetch, cancel, install or destroy either.
 ///
 /// Errors: DURAMEN_E_STATE (no state is here; being destroyed), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (a page is not any more what was
 /// received: the fetch was ended, begin it again), DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
@@ -571,12 +609,13 @@ pub unsafe extern "C" fn duramen_transfer_install(
     handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
         transfer.not_within("installing")?;
         let take = take.ok_or_else(|| Failure::argument("take is NULL: nobody would see the pages"))?;
+        let _one = transfer.installing.lock();
         let received = transfer.received()?;
         for index in 0..received.target.manifest.part(Part::State).pages {
             let page = match received.page(Part::State, index) {
                 Ok(page) => page.unwrap_or_default(),
                 Err(e) => {
-                    transfer.end_fetch();
+                    transfer.end_fetch(&received);
                     return Err(restore_failure(&e));
                 }
             };
@@ -590,17 +629,21 @@ pub unsafe extern "C" fn duramen_transfer_install(
                 }
             }
         }
-        transfer.end_fetch();
+        transfer.end_fetch(&received);
         Ok(DURAMEN_OK)
     })
 }
 
 /// Ends a fetch, or forgets the state that it brought. What is in transfer-dir stays, and is not fetched again.
 ///
-/// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+/// A duramen_transfer_install under way goes on with what it has.
+///
+/// Thread: any. Re-entrancy: not from a callback of this transfer. Errors: DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+/// DURAMEN_E_POISONED.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_transfer_cancel(transfer: *mut duramen_transfer) -> i32 {
-    handle::with::<HostTransfer>(transfer, |transfer| {
+    handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
+        transfer.not_within("cancelling")?;
         let mut view = transfer.shared.view.lock();
         view.phase = Phase::None;
         // Under the lock: before whatever is fetched next.

@@ -1,6 +1,7 @@
 //! The thread under `transfer`: states of the host to peers, and one from them, over sockets of the cluster's replicas.
 
 use super::bell::Bell;
+use super::entry::catching;
 use super::status::*;
 use crate::checkpoint::pages::page_digest;
 use crate::net::{self, Closed, From, NetHandle, Peer, To};
@@ -68,6 +69,8 @@ pub(super) struct View {
     pub connected: u32,
     pub banned: u32,
     pub closing: bool,
+    /// Why there is no thread any more, if it failed.
+    pub gone: Option<String>,
 }
 
 pub(super) struct Shared {
@@ -153,8 +156,26 @@ impl Stage {
         Tick(self.began.elapsed().as_nanos() as u64 + 1)
     }
 
-    /// Runs until told to stop.
-    pub fn run(mut self) {
+    /// Runs until told to stop; who waits hears of it if it panics.
+    pub fn guarded(self) {
+        let shared = self.shared.clone();
+        let ran = catching(|| {
+            self.run();
+            Ok(DURAMEN_OK)
+        });
+        let Err(why) = ran else { return };
+        {
+            let mut view = shared.view.lock();
+            view.gone = Some(why.message.clone());
+            if matches!(view.phase, Phase::Fetching) {
+                view.phase = Phase::Failed(why);
+            }
+        }
+        shared.moved.notify_all();
+        shared.bell.ring();
+    }
+
+    fn run(mut self) {
         'running: loop {
             let wait = match &self.session {
                 _ if self.seeder.waits() => PACED,

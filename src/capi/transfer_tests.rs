@@ -52,11 +52,13 @@ struct Pages {
     lies: AtomicBool,
     freed: AtomicUsize,
     fails: bool,
+    /// So many calls fail from now on.
+    misses: AtomicUsize,
 }
 
 impl Pages {
     fn new(salt: u64) -> Self {
-        Self { salt, lies: false.into(), freed: 0.into(), fails: false }
+        Self { salt, lies: false.into(), freed: 0.into(), fails: false, misses: 0.into() }
     }
 
     fn page(&self, index: u64) -> Vec<u8> {
@@ -100,7 +102,9 @@ unsafe extern "C" fn page(
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), buf.cast(), bytes.len());
         *len = bytes.len();
     }
-    i32::from(pages.fails && index == 7)
+    let left = |left: usize| left.checked_sub(1);
+    let misses = pages.misses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok();
+    i32::from(misses || pages.fails && index == 7)
 }
 
 unsafe extern "C" fn free(user: *mut c_void) {
@@ -256,4 +260,66 @@ fn wrong_arguments_and_wrong_order_have_codes() {
         ],
         [DURAMEN_E_HANDLE; 3]
     );
+}
+
+#[test]
+fn a_page_that_cannot_be_given_once_is_sent_later() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let (seeder, leecher) = (open(dir.path(), 0).unwrap(), open(dir.path(), 1).unwrap());
+    let state = Pages::new(5);
+    let root = state.serve(seeder, 8).unwrap();
+    state.misses.store(40, Ordering::Relaxed);
+    assert_eq!(fetch(leecher, 8, &root), 0);
+    assert_eq!(duramen_transfer_wait(leecher, 5_000), 0, "{}", message(leecher));
+    assert_eq!(state.misses.load(Ordering::Relaxed), 0);
+    let (code, pages) = install(leecher, 9999);
+    assert!(code == 0 && pages.iter().zip(0..).all(|(page, index)| *page == state.page(index)));
+    close(leecher);
+    close(seeder);
+}
+
+/// Uses the transfer from within `take`.
+struct Within(usize, Vec<i32>, bool);
+
+unsafe extern "C" fn within(user: *mut c_void, _: u64, _: *const c_void, _: usize) -> i32 {
+    let within = unsafe { &mut *user.cast::<Within>() };
+    let transfer = std::ptr::without_provenance_mut(within.0);
+    within.1 = vec![
+        fetch(transfer, 9, &[1; 32]),
+        duramen_transfer_cancel(transfer),
+        unsafe { duramen_transfer_install(transfer, Some(take), null_mut()) },
+        duramen_transfer_wait(transfer, 0),
+    ];
+    if !std::mem::replace(&mut within.2, true) {
+        // Another thread forgets what is being installed, and fetches something else.
+        let at = within.0;
+        let other = std::thread::spawn(move || {
+            let transfer = std::ptr::without_provenance_mut(at);
+            (duramen_transfer_cancel(transfer), fetch(transfer, 9, &[1; 32]))
+        });
+        assert_eq!(other.join().unwrap(), (0, 0));
+        within.1.clear();
+    }
+    0
+}
+
+#[test]
+fn an_install_ends_no_fetch_but_its_own() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let (seeder, leecher) = (open(dir.path(), 0).unwrap(), open(dir.path(), 1).unwrap());
+    let state = Pages::new(5);
+    let root = state.serve(seeder, 8).unwrap();
+    assert_eq!(fetch(leecher, 8, &root), 0);
+    assert_eq!(duramen_transfer_wait(leecher, 20_000), 0, "{}", message(leecher));
+    let mut user = Within(leecher.addr(), Vec::new(), false);
+    assert_eq!(unsafe { duramen_transfer_install(leecher, Some(within), (&raw mut user).cast()) }, 0);
+    let refused = DURAMEN_E_REENTRANT;
+    assert_eq!(user.1, [refused, refused, refused, DURAMEN_E_TIMEOUT]);
+    // The other fetch goes on.
+    assert_eq!(duramen_transfer_wait(leecher, 0), DURAMEN_E_TIMEOUT);
+    assert_eq!(look(leecher).position, 9);
+    close(leecher);
+    close(seeder);
 }

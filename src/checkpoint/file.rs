@@ -276,6 +276,8 @@ impl<'a> BodyWriter<'a> {
             file.write(&buffer[..end], at, false)?;
             at += end as u64;
         }
+        // What was foreseen and did not come.
+        file.cut(at)?;
         file.sync()?;
         Ok(Body { file, digests, bytes })
     }

@@ -64,6 +64,8 @@ impl Store {
 
     fn unlocked(dir: &Path) -> io::Result<Self> {
         if let Some(parent) = dir.parent() {
+            // Of a name alone that is the folder this process is in.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             crate::data_dir::sync_dir(parent)?;
         }
         // A file system without direct I/O is told of by the log.
@@ -224,7 +226,13 @@ impl Store {
     pub fn seal(&mut self, body: Body, head: &Head) -> io::Result<Digest> {
         let sealed = body.seal(head).and_then(|root| {
             self.disk.rename(UNFINISHED, &name(head.seq))?;
-            self.disk.sync_dir()?;
+            self.disk.sync_dir().map_err(|e| {
+                let why = format!(
+                    "{} has its name, but whether a crash leaves it there is not known: {e}",
+                    name(head.seq)
+                );
+                io::Error::new(e.kind(), why)
+            })?;
             Ok(root)
         });
         let root = match sealed {

@@ -36,6 +36,10 @@ pub(crate) trait DiskFile: Send + Sync {
     fn write(&self, bytes: &[u8], offset: u64, dsync: bool) -> io::Result<()>;
     /// Makes all earlier writes durable.
     fn sync(&self) -> io::Result<()>;
+    /// Gives back the space from `bytes` on. Durable after [`DiskFile::sync`]. Tests' files need none.
+    fn cut(&self, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// For io_uring. Tests' files have none (-1).
     fn fd(&self) -> RawFd;
     /// Under which name a recording disk opened it.
@@ -163,6 +167,10 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
     }
 
     fn fd(&self) -> RawFd {

@@ -180,7 +180,14 @@ impl Image {
         Manifest { seq: self.seq, time: self.time, paged: self.is_paged(), parts }
     }
 
-    /// Appends a chunk's bytes; false: there is no such chunk, or it is a free page.
+    /// Whether a chunk has no bytes: there is none of this number, or it is a free page.
+    pub fn is_free(&self, chunk: u64) -> bool {
+        let Some(index) = chunk.checked_sub(self.table.page_count()) else { return false };
+        let pages = self.part(Part::State);
+        index >= pages.page_count() || pages.page_digest(index, self.algorithm) == Digest::ZERO
+    }
+
+    /// Appends a chunk's bytes; false: it is free ([`Image::is_free`]), or could not be read now.
     pub fn chunk(&self, chunk: u64, out: &mut Vec<u8>) -> bool {
         match chunk.checked_sub(self.table.page_count()) {
             None => self.table.page(chunk, out),

@@ -324,7 +324,13 @@ impl Seeder {
             let Some(chunk) = session.next() else { break };
             let mut bytes = Vec::new();
             if !session.offered.image.chunk(chunk, &mut bytes) {
-                continue;
+                if session.offered.image.is_free(chunk) {
+                    continue;
+                }
+                // It could not be read: the others first, and it again at the next tick.
+                session.forget(chunk);
+                session.queue.push_back(chunk..chunk + 1);
+                break;
             }
             taken += bytes.len();
             let packed = session.packer.as_mut().filter(|_| !session.fast).and_then(|p| p.pack(&bytes));
