@@ -56,6 +56,9 @@ pub mod slot;
 /// The core: state, dispatch, the normal case.
 pub mod orderer;
 
+/// One place, from its proposal to its decision.
+mod instance;
+
 /// What waits for the disk.
 mod held;
 
