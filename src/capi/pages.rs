@@ -3,7 +3,9 @@
 use super::entry::{Grows, bytes, out};
 use super::handle::Scope;
 use super::lent::{Lend, lend, with_lent};
-use super::service::{Owner, Replying, duramen_context, duramen_reply, expect_ok, lent_call, pointer};
+use super::service::{
+    LastCall, Owner, Replying, duramen_context, duramen_reply, expect_ok, lent_call, pointer,
+};
 use super::status::*;
 use crate::checkpoint::pages::{Page, PagedState, Pages};
 use crate::service::{
@@ -15,7 +17,6 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// The state of a paged service: pages by index. Lent to its callbacks, until they return.
 pub struct duramen_pages {
@@ -231,24 +232,13 @@ impl Page for HostPage {
 /// The callbacks; dropped with the last snapshot, so that `destroy` is last.
 struct Shared {
     table: duramen_paged_service,
-    owner: Owner,
+    last: LastCall,
 }
 
 // SAFETY: the pointers are not followed here; that callbacks and `user` may be used on other threads is the host's contract.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let owner = self.owner.load(Ordering::Acquire);
-        if let Some(destroy) = self.table.destroy.filter(|_| owner != 0) {
-            let _scope = Scope::enter(owner);
-            // SAFETY: the host's contract; nothing else of it is called any more.
-            unsafe { destroy(self.table.user) };
-        }
-    }
-}
 
 /// A paged service by callbacks.
 pub(super) struct HostPagedService {
@@ -268,7 +258,8 @@ impl HostPagedService {
                 "page_bytes_max is {most}: 1 to {DURAMEN_PAGE_BYTES_MAX}"
             )));
         }
-        Ok(Self { shared: Shared { table, owner }, pages: Pages::new() })
+        let last = LastCall::new(table.destroy, table.user, owner);
+        Ok(Self { shared: Shared { table, last }, pages: Pages::new() })
     }
 }
 
@@ -280,7 +271,7 @@ const MAGIC: [u8; 8] = *b"dura-hs\x01";
 impl Service for HostPagedService {
     fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes {
         let table = self.shared.table;
-        let _scope = Scope::enter(self.shared.owner.load(Ordering::Relaxed));
+        let _scope = Scope::enter(self.shared.last.owner());
         let mut reply = Replying::default();
         let told = duramen_context::of(context);
         let mut pages = LentPages {
@@ -303,7 +294,7 @@ impl Service for HostPagedService {
 
     fn query(&self, operation: &[u8]) -> QueryReply {
         let table = self.shared.table;
-        let _scope = Scope::enter(self.shared.owner.load(Ordering::Relaxed));
+        let _scope = Scope::enter(self.shared.last.owner());
         let mut reply = Replying::default();
         let mut pages = LentPages {
             pages: (&raw const self.pages).cast_mut(),

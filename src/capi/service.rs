@@ -283,10 +283,40 @@ pub(super) fn pointer(bytes: &[u8]) -> *const c_void {
 /// The handle of the replica that a service runs in; 0 before it is started.
 pub(super) type Owner = Arc<AtomicUsize>;
 
+/// The host's `destroy`: called when this is dropped, if the replica was ever started.
+pub(super) struct LastCall {
+    destroy: Option<unsafe extern "C" fn(*mut c_void)>,
+    user: *mut c_void,
+    owner: Owner,
+}
+
+impl LastCall {
+    /// `owner`: set once `destroy` is to be called.
+    pub fn new(destroy: Option<unsafe extern "C" fn(*mut c_void)>, user: *mut c_void, owner: Owner) -> Self {
+        Self { destroy, user, owner }
+    }
+
+    /// The handle of the replica; 0 before it is started.
+    pub fn owner(&self) -> usize {
+        self.owner.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for LastCall {
+    fn drop(&mut self) {
+        let owner = self.owner();
+        if let Some(destroy) = self.destroy.filter(|_| owner != 0) {
+            let _scope = Scope::enter(owner);
+            // SAFETY: the host's contract; nothing else of it is called any more.
+            unsafe { destroy(self.user) };
+        }
+    }
+}
+
 /// The callbacks, shared with snapshots: `destroy` comes after the last of them.
 struct Shared {
     table: duramen_service,
-    owner: Owner,
+    last: LastCall,
     /// Another thread's callback failed: the next execution stops the replica.
     failed: OnceLock<String>,
     /// Of the last snapshot written.
@@ -298,17 +328,6 @@ struct Shared {
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let owner = self.owner.load(Ordering::Acquire);
-        if let Some(destroy) = self.table.destroy.filter(|_| owner != 0) {
-            let _scope = Scope::enter(owner);
-            // SAFETY: the host's contract; nothing else of it is called any more.
-            unsafe { destroy(self.table.user) };
-        }
-    }
-}
 
 /// A service by callbacks.
 pub(super) struct HostService(Arc<Shared>);
@@ -326,7 +345,8 @@ impl HostService {
         if let Some((name, _)) = missing.iter().find(|(_, missing)| *missing) {
             return Err(Failure::argument(format!("the service has no {name}")));
         }
-        let shared = Shared { table, owner, failed: OnceLock::new(), snapshot_bytes: AtomicU64::new(0) };
+        let last = LastCall::new(table.destroy, table.user, owner);
+        let shared = Shared { table, last, failed: OnceLock::new(), snapshot_bytes: AtomicU64::new(0) };
         Ok(Self(Arc::new(shared)))
     }
 
@@ -338,7 +358,7 @@ impl HostService {
     }
 
     fn scope(&self) -> Scope {
-        Scope::enter(self.0.owner.load(Ordering::Relaxed))
+        Scope::enter(self.0.last.owner())
     }
 }
 
@@ -417,7 +437,7 @@ unsafe impl Sync for HostSnapshot {}
 impl Snapshot for HostSnapshot {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let table = &self.shared.table;
-        let _scope = Scope::enter(self.shared.owner.load(Ordering::Relaxed));
+        let _scope = Scope::enter(self.shared.last.owner());
         // SAFETY: only the lifetime changes; the pointer is used while `out` is borrowed here.
         let out = unsafe { std::mem::transmute::<*mut (dyn Write + '_), *mut (dyn Write + 'static)>(out) };
         let mut writing = Writing { out, bytes: 0, failed: None };
@@ -445,7 +465,7 @@ impl Snapshot for HostSnapshot {
 impl Drop for HostSnapshot {
     fn drop(&mut self) {
         if let Some(free) = self.shared.table.snapshot_free {
-            let _scope = Scope::enter(self.shared.owner.load(Ordering::Relaxed));
+            let _scope = Scope::enter(self.shared.last.owner());
             // SAFETY: the host's contract; the view is not used any more.
             unsafe { free(self.shared.table.user, self.view) };
         }

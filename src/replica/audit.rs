@@ -5,7 +5,8 @@
 //! was, or the service is not deterministic. Nothing is changed on disk; a log in use is refused.
 
 use super::decisions::{certificate_of, layer_mode};
-use super::startup::{StartError, authenticator};
+use super::start_error::StartError;
+use super::startup::authenticator;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::{resume, thaw};
 use crate::checkpoint::opened::Opened;

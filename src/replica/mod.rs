@@ -102,14 +102,26 @@ mod promise;
 /// The log → executed once more.
 mod audit;
 
+/// What becomes of a service that cannot go on.
+mod service_failure;
+
+/// Why it does not begin.
+mod start_error;
+
 /// Config → recovery → running.
 mod startup;
+
+/// Until it is stopped.
+mod running;
 
 pub use audit::{Audit, AuditOptions, Difference, audit};
 pub use progress::{RecoveryPhase, RecoveryProgress, RecoveryState};
 pub use receive::DIGEST_QUERY;
-pub use startup::{Replica, ReplicaOptions, StartError, format_learner, format_log};
-pub(crate) use startup::{ServiceFailed, failure_text, transfer_config};
+pub use running::Replica;
+pub(crate) use service_failure::{ServiceFailed, failure_text};
+pub use start_error::StartError;
+pub(crate) use startup::transfer_config;
+pub use startup::{ReplicaOptions, format_learner, format_log};
 
 #[cfg(test)]
 mod admin_tests;

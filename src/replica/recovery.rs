@@ -6,7 +6,7 @@
 
 use super::decisions::certificate_of;
 use super::progress::RecoveryProgress;
-use super::startup::StartError;
+use super::start_error::StartError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::{Frozen, resume, thaw};
 use crate::checkpoint::opened::Opened;

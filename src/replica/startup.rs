@@ -25,11 +25,13 @@ use super::receive::{Receive, Verify, frame};
 use super::recovery::{PASSED_MAX, Recovered, Recovery};
 use super::room::Room;
 use super::roots_stage::RootsStage;
+use super::running::Replica;
+use super::service_failure::run_execution;
 use super::shared::Shared;
 use super::stages::*;
+use super::start_error::StartError;
 use super::status::StatusWriter;
 use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
-use crate::checkpoint::CheckpointError;
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::increments::Increments;
 use crate::checkpoint::pacer::Pacer;
@@ -41,9 +43,9 @@ use crate::data_dir;
 use crate::durable::DurableLayer;
 use crate::execute::client_table::ClientTableLimits;
 use crate::identity::Identity;
-use crate::keys::{KeyError, ReplicaKeys};
-use crate::log::{self, Device, IoBackend, Log, LogError, LogEvent, LogOptions, RecoveryReport};
-use crate::net::{self, NetConfig, NetError, NetHandle, Peer, Remote, To};
+use crate::keys::ReplicaKeys;
+use crate::log::{self, Device, IoBackend, Log, LogError, LogEvent, LogOptions};
+use crate::net::{self, NetConfig, NetHandle, Peer, Remote, To};
 use crate::order::control::Control;
 use crate::order::record::OrderRecord;
 use crate::order::restore::{RestoreError, first_record, learner_record};
@@ -64,12 +66,10 @@ use parking_lot::Mutex;
 use ring::rand::SecureRandom;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A log record is a batch and its certificate; this is more than any certificate takes.
@@ -109,103 +109,6 @@ pub struct ReplicaOptions {
     /// What it does wrong on purpose to those that fetch a state.
     #[cfg(feature = "adversary")]
     pub seeder_lie: Option<&'static crate::transfer::lies::Lie>,
-}
-
-/// Why a replica does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration has no such replica.
-    #[error("the configuration names replicas 0 to {last}; there is no replica {id}")]
-    NoSuchReplica {
-        /// Asked for.
-        id: ReplicaId,
-        /// The last there is.
-        last: u32,
-    },
-    /// The configuration does not allow this.
-    #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
-    /// The key file.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    /// `new_era` where nothing is ever forgotten.
-    #[error(
-        "--new-era is for durability modes that keep no votes; with \"vote\" nothing is forgotten: start without it"
-    )]
-    NothingForgotten,
-    /// The log was written in another mode.
-    #[error("{}: {}", dir.display(), promise::other(*recorded, *configured))]
-    OtherDurability {
-        /// The replica's folder.
-        dir: PathBuf,
-        /// In the folder.
-        recorded: Durability,
-        /// In the configuration.
-        configured: Durability,
-    },
-    /// The directory was made for another mode, before there was a record of it.
-    #[error(
-        "{}: this replica was made {} a log of decisions, and cluster.toml says durability = \"{configured}\": the mode cannot be changed after `init`",
-        dir.display(),
-        if *found { "with" } else { "without" }
-    )]
-    OtherLogs {
-        /// The replica's folder.
-        dir: PathBuf,
-        /// Whether there is a log of decisions.
-        found: bool,
-        /// In the configuration.
-        configured: Durability,
-    },
-    /// A restart in mode `none`.
-    #[error(
-        "durability \"none\" keeps nothing on disk, so this replica cannot come back: the others go on without it; `init` makes a new cluster"
-    )]
-    NothingKept,
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// What the log says.
-    #[error(
-        "{dir}: {why}; nothing was changed: restore this replica's log, or move it away and run `duramen recover`"
-    )]
-    Restore {
-        /// The log's directory.
-        dir: PathBuf,
-        /// What is wrong.
-        why: RestoreError,
-    },
-    /// A checkpoint that leads to nothing else than the log it does not fit, or none that can be read where one is needed.
-    #[error("{}: {why}", path.display())]
-    Checkpoint {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: CheckpointError,
-    },
-    /// The sockets.
-    #[error(transparent)]
-    Net(#[from] NetError),
-    /// Threads or random numbers.
-    #[error("the system refuses: {0}")]
-    System(#[from] std::io::Error),
-}
-
-/// A running replica. Dropping it stops it.
-pub struct Replica {
-    id: ReplicaId,
-    net: Option<net::Net>,
-    to_order: Sender<ToOrder>,
-    to_execute: Sender<ToExecute>,
-    to_checkpoint: Sender<ToCheckpoint>,
-    to_transfer: Sender<ToTransfer>,
-    transfer_net: Option<net::Net>,
-    threads: Vec<JoinHandle<()>>,
-    shared: Arc<Shared>,
-    status: Arc<StatusWriter>,
-    report: RecoveryReport,
-    address: Option<SocketAddr>,
-    admin: Option<Admin>,
 }
 
 fn log_options(
@@ -834,125 +737,7 @@ impl Replica {
             address,
         })
     }
-
-    /// Which replica this is.
-    pub fn id(&self) -> ReplicaId {
-        self.id
-    }
-
-    /// Where it listens.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.address
-    }
-
-    /// Where metrics are answered.
-    pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(Admin::address)
-    }
-
-    /// What the log's recovery found.
-    pub fn recovery(&self) -> &RecoveryReport {
-        &self.report
-    }
-
-    /// Which way log writes reach the disk, and why not io_uring if not.
-    pub fn backend(&self) -> &str {
-        &self.status.backend
-    }
-
-    /// The view entered last.
-    pub fn view(&self) -> View {
-        View(self.shared.view.load(Ordering::Relaxed))
-    }
-
-    /// Everything known at the moment, one JSON object.
-    pub fn status_json(&self) -> String {
-        let stats = self.net.as_ref().map(|n| n.handle().stats());
-        self.status.json(&self.shared, stats.as_ref(), None)
-    }
-
-    /// The page of `/metrics`, whether it is answered anywhere or not.
-    pub fn metrics_text(&self) -> String {
-        let stats = self.net.as_ref().map(|n| n.handle().stats()).unwrap_or_default();
-        open_metrics::page(self.id, &self.shared, &stats)
-    }
-
-    /// Why the replica is mute, if it is or a thread of it has ended; waits up to `timeout` for that.
-    pub fn wait_failed(&self, timeout: Duration) -> Option<String> {
-        let until = Instant::now() + timeout;
-        loop {
-            let halted = self.shared.order.lock().halted.clone();
-            // Set before `order` hears of it.
-            if let Some(why) = halted.or_else(|| self.shared.service_failed.lock().clone()) {
-                return Some(why);
-            }
-            if self.threads.iter().any(JoinHandle::is_finished)
-                || self.net.as_ref().is_some_and(|n| !n.is_running())
-            {
-                return Some("a thread of this replica ended; see its messages".into());
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
-        }
-    }
-
-    /// Stops all stages and waits for them; what was appended is written.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.admin = None;
-        if let Some(mut net) = self.net.take() {
-            net.stop();
-        }
-        let _ = self.to_order.send(ToOrder::Stop);
-        let _ = self.to_execute.send(ToExecute::Stop);
-        let _ = self.to_checkpoint.send(ToCheckpoint::Stop);
-        if let Some(mut net) = self.transfer_net.take() {
-            net.stop();
-        }
-        let _ = self.to_transfer.send(ToTransfer::Stop);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
 }
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Runs the execute stage. A service that panics, or that a host gave and that failed, ends this replica's voting as a log that fails does:
-/// nothing leaves of what it did not finish.
-fn run_execution(stage: ExecuteStage) {
-    let (shared, to_order) = (stage.shared.clone(), stage.to_order.clone());
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| stage.run())) {
-        let why = failure_text(&*payload);
-        shared.error(format!("execution ended: {why}"));
-        *shared.service_failed.lock() = Some(why.clone());
-        let _ = to_order.send(ToOrder::One(Input::ServiceFailed(why)));
-    }
-}
-
-/// How a service failed, from what it was unwound with.
-pub(crate) fn failure_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let panicked = |text: &str| format!("the service panicked: {text}");
-    match (payload.downcast_ref::<ServiceFailed>(), payload.downcast_ref::<String>()) {
-        (Some(ServiceFailed(why)), _) => why.clone(),
-        (_, Some(text)) => panicked(text),
-        _ => panicked(payload.downcast_ref::<&str>().unwrap_or(&"(no text)")),
-    }
-}
-
-/// What a service is unwound with that cannot go on and has no mistake of ours to show ([`std::panic::resume_unwind`]).
-pub(crate) struct ServiceFailed(pub String);
 
 /// What the transfer strategy `cst` must know: who else checkpoints when.
 fn cst_config(config: &Config, members: crate::quorum::Group, me: ReplicaId) -> CstConfig {
