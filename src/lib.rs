@@ -11,20 +11,9 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let dir = std::path::PathBuf::from("duramen-data"); // made by `duramen init`
-//! let replica = Replica::start(ReplicaOptions {
-//!     config: data_dir::load_config(&dir)?,
-//!     id: ReplicaId(0),
-//!     service: Box::new(KeyValueStore::new()), // or your own `service::Service`
-//!     insecure: false,
-//!     allow_tmpfs: false,
-//!     io: None,
-//!     new_era: false,
-//!     metrics: None,
-//!     progress: Default::default(),
-//! #   #[cfg(feature = "adversary")]
-//! #   adversary: None,
-//!     dir,
-//! })?;
+//! let config = data_dir::load_config(&dir)?;
+//! let service = Box::new(KeyValueStore::new()); // or your own `service::Service`
+//! let replica = Replica::start(ReplicaOptions::new(config, dir, ReplicaId(0), service))?;
 //! println!("{}", replica.status_json());
 //! replica.stop();
 //! # Ok(()) }

@@ -85,20 +85,13 @@ fn cluster(dir: &Path, n: u32) -> Vec<Replica> {
     let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
     let start = |id| {
         Replica::start(ReplicaOptions {
-            config: config.clone(),
-            dir: dir.to_owned(),
-            id: ReplicaId(id),
-            service: Box::new(KeyValueStore::new()),
-            insecure: false,
             allow_tmpfs: true,
-            io: None,
-            new_era: false,
-            metrics: None,
-            progress: Default::default(),
-            #[cfg(feature = "adversary")]
-            adversary: None,
-            #[cfg(feature = "adversary")]
-            seeder_lie: None,
+            ..ReplicaOptions::new(
+                config.clone(),
+                dir.to_owned(),
+                ReplicaId(id),
+                Box::new(KeyValueStore::new()),
+            )
         })
         .unwrap()
     };

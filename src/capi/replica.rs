@@ -75,20 +75,10 @@ impl HostReplica {
             })?),
         };
         let options = ReplicaOptions {
-            config,
-            dir,
-            id: ReplicaId(id),
-            service,
             insecure: values.flag("insecure"),
             allow_tmpfs: values.flag("allow-tmpfs"),
-            io: None,
-            new_era: false,
             metrics,
-            progress: Default::default(),
-            #[cfg(feature = "adversary")]
-            adversary: None,
-            #[cfg(feature = "adversary")]
-            seeder_lie: None,
+            ..ReplicaOptions::new(config, dir, ReplicaId(id), service)
         };
         match catch_unwind(AssertUnwindSafe(|| Replica::start(options))) {
             Ok(started) => Ok(Self { engine: Some(started?), ending: None }),

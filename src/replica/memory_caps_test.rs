@@ -331,20 +331,8 @@ impl Attacked {
         };
         let config = init(&options, &|log, config, id| Ok(format_log(log, config, id, true)?)).unwrap();
         let replica = Replica::start(ReplicaOptions {
-            config: config.clone(),
-            dir: options.dir,
-            id: ReplicaId(0),
-            service: Box::new(KeyValueStore::new()),
-            insecure: false,
             allow_tmpfs: true,
-            io: None,
-            new_era: false,
-            metrics: None,
-            progress: Default::default(),
-            #[cfg(feature = "adversary")]
-            adversary: None,
-            #[cfg(feature = "adversary")]
-            seeder_lie: None,
+            ..ReplicaOptions::new(config.clone(), options.dir, ReplicaId(0), Box::new(KeyValueStore::new()))
         })
         .unwrap();
         // Its first segments and tables are made meanwhile.

@@ -74,20 +74,15 @@ impl Cluster {
 
     pub fn options(&self, i: u32) -> ReplicaOptions {
         ReplicaOptions {
-            config: self.config.clone(),
-            dir: self.path(),
-            id: ReplicaId(i),
-            service: Box::new(KeyValueStore::new()),
-            insecure: false,
             allow_tmpfs: true,
-            io: None,
             new_era: self.new_era,
             metrics: Some("127.0.0.1:0".parse().unwrap()),
-            progress: Default::default(),
-            #[cfg(feature = "adversary")]
-            adversary: None,
-            #[cfg(feature = "adversary")]
-            seeder_lie: None,
+            ..ReplicaOptions::new(
+                self.config.clone(),
+                self.path(),
+                ReplicaId(i),
+                Box::new(KeyValueStore::new()),
+            )
         }
     }
 

@@ -111,6 +111,28 @@ pub struct ReplicaOptions {
     pub seeder_lie: Option<&'static crate::transfer::lies::Lie>,
 }
 
+impl ReplicaOptions {
+    /// With what serves most.
+    pub fn new(config: Config, dir: PathBuf, id: ReplicaId, service: Box<dyn Service>) -> Self {
+        Self {
+            config,
+            dir,
+            id,
+            service,
+            insecure: false,
+            allow_tmpfs: false,
+            io: None,
+            new_era: false,
+            metrics: None,
+            progress: Default::default(),
+            #[cfg(feature = "adversary")]
+            adversary: None,
+            #[cfg(feature = "adversary")]
+            seeder_lie: None,
+        }
+    }
+}
+
 fn log_options(
     config: &Config,
     dir: PathBuf,
