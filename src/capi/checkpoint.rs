@@ -1,9 +1,9 @@
 //! Checkpoints: the host's state at a place of its order, two of them on disk, each whole or not there.
 
 use super::conf::{duramen_conf, values_of};
-use super::entry::{Grows, bytes, enter, out};
+use super::entry::{Grows, bytes, enter, give, give_sized, out, struct_size};
 use super::handle::{self, Call, Object};
-use super::log::{give, give_sized, log_failure, size_for};
+use super::log::log_failure;
 use super::status::*;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::file::{BodyWriter, CHUNK_BYTES, Head};
@@ -301,18 +301,18 @@ pub unsafe extern "C" fn duramen_checkpoint_newest(
     handle::with::<HostCheckpoints>(checkpoint, |store: &Call<'_, HostCheckpoints>| {
         store.not_within("looking")?;
         // SAFETY: the caller's promise.
-        let struct_size = unsafe { size_for("info", info)? };
+        let size = unsafe { struct_size("info", info)? };
         let opened = store.newest(below)?;
         let head = &opened.head;
         let found = duramen_checkpoint_info {
-            struct_size,
+            struct_size: size,
             position: head.seq.0,
             bytes: head.body_bytes,
             root: opened.root.0,
             label: head.batches.0,
         };
         // SAFETY: the caller's promise.
-        unsafe { give_sized(info, struct_size, found) };
+        unsafe { give_sized(info, size, found) };
         Ok(DURAMEN_OK)
     })
 }

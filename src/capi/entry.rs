@@ -237,11 +237,11 @@ pub(super) unsafe trait Grows: Copy {
     const FIRST_SIZE: usize;
 }
 
-/// Reads such a struct. What an older host does not have is zero; what a newer one has more is not looked at.
+/// How large the host takes such a struct to be.
 ///
 /// # Safety
-/// NULL, or as many readable bytes as its `struct_size` says.
-pub(super) unsafe fn sized<T: Grows>(what: &str, place: *const T) -> Result<T, Failure> {
+/// NULL, or a `usize` is there.
+pub(super) unsafe fn struct_size<T: Grows>(what: &str, place: *const T) -> Result<usize, Failure> {
     if place.is_null() {
         return Err(Failure::argument(format!("{what} is NULL")));
     }
@@ -251,11 +251,42 @@ pub(super) unsafe fn sized<T: Grows>(what: &str, place: *const T) -> Result<T, F
         let least = T::FIRST_SIZE;
         return Err(Failure::new(DURAMEN_E_ABI, format!("{what}: struct_size is {size}, at least {least}")));
     }
+    Ok(size)
+}
+
+/// Reads such a struct. What an older host does not have is zero; what a newer one has more is not looked at.
+///
+/// # Safety
+/// NULL, or as many readable bytes as its `struct_size` says.
+pub(super) unsafe fn sized<T: Grows>(what: &str, place: *const T) -> Result<T, Failure> {
+    // SAFETY: the caller's promise.
+    let size = unsafe { struct_size(what, place)? };
     let mut copy = std::mem::MaybeUninit::<T>::zeroed();
     // SAFETY: both hold that many bytes, and zeros are a value (`Grows`).
     unsafe {
         let n = size.min(size_of::<T>());
         std::ptr::copy_nonoverlapping(place.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), n);
         Ok(copy.assume_init())
+    }
+}
+
+/// Writes as much of a struct as the host, whose it has `size` bytes, knows.
+///
+/// # Safety
+/// `place` holds `size` bytes.
+pub(super) unsafe fn give_sized<T: Grows>(place: *mut T, size: usize, value: T) {
+    let n = size.min(size_of::<T>());
+    // SAFETY: both hold that many bytes.
+    unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), n) }
+}
+
+/// Writes a result where somebody wants it.
+///
+/// # Safety
+/// NULL or a place for it.
+pub(super) unsafe fn give<T>(place: *mut T, value: T) {
+    if !place.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { place.write(value) }
     }
 }

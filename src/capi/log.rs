@@ -2,7 +2,7 @@
 
 use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{Grows, bytes, enter, give_text, out};
+use super::entry::{bytes, enter, give, give_text, out};
 use super::handle::{self, Ending, Object};
 use super::status::*;
 use crate::log::{
@@ -433,46 +433,6 @@ pub(super) unsafe fn parts<'a>(parts: *const duramen_bytes, count: usize) -> Res
         bytes("a piece", part.bytes, part.len)
     };
     (0..count).map(read).collect()
-}
-
-/// Writes a result where somebody wants it.
-///
-/// # Safety
-/// NULL or a place for it.
-pub(super) unsafe fn give<T>(place: *mut T, value: T) {
-    if !place.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { place.write(value) }
-    }
-}
-
-/// How large the host takes a struct to be that it gets.
-///
-/// # Safety
-/// NULL, or a `usize` is there.
-pub(super) unsafe fn size_for<T: Grows>(what: &str, place: *const T) -> Result<usize, Failure> {
-    if place.is_null() {
-        return Err(Failure::argument(format!("{what} is NULL: there is no place for the result")));
-    }
-    // SAFETY: the first field is struct_size; the host's alignment is not trusted.
-    let size = unsafe { place.cast::<usize>().read_unaligned() };
-    match size < T::FIRST_SIZE {
-        true => {
-            let least = T::FIRST_SIZE;
-            Err(Failure::new(DURAMEN_E_ABI, format!("{what}: struct_size is {size}, at least {least}")))
-        }
-        false => Ok(size),
-    }
-}
-
-/// Writes as much of a struct as the host, whose it has `size` bytes, knows.
-///
-/// # Safety
-/// `place` holds `size` bytes.
-pub(super) unsafe fn give_sized<T: Grows>(place: *mut T, size: usize, value: T) {
-    let n = size.min(size_of::<T>());
-    // SAFETY: both hold that many bytes.
-    unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), n) }
 }
 
 /// Waits until record `lsn`, and with it every one before it, is durable: it survives a loss of power.

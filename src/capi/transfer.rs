@@ -2,9 +2,8 @@
 
 use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
-use super::entry::{Grows, bytes, enter, give_text, out, sized};
+use super::entry::{Grows, bytes, enter, give, give_sized, give_text, out, sized, struct_size};
 use super::handle::{self, Call, Ending, Object, Scope};
-use super::log::{give, give_sized, size_for};
 use super::status::*;
 use super::transfer_stage::{Phase, Shared, Sockets, Stage, Tell, View, vouched};
 use crate::checkpoint::frozen::Frozen;
@@ -581,10 +580,10 @@ pub unsafe extern "C" fn duramen_transfer_look(
 ) -> i32 {
     handle::with::<HostTransfer>(transfer, |transfer| {
         // SAFETY: the caller's promise.
-        let struct_size = unsafe { size_for("info", info)? };
+        let size = unsafe { struct_size("info", info)? };
         transfer.shared.bell.silence();
         // SAFETY: the caller's promise.
-        unsafe { give_sized(info, struct_size, transfer.info(struct_size)) };
+        unsafe { give_sized(info, size, transfer.info(size)) };
         Ok(DURAMEN_OK)
     })
 }
