@@ -1,5 +1,6 @@
 //! The checkpoint thread: frozen states → files, off every other path and behind all of them at the disk and the processor.
 
+use super::pressure::Waiting;
 use super::shared::Shared;
 use super::stages::*;
 use super::transfer_stage::ToTransfer;
@@ -51,9 +52,6 @@ pub struct Installed {
     mark: StateCertificate,
     progress: Vec<(SessionId, RequestNumber)>,
 }
-
-/// A state that is to be written after the one that is being written.
-pub type Waiting = Arc<Mutex<Option<Frozen>>>;
 
 /// A state to be written.
 pub struct Taken {
@@ -112,7 +110,7 @@ pub struct CheckpointStage {
     pub(super) pacer: Pacer,
     pub(super) stretch: Stretch,
     pub(super) inbox: Receiver<ToCheckpoint>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Arc<Mutex<Waiting<Frozen>>>,
     pub(super) to_order: Sender<ToOrder>,
     pub(super) to_transfer: Option<Sender<ToTransfer>>,
     pub(super) shared: Arc<Shared>,
@@ -152,7 +150,7 @@ impl CheckpointStage {
                             return;
                         }
                         let mut waiting = self.waiting.lock();
-                        next = waiting.take().map(|frozen| Taken { frozen, written: None });
+                        next = waiting.pop().map(|frozen| Taken { frozen, written: None });
                         // Whoever freezes the next looks at both under the same lock.
                         self.shared.checkpointing.store(next.is_some(), Ordering::Release);
                     }
@@ -338,7 +336,7 @@ impl CheckpointStage {
     fn install(&mut self, installed: Installed) -> Result<(), Stopped> {
         let Installed { frozen, mark, progress } = installed;
         // It is of before that.
-        *self.waiting.lock() = None;
+        self.waiting.lock().clear();
         let MarkStatement { seq, batches, replies, .. } = mark.statement;
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
@@ -415,7 +413,7 @@ pub struct Checkpoints {
     pub(super) mark_interval: u64,
     pub(super) stop_the_world: bool,
     pub(super) to_checkpoint: Sender<ToCheckpoint>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Arc<Mutex<Waiting<Frozen>>>,
 }
 
 impl Checkpoints {
@@ -439,13 +437,13 @@ impl Checkpoints {
     }
 
     /// Freezes and hands over what `freeze` gives. While another one is being written it is left out, unless the log fills up: then it
-    /// waits, in place of one that waits already. It may be the last state that a full log lets come about, and only two make room.
+    /// waits ([`Waiting`]). It may be the last state that a full log lets come about, and only two make room.
     pub fn take(&self, freeze: impl FnOnce() -> Frozen, shared: &Shared) {
         let pressed = shared.checkpoint_wanted.swap(false, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
         if shared.checkpointing.swap(true, Ordering::AcqRel) {
             match pressed {
-                true => *waiting = Some(freeze()),
+                true => waiting.push(freeze()),
                 false => shared.checkpoints.lock().skipped += 1,
             }
             return;

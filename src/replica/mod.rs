@@ -54,6 +54,9 @@ mod liar;
 /// Where decided batches are kept.
 mod decisions;
 
+/// What a log that fills up asks for.
+mod pressure;
+
 /// Who stays behind.
 mod lag;
 
@@ -137,6 +140,8 @@ mod checkpoint_tests;
 mod fair_queue_tests;
 #[cfg(test)]
 mod lag_tests;
+#[cfg(test)]
+mod pressure_tests;
 #[cfg(test)]
 mod progress_tests;
 #[cfg(test)]

@@ -6,13 +6,14 @@ use super::checkpoint_stage::ToCheckpoint;
 use super::decisions::Decided;
 use super::lag::Lag;
 use super::metrics::Stage;
+use super::pressure::Pressure;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
 use super::transfer_stage::ToTransfer;
 use crate::config::Durability;
 use crate::durable::DeliveryReader;
-use crate::log::{AppendError, Log, Record};
+use crate::log::{AppendError, BLOCK_BYTES, Log, LogStats, Record};
 use crate::net::{ConnectionId, Frame, NetHandle, To};
 use crate::order::record::OrderRecord;
 use crate::order::{Input, Now, Orderer, Output};
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Inputs stepped before outputs are handed over: bounds how long a vote waits for its fellows.
 const STEPS_MAX: usize = 256;
+
+/// A record takes no more of the disk than its payload in whole ones, and one more.
+const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// How often a nearly full log looks for what may go.
 const RELIEVE_NS: u64 = 500_000_000;
@@ -79,8 +83,10 @@ pub struct OrderStage {
     pub(super) decisions: Option<DeliveryReader>,
     /// What the older of two checkpoints covers, and when the log was last told.
     pub(super) stored: Option<(Seq, Tick)>,
-    /// Bytes of the segments in use when a checkpoint was last asked for.
-    pub(super) wanted_at: u64,
+    /// When a log that fills up asks for checkpoints.
+    pub(super) pressure: Pressure,
+    /// Bytes appended at most since the log was last looked at.
+    pub(super) unlooked: u64,
     /// Whether it stays behind, of which up to so many of the others may lie.
     pub(super) lag: Lag,
     pub(super) faults: u32,
@@ -173,8 +179,7 @@ impl OrderStage {
     fn checkpoint_stored(&mut self, seq: Seq) {
         self.stored = Some((seq, self.clock.now().tick));
         let used = self.used_bytes(self.log.stats().used_bytes);
-        self.wanted_at = self.wanted_at.min(used);
-        let pressed = used > self.log.bytes_max() / 4 * 3;
+        let pressed = Pressure::is_high(self.log.bytes_max(), used);
         let bytes = self.log_keep_bytes.min(self.log.bytes_max() / 2);
         let (seq, keep) = match (&self.decisions, pressed) {
             (_, true) => (seq, Lsn(u64::MAX)),
@@ -191,17 +196,17 @@ impl OrderStage {
     }
 
     /// A log that fills up faster than checkpoints come asks for one; one that is nearly full lets go of what it kept for others.
-    fn relieve(&mut self, used: u64) {
-        let most = self.log.bytes_max();
-        // Nothing makes room before there are two.
-        let from = if self.stored.is_some() { most / 8 * 5 } else { most / 4 };
-        if used > from && used > self.wanted_at + most / 16 {
-            self.wanted_at = used;
+    fn relieve(&mut self, of_votes: &LogStats) {
+        self.unlooked = 0;
+        let (most, queued) = (self.log.bytes_max(), self.log.queued_bytes() as u64);
+        let used = self.used_bytes(of_votes.used_bytes + queued);
+        let of_decisions = self.shared.decisions.lock().as_ref().map_or(0, |(log, _)| log.bytes);
+        let appended = of_votes.bytes + queued + of_decisions;
+        if self.pressure.asks(most, used, appended, self.stored.is_some()) {
             self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         }
-        self.wanted_at = self.wanted_at.min(used);
         if let Some((seq, at)) = self.stored
-            && used > most / 4 * 3
+            && Pressure::is_high(most, used)
             && self.clock.now().tick.since(at) > RELIEVE_NS
         {
             self.checkpoint_stored(seq);
@@ -351,16 +356,21 @@ impl OrderStage {
 
     fn append(&mut self, lsn: Lsn, record: OrderRecord) {
         let bulky = matches!(record, OrderRecord::Prepared { .. } | OrderRecord::Batch { .. });
-        let record = record.encode().into();
+        let record: Record = record.encode().into();
+        self.unlooked += (record.payload_bytes() as u64).next_multiple_of(BLOCK) + BLOCK;
         if let Err(why) = self.appends.append(&mut self.log, &self.shared.stopping, lsn, record, !bulky) {
             let now = self.clock.now();
             self.step(now, Input::LogFailed(why.into()));
+        }
+        // A small log may be filled faster than it is published.
+        if self.unlooked >= Pressure::step(self.log.bytes_max()) {
+            self.relieve(&self.log.stats());
         }
     }
 
     fn publish(&mut self) {
         let stats = self.log.stats();
-        self.relieve(self.used_bytes(stats.used_bytes));
+        self.relieve(&stats);
         self.shared.metrics.take_log(&stats, self.log.queued_bytes());
         let log = LogView {
             has_room: self.log.has_room(),

@@ -1,6 +1,6 @@
 //! Full disks: what waits for space, what says so, and that it goes on by itself.
 
-use super::checkpoint_stage::{CheckpointStage, Taken, ToCheckpoint, Waiting};
+use super::checkpoint_stage::{CheckpointStage, Taken, ToCheckpoint};
 use super::replica_tests::{Cluster, put, put_all, until};
 use super::shared::Shared;
 use super::stages::ToOrder;
@@ -43,7 +43,7 @@ fn stage(disk: Arc<MemoryDisk>, shared: &Arc<Shared>) -> (CheckpointStage, Sende
         pacer: Pacer::new(0),
         stretch: Stretch::new(schedule),
         inbox,
-        waiting: Waiting::default(),
+        waiting: Default::default(),
         to_order: unbounded::<ToOrder>().0,
         to_transfer: None,
         shared: shared.clone(),

@@ -11,7 +11,7 @@
 
 use super::admin::{Admin, Answer};
 use super::back_pressure::BackPressure;
-use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint, Waiting};
+use super::checkpoint_stage::{CheckpointStage, Checkpoints, ToCheckpoint};
 use super::decisions::{Recent, Store, layer_mode};
 use super::doorman::{Door, Doorman};
 use super::execute_stage::ExecuteStage;
@@ -19,6 +19,7 @@ use super::lag::Lag;
 use super::links::Links;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
+use super::pressure::Waiting;
 use super::progress::RecoveryProgress;
 use super::promise;
 use super::receive::{Receive, Verify, frame};
@@ -546,7 +547,7 @@ impl Replica {
         let fills_up = log_bytes > log.bytes_max() / 8 * 5;
         shared.checkpoint_wanted.store(fills_up && schedule.is_some(), Ordering::Relaxed);
         let (to_checkpoint, checkpoint_inbox) = links.checkpoint;
-        let waiting = Waiting::default();
+        let waiting = Arc::new(Mutex::new(Waiting::default()));
         let to_transfer = transfer_net.as_ref().map(|_| transfer_in.clone());
         let (roots_in, roots_inbox) = links.roots;
         for frozen in passed {
@@ -655,7 +656,8 @@ impl Replica {
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
             decisions: layer.as_ref().map(DurableLayer::reader),
             stored: older.map(|seq| (seq, Tick(0))),
-            wanted_at: 0,
+            pressure: Default::default(),
+            unlooked: 0,
             resends: HashMap::new(),
             lag: Lag::default(),
             // In crash mode nobody lies.
