@@ -430,6 +430,15 @@ impl Replica {
             Durability::None => None,
             _ => Schedule::new(turns, config.checkpoint.period, members.n(), id, interval),
         };
+        let (log_mib, turn) = (config.log.bytes_max_mib, schedule.map_or(0, |s| s.turn_places()));
+        let turn_mib = turn.saturating_mul(config.limits.batch_bytes as u64) >> 20;
+        if turn_mib > log_mib / 2 {
+            ::log::warn!(
+                "checkpoint.period = {}: states are offered to others every {turn} places, which hold up to {turn_mib} MiB, and the log \
+                 holds {log_mib}: one that lacks more than the log leads back to waits that long; a smaller period or a larger log helps",
+                config.checkpoint.period
+            );
+        }
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
         let transfers = schedule.is_some() && transfer_net.is_some();
