@@ -76,7 +76,7 @@ static duramen_log *make_log(const char *dir, uint64_t bytes, const char *io)
     char segments[32];
 
     /* Two more are kept ready always; while they are there, none is filled. */
-    snprintf(segments, sizeof segments, "%" PRIu64, bytes / SEGMENT_BYTES + 4);
+    snprintf(segments, sizeof segments, "%" PRIu64, bytes / SEGMENT_BYTES + 3);
     if (conf != NULL && set(conf, "dir", dir) == 0 && set(conf, "segment-mib", "64") == 0 &&
         set(conf, "prefill-segments", segments) == 0 && set(conf, "io", io) == 0) {
         if (duramen_log_format(conf) != DURAMEN_OK)
