@@ -240,6 +240,10 @@ bench() {
     shift 2
     load "$name" "$cluster" "$duramen" bench --dir "$work/$cluster" --value-size 4096 --duration "$seconds" --warmup 0.5 "$@"
 }
+# A new cluster's first load finds everything cold; it counts for nobody.
+warm() {
+    "$duramen" bench --dir "$work/$1" --value-size 4096 --duration 0.5 --warmup 0.5 "${@:2}" >"$work/load.out" 2>&1 || fail "bench: $(tail -1 "$work/load.out")"
+}
 drop() {
     stop_replicas
     rm -rf "${work:?}/$1" "$work/$1"-*
@@ -255,7 +259,8 @@ measure_client() {
         for shape in 1:256 8:100; do
             clients=${shape%:*} outstanding=${shape#*:}
             start kv $model "$n" rust_kv
-            say "client    $model, n = $n, TLS, vote: kv, 4096 B, 10000 keys; $clients x $outstanding outstanding: client_speed, and duramen bench --dir, of which C has $clients clients and Rust one with $clients sessions"
+            say "client    $model, n = $n, TLS, vote: kv, 4096 B, 10000 keys; $clients x $outstanding outstanding: client_speed, and duramen bench --dir, clients of one session in C, sessions of one client in Rust"
+            warm kv --keys 10000
             c() {
                 load "$model-$clients-c" kv "$bin/client_speed" "$work/kv" --value-size 4096 --keys 10000 \
                     --clients "$clients" --outstanding "$outstanding" --seconds "$seconds" --warmup 0.5
@@ -275,6 +280,8 @@ measure_service() {
         start c-null $model "$n" c_null
         start rust-null $model "$n" rust_null
         say "service   $model, n = $n, TLS, vote: requests of 4096 B, empty replies; duramen bench --service null --clients 8 --outstanding 100 on counter_host --replica (to which such a request is no number) and on duramen start --service null"
+        warm c-null --service null
+        warm rust-null --service null
         c() { bench "service-$model-c" c-null --service null --clients 8 --outstanding 100; }
         rust() { bench "service-$model-rust" rust-null --service null --clients 8 --outstanding 100; }
         for ((round = 1; round <= rounds; round++)); do in_turn "$round" c rust; done
