@@ -1,6 +1,7 @@
 //! The durable log: bytes in, "it survives power loss" out.
 
 use super::bell::Bell;
+use super::buffers::Buffers;
 use super::conf::{Values, duramen_conf, values_of};
 use super::entry::{bytes, enter, give, give_text, out};
 use super::handle::{self, Ending, Object};
@@ -10,7 +11,6 @@ use crate::log::{
     ScannedRecord,
 };
 use crate::types::{ClusterId, Digest, Lsn, ReplicaId, Seq, View};
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -77,6 +77,7 @@ struct HostLog {
     reader: LogReader,
     watch: Arc<Watch>,
     record_bytes_max: usize,
+    buffers: Buffers,
     appended: Arc<Mutex<Lsn>>,
     ending: Option<Ending>,
 }
@@ -198,7 +199,15 @@ impl HostLog {
         let told = watch.clone();
         let (log, reader) = open.start(Box::new(move |event| told.tell(event))).map_err(log_failure)?;
         let appended = Arc::new(Mutex::new(last));
-        Ok(Self { log: Mutex::new(Some(log)), reader, watch, record_bytes_max, appended, ending: None })
+        Ok(Self {
+            log: Mutex::new(Some(log)),
+            reader,
+            watch,
+            record_bytes_max,
+            buffers: Buffers::default(),
+            appended,
+            ending: None,
+        })
     }
 
     fn append(&self, kind: u32, tag: u64, parts: &[&[u8]]) -> Result<u64, Failure> {
@@ -212,12 +221,8 @@ impl HostLog {
             let why = format!("a record of {bytes} bytes; this log takes {most} (segment-mib)");
             return Err(Failure::new(DURAMEN_E_TOO_LARGE, why));
         }
-        let payload = match parts {
-            [one] => Bytes::copy_from_slice(one),
-            many => many.concat().into(),
-        };
-        let record =
-            Record { kind, seq: Seq(tag), view: View(0), digest: Digest::ZERO, payload: vec![payload] };
+        let payload = vec![self.buffers.copy(parts)];
+        let record = Record { kind, seq: Seq(tag), view: View(0), digest: Digest::ZERO, payload };
         let mut log = self.log.lock();
         // Held meanwhile: it may be durable before its number is here.
         let mut last = self.appended.lock();

@@ -7,7 +7,7 @@
 //! | `entry` | what every entry does first and last; reading of arguments |
 //! | [`conf`] | keys and values; versions |
 //! | [`logging`] | log lines to the host |
-//! | [`log`], `bell` | the durable log; descriptors to watch |
+//! | [`log`], `bell`, `buffers` | the durable log; descriptors to watch; memory of large records |
 //! | [`durable`] | logging beside execution, in an order of the host's |
 //! | [`checkpoint`] | states on disk |
 //! | [`transfer`], `transfer_stage` | states from several peers; the thread that fetches and serves |
@@ -77,6 +77,9 @@ mod transfer_stage;
 /// Descriptors to watch.
 mod bell;
 
+/// Memory of large records.
+mod buffers;
+
 /// Arguments, panics, messages.
 pub mod entry;
 
@@ -85,6 +88,8 @@ pub mod handle;
 
 #[cfg(test)]
 mod base_tests;
+#[cfg(test)]
+mod buffers_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]

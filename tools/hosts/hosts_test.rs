@@ -171,3 +171,42 @@ fn a_replica_of_the_disk_says_why_it_does_not_start_and_stops_when_told_to() {
     let runs = Replica::start(&mut replica("cluster", "0", "1048576"));
     assert_eq!(runs.terminate(), 0);
 }
+
+#[test]
+fn the_programs_that_measure_count_what_they_did() {
+    let Some(programs) = programs() else { return };
+    let dir = cluster();
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(programs.join(program)).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let at = dir.path().to_str().unwrap();
+    let (code, said) = run("log_speed", &[at, "4096", "30", "1", "threads"]);
+    assert!(code == Some(0) && said.starts_with("30 records of 4096 bytes in 30 writes, p50 "), "{said}");
+    let (code, said) = run("log_speed", &[at, "1048576", "40", "8"]);
+    assert!(code == Some(0) && said.starts_with("40 records of 1048576 bytes in 40 writes, "), "{said}");
+    assert!(said.ends_with(" MB/s\n") && !dir.path().join("log-speed").exists(), "{said}");
+    assert_eq!(run("log_speed", &[at, "256", "30"]).0, Some(2));
+
+    let at = dir.path().join("cluster");
+    let replicas: Vec<Replica> = (0..4)
+        .map(|i| {
+            let mut command = Command::new(EXE);
+            Replica::start(command.args(["start", "--replica", &i.to_string(), "--dir"]).arg(&at))
+        })
+        .collect();
+    let load = |callbacks: &str, service: &str| {
+        let shape = "--clients 2 --outstanding 20 --seconds 0.5 --warmup 0.1 --keys 100 --callbacks";
+        let args = std::iter::once(at.to_str().unwrap()).chain(shape.split(' '));
+        run("client_speed", &args.chain([callbacks, "--service", service]).collect::<Vec<_>>())
+    };
+    for callbacks in ["poll", "thread"] {
+        let (code, said) = load(callbacks, "kv");
+        let rate = said.split(' ').nth(1).and_then(|rate| rate.parse::<u64>().ok());
+        assert!(code == Some(0) && rate > Some(0) && said.ends_with(", errors 0\n"), "{said}");
+    }
+    // What the store takes for no operation of its own is no success.
+    let (code, said) = load("poll", "null");
+    assert!(code == Some(1) && said.starts_with("throughput 0 ops/s"), "{said}");
+    drop(replicas);
+}
