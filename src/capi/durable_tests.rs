@@ -125,8 +125,8 @@ fn close(layer: *mut duramen_durable) {
 }
 
 /// A layer keeps what it released.
-pub(super) fn works(dir: &Path, io: &str) {
-    let conf = conf(dir, &[("callbacks", "thread"), ("io", io)]);
+pub(super) fn works(dir: &Path) {
+    let conf = conf(dir, &[("callbacks", "thread")]);
     assert_eq!(duramen_durable_format(conf.0), 0);
     let host = Host::new();
     let layer = host.open(&conf).unwrap();

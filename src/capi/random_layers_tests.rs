@@ -83,6 +83,8 @@ struct World {
     living: Mutex<Vec<(Kind, usize)>>,
     stale: Mutex<Vec<usize>>,
     hosts: Mutex<HashMap<usize, &'static Host>>,
+    /// Where each of them is.
+    used: Mutex<HashMap<usize, PathBuf>>,
     kept: Mutex<Vec<&'static Host>>,
     /// States that are, or were, served.
     roots: Mutex<Vec<(u64, [u8; 32])>>,
@@ -94,6 +96,7 @@ struct World {
     sources: AtomicUsize,
     freed: AtomicUsize,
     opened: AtomicUsize,
+    installed: AtomicUsize,
     called_back: AtomicUsize,
     /// Per thread: calls made, and the name of the one under way.
     at: Vec<(AtomicUsize, Mutex<&'static str>)>,
@@ -162,7 +165,7 @@ fn handle(kind: Kind) -> usize {
         _ => None,
     };
     let made_up =
-        [0, 1, 16, 1 << 20 | 16, usize::MAX, isize::MAX as usize, std::ptr::from_ref(world()).addr()];
+        [0, 1, 16, 1 << 46 | 16, usize::MAX, isize::MAX as usize, std::ptr::from_ref(world()).addr()];
     found.unwrap_or_else(|| one_of(&made_up))
 }
 
@@ -306,6 +309,7 @@ fn remember(kind: Kind, handle: usize, host: Option<&'static Host>) {
 
 /// It is no more.
 fn forget(handle: usize) {
+    world().used.lock().remove(&handle);
     world().living.lock().retain(|(_, living)| *living != handle);
     let mut stale = world().stale.lock();
     if stale.len() == STALE_MAX {
@@ -341,21 +345,28 @@ fn set(conf: usize, key: &str, value: &str) {
     unsafe { duramen_conf_set(at(conf), key.as_ptr(), value.as_ptr(), null_mut(), 0) };
 }
 
-/// A folder of that kind, mostly.
+/// A folder of that kind, mostly, and mostly one that is not in use: for another the library waits half a second, as its last owner may just be ending.
 fn folder(kind: Kind) -> PathBuf {
     let folders = world().folders.lock();
-    let of_kind: Vec<&PathBuf> =
-        folders.iter().filter(|(k, _)| *k == kind || below(30) == 0).map(|(_, path)| path).collect();
-    match of_kind.is_empty() {
+    let used = world().used.lock();
+    let wants_used = kind == Transfer || below(20) == 0;
+    let free: Vec<&PathBuf> = folders
+        .iter()
+        .filter(|(k, path)| {
+            (*k == kind || below(60) == 0) && (wants_used || used.values().all(|used| used != path))
+        })
+        .map(|(_, path)| path)
+        .collect();
+    match free.is_empty() {
         true => world().dir.join("nothing"),
-        false => of_kind[below(of_kind.len())].clone(),
+        false => free[below(free.len())].clone(),
     }
 }
 
-/// Small, and somewhere in the world's folder.
-fn make_conf(kind: Kind) -> usize {
+/// Small, and in that folder.
+fn make_conf(folder: &Path) -> usize {
     let conf = duramen_conf_new().addr();
-    set(conf, "dir", folder(kind).to_str().unwrap());
+    set(conf, "dir", folder.to_str().unwrap());
     set(conf, "transfer-dir", world().dir.join(format!("received-{}", below(6))).to_str().unwrap());
     for (key, value) in [("segment-mib", "1"), ("segments", "8"), ("allow-tmpfs", "true"), ("queue-mib", "1")]
     {
@@ -363,23 +374,14 @@ fn make_conf(kind: Kind) -> usize {
     }
     set(conf, "callbacks", one_of(&["poll", "thread"]));
     set(conf, "mode", one_of(&["parallel", "batched", "naive", "async"]));
-    set(conf, "io", io());
+    set(conf, "io", one_of(&["auto", "threads"]));
     conf
 }
 
-/// What to write with; valgrind knows no io_uring.
-fn io() -> &'static str {
-    static THREADS: OnceLock<bool> = OnceLock::new();
-    match THREADS.get_or_init(|| std::env::var_os("DURAMEN_RANDOM_IO").is_some_and(|io| io == "threads")) {
-        true => "threads",
-        false => one_of(&["auto", "threads"]),
-    }
-}
-
-/// Opens something; with a configuration that fits two times of three.
+/// Opens something; mostly with a configuration that fits.
 fn open(kind: Kind) -> (&'static str, i32) {
-    let fits = below(3) > 0;
-    let conf = if fits { make_conf(kind) } else { handle(Conf) };
+    let (fits, path) = (below(10) > 0, folder(kind));
+    let conf = if fits { make_conf(&path) } else { handle(Conf) };
     let host = Host::kept(0);
     let user = host.user();
     let nowhere = below(40) == 0;
@@ -388,7 +390,7 @@ fn open(kind: Kind) -> (&'static str, i32) {
         match kind {
             Conf => {
                 if world().living.lock().iter().filter(|(k, _)| *k == Conf).count() < CONFS_MAX {
-                    remember(Conf, make_conf(one_of(&KINDS)), None);
+                    remember(Conf, make_conf(&folder(one_of(&KINDS))), None);
                 }
                 ("duramen_conf_new", DURAMEN_OK, 0)
             }
@@ -457,6 +459,9 @@ fn open(kind: Kind) -> (&'static str, i32) {
     };
     assert!(kind == Conf || (opened == 0) == (code != DURAMEN_OK), "{name}: {code}, {opened:#x}");
     if opened != 0 {
+        if fits && kind != Transfer {
+            world().used.lock().insert(opened, path);
+        }
         remember(kind, opened, Some(host));
     }
     if fits {
@@ -513,8 +518,8 @@ fn on_log(log: *mut duramen_log, (buf, cap, len): (*mut c_char, usize, *mut usiz
                     code.min(duramen_log_trim(log, one_of(&[durable, durable, self::place()]))),
                 )
             }
-            18 => ("duramen_log_metrics", duramen_log_metrics(log, buf, cap, len)),
-            _ => ("duramen_log_format", duramen_log_format(at(handle(Conf)))),
+            _ if below(50) == 0 => ("duramen_log_format", duramen_log_format(at(handle(Conf)))),
+            _ => ("duramen_log_metrics", duramen_log_metrics(log, buf, cap, len)),
         }
     }
 }
@@ -593,7 +598,8 @@ fn on_durable(
             }
             15..18 => ("duramen_durable_recycle", duramen_durable_recycle(layer, place())),
             18 if takes_turns => ("duramen_durable_metrics", duramen_durable_metrics(layer, buf, cap, len)),
-            _ => ("duramen_durable_format", duramen_durable_format(at(handle(Conf)))),
+            _ if below(50) == 0 => ("duramen_durable_format", duramen_durable_format(at(handle(Conf)))),
+            _ => ("duramen_durable_wait", duramen_durable_wait(layer, place(), 0)),
         }
     }
 }
@@ -655,7 +661,9 @@ fn on_transfer(
                 let host = Host::of(transfer.addr());
                 let user = host.user();
                 let take: duramen_page_fn = if below(6) == 0 { None } else { Some(on_taken) };
-                ("duramen_transfer_install", duramen_transfer_install(transfer, take, user))
+                let code = duramen_transfer_install(transfer, take, user);
+                world().installed.fetch_add(usize::from(code == DURAMEN_OK), Ordering::Relaxed);
+                ("duramen_transfer_install", code)
             }
             15 if below(8) == 0 => ("duramen_transfer_cancel", duramen_transfer_cancel(transfer)),
             _ => ("duramen_transfer_metrics", duramen_transfer_metrics(transfer, buf, cap, len)),
@@ -711,7 +719,11 @@ fn step(within: Option<usize>) {
     let (name, code) = match below(1000) {
         0..12 => open(one_of(&[Log, Checkpoint, Durable, Transfer, Conf])),
         12..30 => {
-            let kind = one_of(&KINDS);
+            // Sockets take a while to find each other.
+            let kind = match one_of(&KINDS) {
+                Transfer if below(8) > 0 => Log,
+                kind => kind,
+            };
             let handle = own(kind);
             let deadline = match within {
                 None => one_of(&[0, 1, 5, 5, DURAMEN_FOREVER]),
@@ -805,9 +817,20 @@ fn watch() {
     }
 }
 
+/// A thread that panics ends the others.
+struct StopAll;
+
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            world().calls.store(usize::MAX / 2, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What is opened afterwards does what it should.
 fn works(dir: &Path) {
-    let conf = log_tests::Conf::new(&dir.join("last-log"), &[("segment-mib", "1"), ("io", io())]);
+    let conf = log_tests::Conf::new(&dir.join("last-log"), &[("segment-mib", "1")]);
     assert_eq!(duramen_log_format(conf.0), DURAMEN_OK);
     let (log, _) = log_tests::open(&conf).unwrap();
     let last = log_tests::append(log, 3, b"a record").unwrap();
@@ -817,7 +840,7 @@ fn works(dir: &Path) {
     assert_eq!(found, [(1, 7, 3, b"a record".to_vec())]);
     assert_eq!(duramen_log_destroy(log, 20_000), DURAMEN_OK);
 
-    durable_tests::works(&dir.join("last-durable"), io());
+    durable_tests::works(&dir.join("last-durable"));
     super::checkpoint_tests::works(&dir.join("last-checkpoints"));
     transfer_tests::works(dir);
 }
@@ -841,6 +864,7 @@ fn child_calls() {
         living: Mutex::default(),
         stale: Mutex::default(),
         hosts: Mutex::default(),
+        used: Mutex::default(),
         kept: Mutex::default(),
         roots: Mutex::default(),
         seed: AtomicU64::new(seed),
@@ -849,6 +873,7 @@ fn child_calls() {
         sources: AtomicUsize::new(0),
         freed: AtomicUsize::new(0),
         opened: AtomicUsize::new(0),
+        installed: AtomicUsize::new(0),
         called_back: AtomicUsize::new(0),
         at: (0..=threads).map(|_| (AtomicUsize::new(0), Mutex::new("nothing"))).collect(),
         calls: AtomicUsize::new(0),
@@ -862,6 +887,7 @@ fn child_calls() {
         for me in 0..threads {
             scope.spawn(move || {
                 ME.set(Some(me));
+                let _stop = StopAll;
                 while world.calls.load(Ordering::Relaxed) < calls {
                     step(None);
                 }
@@ -882,10 +908,12 @@ fn child_calls() {
     }
     // SAFETY: none is given.
     assert_eq!(unsafe { duramen_set_log_callback(DURAMEN_LOG_INFO, None, null_mut()) }, DURAMEN_OK);
-    let [calls, opened, called_back, sources, freed] =
-        [&world.calls, &world.opened, &world.called_back, &world.sources, &world.freed]
+    let [calls, opened, called_back, sources, freed, installed] =
+        [&world.calls, &world.opened, &world.called_back, &world.sources, &world.freed, &world.installed]
             .map(|count| count.load(Ordering::Relaxed));
-    println!("{calls} calls in {took:?}, {opened} handles, {called_back} callbacks, {sources} states served");
+    println!(
+        "{calls} calls in {took:?}, {opened} handles, {called_back} callbacks, {sources} states served, {installed} installed"
+    );
     assert_eq!(sources, freed, "each state is freed once");
     assert!(opened > calls / 1000 && called_back > calls / 1000 && sources > 0);
     // A thread that was joined may be listed a moment longer.
