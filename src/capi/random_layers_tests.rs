@@ -2,7 +2,7 @@
 //! re-enter and destroy what calls them: each ends with a result code, nothing hangs, and nothing is left behind.
 //!
 //! In a process of their own, whose threads and descriptors can be counted. `DURAMEN_RANDOM_CALLS` says how many (100000),
-//! `DURAMEN_RANDOM_THREADS` from how many threads (4), `DURAMEN_SEED` where the random numbers begin: with one thread, and but for the
+//! `DURAMEN_RANDOM_THREADS` from how many threads (16: most of them wait for the disk), `DURAMEN_SEED` where the random numbers begin: with one thread, and but for the
 //! library's own, the same calls come again.
 
 use super::base_tests::message;
@@ -853,7 +853,7 @@ fn child_calls() {
     std::env::set_current_dir(&dir).unwrap();
     transfer_tests::cluster(&dir.join("cluster"));
     let calls = number_of("DURAMEN_RANDOM_CALLS", 100_000) as usize;
-    let threads = number_of("DURAMEN_RANDOM_THREADS", 4) as usize;
+    let threads = number_of("DURAMEN_RANDOM_THREADS", 16) as usize;
     let seed = number_of("DURAMEN_SEED", u64::from(std::process::id()) << 20 | 1);
     println!("DURAMEN_SEED={seed} DURAMEN_RANDOM_CALLS={calls} DURAMEN_RANDOM_THREADS={threads}");
     let folders = [Log, Log, Durable, Durable, Checkpoint, Checkpoint].into_iter().enumerate();
