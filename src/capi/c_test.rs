@@ -6,9 +6,10 @@ use duramen::replica::{Replica, ReplicaOptions, format_log};
 use duramen::service::KeyValueStore;
 use duramen::types::ReplicaId;
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const HEADER: &str = include_str!("duramen.h");
 
@@ -199,4 +200,89 @@ fn the_tutorial_compiles_links_and_talks_to_a_cluster() {
     let said = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!((&*said.0, &*said.1, out.status.code()), ("outcome 0: blue\n", "", Some(0)));
     replicas.into_iter().for_each(Replica::stop);
+}
+
+/// Opens a configuration and asks for texts, in Python and in Lua: both read declarations as a C compiler leaves them.
+const PYTHON: &str = r#"
+import sys
+try:
+    import cffi
+except ImportError:
+    print("no cffi")
+    sys.exit()
+ffi = cffi.FFI()
+ffi.cdef(open(sys.argv[1]).read())
+c = ffi.dlopen(sys.argv[2])
+conf = c.duramen_conf_new()
+err = ffi.new("char[200]")
+codes = [
+    c.duramen_conf_set(conf, b"dir", b"somewhere", err, 200),
+    c.duramen_conf_set(conf, b"nonsense", b"1", err, 200),
+    c.duramen_conf_destroy(conf),
+    c.duramen_conf_destroy(conf),
+]
+print(*codes, ffi.string(c.duramen_strerror(-9)).decode(), "nonsense" in ffi.string(err).decode())
+print(ffi.sizeof("duramen_durable_callbacks"), ffi.string(c.duramen_version()).decode())
+"#;
+
+const LUA: &str = r#"
+local ffi = require("ffi")
+ffi.cdef(io.open(arg[1]):read("*a"))
+local c = ffi.load(arg[2])
+local conf = c.duramen_conf_new()
+local err = ffi.new("char[200]")
+local codes = {
+    c.duramen_conf_set(conf, "dir", "somewhere", err, 200),
+    c.duramen_conf_set(conf, "nonsense", "1", err, 200),
+    c.duramen_conf_destroy(conf),
+    c.duramen_conf_destroy(conf),
+}
+local named = ffi.string(err):find("nonsense") and "True" or "False"
+print(table.concat(codes, " ") .. " " .. ffi.string(c.duramen_strerror(-9)) .. " " .. named)
+print(tonumber(ffi.sizeof("duramen_durable_callbacks")) .. " " .. ffi.string(c.duramen_version()))
+"#;
+
+/// The declarations of the header alone, as the preprocessor leaves them: without what the system's headers add.
+fn declarations() -> Option<String> {
+    let out = Command::new("cc")
+        .args(["-E", "-P", "-x", "c", "-std=c99", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut preprocessor) = out else {
+        println!("skipped: there is no cc here (Debian: apt-get install gcc)");
+        return None;
+    };
+    // Foreign interfaces know the types of stdint.h and stddef.h themselves.
+    let header: String =
+        HEADER.lines().filter(|line| !line.starts_with("#include")).map(|line| format!("{line}\n")).collect();
+    preprocessor.stdin.take().unwrap().write_all(header.as_bytes()).unwrap();
+    let out = preprocessor.wait_with_output().unwrap();
+    assert!(out.status.success());
+    Some(String::from_utf8(out.stdout).unwrap())
+}
+
+#[test]
+fn python_and_lua_read_the_header_without_edits() {
+    let Some(declarations) = declarations() else { return };
+    let dir = tempfile::tempdir_in(built()).unwrap();
+    let header = dir.path().join("duramen.i");
+    std::fs::write(&header, declarations).unwrap();
+    let library = built().join("libduramen.so");
+    let expected =
+        format!("0 -5 0 -2 too much is under way: try again True\n56 {}\n", env!("CARGO_PKG_VERSION"));
+    for (program, script, help) in [("python3", PYTHON, "python3-cffi"), ("luajit", LUA, "luajit")] {
+        let source = dir.path().join(program);
+        std::fs::write(&source, script).unwrap();
+        let Ok(out) = Command::new(program).arg(&source).arg(&header).arg(&library).output() else {
+            println!("skipped: there is no {program} here (Debian: apt-get install {help})");
+            continue;
+        };
+        let said = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        if said.0 == "no cffi\n" {
+            println!("skipped: this {program} has no cffi (Debian: apt-get install {help})");
+            continue;
+        }
+        assert_eq!((&*said.0, &*said.1), (expected.as_str(), ""), "{program}");
+    }
 }

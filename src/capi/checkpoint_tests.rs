@@ -109,6 +109,18 @@ fn close(folder: *mut duramen_checkpoint) {
     assert_eq!(duramen_checkpoint_destroy(folder, 20_000), 0);
 }
 
+/// A folder keeps a state.
+pub(super) fn works(dir: &Path) {
+    let (folder, code) = open(dir);
+    assert_eq!(code, 0);
+    let root = write(folder, 3, 100_000).unwrap();
+    close(folder);
+    let (folder, _) = open(dir);
+    assert_eq!(newest(folder, u64::MAX).map(|info| (info.position, info.root)), Ok((3, root)));
+    assert!(read(folder, 3).unwrap() == State::of(3, 100_000).bytes);
+    close(folder);
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let all = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = all.filter(|path| !path.ends_with("LOCK")).collect();

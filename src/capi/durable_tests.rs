@@ -124,6 +124,20 @@ fn close(layer: *mut duramen_durable) {
     assert_eq!(duramen_durable_destroy(layer, 20_000), 0);
 }
 
+/// A layer keeps what it released.
+pub(super) fn works(dir: &Path) {
+    let conf = conf(dir, &[("callbacks", "thread")]);
+    assert_eq!(duramen_durable_format(conf.0), 0);
+    let host = Host::new();
+    let layer = host.open(&conf).unwrap();
+    assert_eq!((deliver(layer, 4, &[b"one", b""]), duramen_durable_wait(layer, 4, 20_000)), (0, 0));
+    close(layer);
+    let again = Host::new();
+    close(again.open(&conf).unwrap());
+    assert_eq!(host.0.lock().executed, [(4, 0, b"one".to_vec()), (4, 1, Vec::new())]);
+    assert_eq!(again.0.lock().replayed, host.0.lock().executed);
+}
+
 #[test]
 fn batches_are_executed_released_and_replayed_in_every_mode() {
     for mode in ["parallel", "batched", "naive", "async"] {

@@ -533,7 +533,7 @@ pub unsafe extern "C" fn duramen_log_read(
         }
         let max = if max == 0 { i32::MAX as u32 } else { max.min(i32::MAX as u32) };
         let mut count = 0;
-        for lsn in (from..).take(max as usize).map(Lsn) {
+        for lsn in (from..=u64::MAX).take(max as usize).map(Lsn) {
             let record = match log.reader.read(lsn) {
                 Ok(record) => record,
                 // Behind the last durable one.

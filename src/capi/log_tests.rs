@@ -43,7 +43,7 @@ impl Drop for Conf {
 }
 
 /// Number, kind, tag and bytes.
-type Found = (u64, u32, u64, Vec<u8>);
+pub(super) type Found = (u64, u32, u64, Vec<u8>);
 
 unsafe extern "C" fn note(user: *mut c_void, record: *const duramen_record) -> i32 {
     let (found, record) = unsafe { (&mut *user.cast::<Vec<Found>>(), &*record) };
@@ -56,14 +56,14 @@ unsafe extern "C" fn note(user: *mut c_void, record: *const duramen_record) -> i
     0
 }
 
-fn open(conf: &Conf) -> Result<(*mut duramen_log, Vec<Found>), i32> {
+pub(super) fn open(conf: &Conf) -> Result<(*mut duramen_log, Vec<Found>), i32> {
     let (mut log, mut found) = (null_mut(), Vec::<Found>::new());
     let code = unsafe { duramen_log_open(conf.0, Some(note), (&raw mut found).cast(), &raw mut log) };
     assert_eq!(log.is_null(), code != 0);
     if code == 0 { Ok((log, found)) } else { Err(code) }
 }
 
-fn append(log: *mut duramen_log, tag: u64, bytes: &[u8]) -> Result<u64, i32> {
+pub(super) fn append(log: *mut duramen_log, tag: u64, bytes: &[u8]) -> Result<u64, i32> {
     let mut lsn = 0;
     let code = unsafe { duramen_log_append(log, 7, tag, bytes.as_ptr().cast(), bytes.len(), &raw mut lsn) };
     if code == 0 { Ok(lsn) } else { Err(code) }
@@ -109,6 +109,9 @@ fn records_come_back_as_they_were_appended() {
     assert_eq!(unsafe { duramen_log_read(log, 1, 2, Some(note), user) }, 2);
     assert_eq!(unsafe { duramen_log_read(log, 302, 0, Some(note), user) }, 0);
     assert_eq!(unsafe { duramen_log_read(log, 0, 0, Some(note), user) }, DURAMEN_E_NOT_FOUND);
+    for from in [u64::MAX, u64::MAX - 1] {
+        assert_eq!(unsafe { duramen_log_read(log, from, 0, Some(note), user) }, 0);
+    }
     let numbers: Vec<u64> = read.iter().map(|found| found.0).collect();
     assert_eq!(numbers, [299, 300, 301, 1, 2]);
     assert_eq!(open(&conf).err(), Some(DURAMEN_E_BUSY), "it is open already");

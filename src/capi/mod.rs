@@ -101,6 +101,8 @@ mod header_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
+mod random_layers_tests;
+#[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod replica_tests;

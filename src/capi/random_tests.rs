@@ -18,17 +18,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const CALLS: usize = 100_000;
 
-struct Random(u64);
+/// Xorshift: the same numbers from the same beginning.
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn new(seed: u64) -> Self {
+        // Zero would stay zero, and neighbours begin alike.
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        (0..8).for_each(|_| _ = random.next());
+        random
+    }
+
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
@@ -54,7 +62,7 @@ fn no_sequence_of_calls_does_anything_but_return_codes() {
     let seed = std::env::var("DURAMEN_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
     println!("DURAMEN_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     // Numbers that are, were, or never were handles, or lent.
     let mut pool: Vec<usize> = vec![0, 1, 16, usize::MAX, isize::MAX as usize, client.addr(), replica.addr()];
     let words = [c"dir", c"client", c"callbacks", c"deadline-ms", c"", c"thread", c"true", c"7", c"/nowhere"];

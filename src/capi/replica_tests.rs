@@ -24,6 +24,8 @@ pub(super) struct Sum {
     destroyed: AtomicUsize,
     /// What execute returns.
     fails: AtomicI32,
+    /// What it adds to each number besides: chance, time or memory of its own in what should follow from the operations alone.
+    noise: std::sync::atomic::AtomicU64,
     /// What snapshot_write returns.
     write_fails: AtomicI32,
     /// Destroyed in a callback.
@@ -49,6 +51,7 @@ unsafe extern "C" fn execute(
     let (sum, context) = unsafe { (sum(user), &*context) };
     assert!(context.struct_size == size_of::<duramen_context>() && context.seq > 0 && context.time_ns > 0);
     let add = if len == 8 { unsafe { op.cast::<u64>().read_unaligned() } } else { 0 };
+    let add = add.wrapping_add(sum.noise.load(Ordering::Relaxed));
     let total = sum.total.load(Ordering::Relaxed).wrapping_add(add);
     sum.total.store(total, Ordering::Relaxed);
     let bytes = total.to_le_bytes();
@@ -243,6 +246,59 @@ fn a_callback_that_fails_stops_its_replica_alone_and_says_why() {
     assert!(cluster.status(2).contains("execute callback returned 17"), "{}", cluster.status(2));
     // The others go on.
     assert_eq!(add(client, 3), 6);
+    assert_eq!(duramen_client_destroy(client, DURAMEN_FOREVER), DURAMEN_OK);
+}
+
+#[test]
+fn a_host_that_is_not_deterministic_is_found_out_and_gets_the_others_state() {
+    for (model, n) in [(FaultModel::Byzantine, 4), (FaultModel::Crash, 3)] {
+        let (cluster, sums) = sums(model, n, 64);
+        let client = cluster.client(&[]);
+        assert_eq!(add(client, 1), 1);
+        let mut total = 1;
+        let other = sums[2];
+        other.noise.store(1 << 32, Ordering::Relaxed);
+        until("nobody notices", || {
+            total += 1;
+            let said = add(client, 1);
+            // Who trusts each replica's word may hear the wrong one.
+            assert!(said == total || model == FaultModel::Crash, "{said} is not {total}");
+            cluster.status(2).contains("audit: at place ")
+        });
+        assert!(cluster.status(2).contains("others have"), "{}", cluster.status(2));
+        for id in (0..n).filter(|id| *id != 2) {
+            assert!(!cluster.status(id).contains("audit: "), "{}", cluster.status(id));
+            assert!(cluster.status(id).contains(r#""halted":null"#), "{}", cluster.status(id));
+        }
+        // Where it follows its operations again, it has what the others have, and takes part.
+        other.noise.store(0, Ordering::Relaxed);
+        until("it keeps its own state", || {
+            total += 1;
+            add(client, 1);
+            other.restored.load(Ordering::Relaxed) > 0 && cluster.status(2).contains(r#""mode":"normal""#)
+        });
+        until("it stays behind", || other.total.load(Ordering::Relaxed) == total);
+        assert_eq!(done(client, b"", DURAMEN_READ), total.to_le_bytes());
+        assert_eq!(duramen_client_destroy(client, DURAMEN_FOREVER), DURAMEN_OK);
+    }
+}
+
+#[test]
+fn a_service_that_is_nowhere_deterministic_stops_and_says_so() {
+    let (cluster, sums) = sums(FaultModel::Byzantine, 4, 64);
+    let client = cluster.client(&[]);
+    assert_eq!(add(client, 1), 1);
+    (1..).zip(&sums).for_each(|(i, sum)| sum.noise.store(i << 32, Ordering::Relaxed));
+    until("no replica notices", || {
+        // No two of them say the same, so nothing is an answer.
+        let (op, mut reply, mut len, mut outcome) = (1u64.to_le_bytes(), [0u8; 256], 0, -1);
+        let at = (op.as_ptr().cast(), reply.as_mut_ptr().cast(), reply.len());
+        let (len, outcome_at) = (&raw mut len, &raw mut outcome);
+        let code = unsafe { duramen_client_call(client, at.0, 8, 0, 300, at.1, at.2, len, outcome_at) };
+        assert!(code != DURAMEN_OK || outcome != DURAMEN_DONE, "{reply:?}");
+        (0..4).all(|id| cluster.status(id).contains("the service is not deterministic"))
+    });
+    assert!((0..4).all(|id| !cluster.status(id).contains(r#""halted":null"#)));
     assert_eq!(duramen_client_destroy(client, DURAMEN_FOREVER), DURAMEN_OK);
 }
 

@@ -644,11 +644,13 @@ pub extern "C" fn duramen_transfer_cancel(transfer: *mut duramen_transfer) -> i3
     handle::with::<HostTransfer>(transfer, |transfer: &Call<'_, HostTransfer>| {
         transfer.not_within("cancelling")?;
         let mut view = transfer.shared.view.lock();
-        view.phase = Phase::None;
+        let before = std::mem::replace(&mut view.phase, Phase::None);
         // Under the lock: before whatever is fetched next.
         let _ = transfer.tell.send(Tell::Cancel);
         drop(view);
         transfer.shared.moved.notify_all();
+        // Not under the lock: it may be the last to have a state that was served here, whose `free` may look.
+        drop(before);
         Ok(DURAMEN_OK)
     })
 }

@@ -26,7 +26,7 @@ fn free_port() -> u16 {
     panic!("no ports in a row");
 }
 
-fn cluster(dir: &Path) {
+pub(super) fn cluster(dir: &Path) {
     let listen = format!("127.0.0.1:{}", free_port());
     let options = InitOptions { dir: dir.to_owned(), replicas: HOSTS.into(), listen, ..Default::default() };
     init(&options, &|_, _, _| Ok(())).unwrap();
@@ -152,6 +152,19 @@ fn connected(transfer: *mut duramen_transfer) {
 
 fn fetch(transfer: *mut duramen_transfer, position: u64, root: &[u8; 32]) -> i32 {
     unsafe { duramen_transfer_fetch(transfer, position, root.as_ptr()) }
+}
+
+/// The cluster in `dir` moves a state.
+pub(super) fn works(dir: &Path) {
+    let (seeder, leecher) = (open(dir, 0).unwrap(), open(dir, 1).unwrap());
+    let state = Pages::new(5);
+    let root = state.serve(seeder, 8).unwrap();
+    assert_eq!(fetch(leecher, 8, &root), 0);
+    assert_eq!(duramen_transfer_wait(leecher, 60_000), 0, "{}", message(leecher));
+    let (code, pages) = install(leecher, 9999);
+    assert!(code == 0 && pages.iter().zip(0..).all(|(page, index)| *page == state.page(index)));
+    close(leecher);
+    close(seeder);
 }
 
 #[test]
@@ -320,6 +333,63 @@ fn an_install_ends_no_fetch_but_its_own() {
     // The other fetch goes on.
     assert_eq!(duramen_transfer_wait(leecher, 0), DURAMEN_E_TIMEOUT);
     assert_eq!(look(leecher).position, 9);
+    close(leecher);
+    close(seeder);
+}
+
+/// Looks at the transfer from within `free`.
+struct Looks {
+    state: Pages,
+    transfer: AtomicUsize,
+    saw: AtomicUsize,
+}
+
+unsafe extern "C" fn page_of_looks(
+    user: *mut c_void,
+    index: u64,
+    buf: *mut c_void,
+    cap: usize,
+    len: *mut usize,
+) -> i32 {
+    let state = std::ptr::from_ref(unsafe { &(*user.cast::<Looks>()).state });
+    unsafe { page(state.cast_mut().cast(), index, buf, cap, len) }
+}
+
+unsafe extern "C" fn look_and_free(user: *mut c_void) {
+    let looks = unsafe { &*user.cast::<Looks>() };
+    let transfer = std::ptr::without_provenance_mut(looks.transfer.load(Ordering::Relaxed));
+    looks.saw.store(look(transfer).position as usize, Ordering::Relaxed);
+}
+
+#[test]
+fn a_state_that_a_cancel_frees_may_look_at_its_transfer() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let (seeder, leecher) = (open(dir.path(), 0).unwrap(), open(dir.path(), 1).unwrap());
+    let (state, newer) = (Pages::new(5), Pages::new(6));
+    let root = state.serve(seeder, 8).unwrap();
+    let older = Looks { state: Pages::new(5), transfer: leecher.addr().into(), saw: 0.into() };
+    let source = duramen_page_source {
+        user: std::ptr::from_ref(&older).cast_mut().cast(),
+        page: Some(page_of_looks),
+        free: Some(look_and_free),
+        ..older.state.source(PAGES)
+    };
+    assert_eq!(unsafe { duramen_transfer_serve(leecher, 7, &raw const source, null_mut()) }, 0);
+    assert_eq!(fetch(leecher, 8, &root), 0);
+    assert_eq!(duramen_transfer_wait(leecher, 60_000), 0, "{}", message(leecher));
+    // What was fetched leans on the older state, and from now on nothing else does.
+    newer.serve(leecher, 9).unwrap();
+    newer.serve(leecher, 10).unwrap();
+    let at = leecher.addr();
+    let (done, cancelled) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        done.send(duramen_transfer_cancel(std::ptr::without_provenance_mut(at)))
+    });
+    assert_eq!(older.saw.load(Ordering::Relaxed), 0, "it is needed");
+    assert_eq!(cancelled.recv_timeout(Duration::from_secs(20)), Ok(0), "it waits for itself");
+    assert_eq!(older.saw.load(Ordering::Relaxed), 8);
     close(leecher);
     close(seeder);
 }

@@ -466,7 +466,7 @@ static uint64_t kill_after(const char *self, const char *dir, uint64_t most)
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execl("/proc/self/exe", self, "--put", dir, (char *)NULL);
+        execlp(self, self, "--put", dir, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
