@@ -137,6 +137,11 @@
 #define DURAMEN_E_NOT_FOUND (-20)
 
 /**
+ * A state machine of the host does not keep its contract: see duramen_service_test.
+ */
+#define DURAMEN_E_CONTRACT (-21)
+
+/**
  * No limit, where a function takes a time in milliseconds and says so.
  */
 #define DURAMEN_FOREVER UINT64_MAX
@@ -202,6 +207,21 @@
  * The longest page that a service may ask for.
  */
 #define DURAMEN_PAGE_BYTES_MAX (1 << 20)
+
+/**
+ * The room that every report of duramen_service_test fits into.
+ */
+#define DURAMEN_TEST_REPORT_BYTES 4096
+
+/**
+ * The fewest operations that a test takes.
+ */
+#define DURAMEN_TEST_OPERATIONS_MIN 8
+
+/**
+ * The most operations that a test takes.
+ */
+#define DURAMEN_TEST_OPERATIONS_MAX 1000000
 
 /**
  * The highest kind of record that a host has.
@@ -423,6 +443,44 @@ typedef struct duramen_paged_service {
 } duramen_paged_service;
 
 /**
+ * A kind of state machine to be tested, and what makes operations for it. Set struct_size to sizeof(duramen_tested_service) and the rest to zero
+ * before you fill it in; one of make and make_paged stays NULL.
+ *
+ * The callbacks here run on the thread that calls duramen_service_test. Those of the state machines also run on threads that it
+ * starts and joins, as duramen_service says. None must throw, jump or end the process.
+ */
+typedef struct duramen_tested_service {
+  /**
+   * sizeof(duramen_tested_service).
+   */
+  size_t struct_size;
+  /**
+   * Handed to the callbacks here, otherwise not touched.
+   */
+  void *user;
+  /**
+   * For the report and messages: UTF-8, of which 64 bytes are shown. NULL: "service".
+   */
+  const char *name;
+  /**
+   * Returns a new state machine in its initial state; NULL: it cannot, and the test ends. The struct is read before any other callback runs,
+   * and not needed afterwards: one static one will do. Called some hundred times: several state machines are there at once,
+   * each with a `user` of its own that its `destroy` frees.
+   */
+  const duramen_service *(*make)(void *user);
+  /**
+   * The same for one whose state is in pages.
+   */
+  const duramen_paged_service *(*make_paged)(void *user);
+  /**
+   * Writes the `index`-th operation (from 0; called once each, in order), drawn from the random number `random`, to `buf`: at most `cap` bytes (1 MiB),
+   * and how many to *len (it is 0 before). Reads and writes, of which many meet the same part of the state, test best.
+   * The same numbers must give the same bytes. Returns 0, or anything else to give up.
+   */
+  int32_t (*operation)(void *user, uint64_t index, uint64_t random, void *buf, size_t cap, size_t *len);
+} duramen_tested_service;
+
+/**
  * A record as it was appended. It lives until the callback that gets it returns.
  */
 typedef struct duramen_record {
@@ -619,6 +677,12 @@ typedef struct duramen_transfer_info {
  * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
  */
 typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
+
+/**
+ * The symbol "duramen_test_services" of a shared object that `duramen test-service --library` is to test: returns the kind of state machine
+ * at `index` (0, 1, ...), which lives as long as the process; NULL behind the last.
+ */
+typedef const duramen_tested_service *(*duramen_test_services_fn)(size_t index);
 
 #ifdef __cplusplus
 extern "C" {
@@ -992,6 +1056,31 @@ int32_t duramen_replica_wait_failed(duramen_replica *replica,
  */
 int32_t duramen_replica_destroy(duramen_replica *replica,
                                 uint64_t deadline_ms);
+
+/**
+ * Tests whether a state machine keeps the contract of duramen_service or duramen_paged_service: equal operations give equal replies, states and
+ * page roots, on whatever thread and whatever else is in the process; queries change nothing; a snapshot stays as it was, also while it is
+ * written by another thread; a state or pages taken over replace all of the one before and go on as the original does; bytes cut short,
+ * lengthened, unreadable or bent are turned away without a trace, or make another state; no operation, however malformed, makes a
+ * callback fail. One in eight of the operations is malformed by the library.
+ *
+ * `operations`: how many, DURAMEN_TEST_OPERATIONS_MIN to ..._MAX, 256 MiB at most; the same `seed` draws the same ones. `report` gets a few lines of what the
+ * run showed, with a NUL, `*len` (may be NULL) their length without it; DURAMEN_TEST_REPORT_BYTES are enough; NULL if `cap` is 0. The report
+ * is the same in every process: compare those of two, as addresses, uninitialised memory and the time may differ between them alone.
+ * The command `duramen test-service --library` does so.
+ *
+ * Ownership: the struct and what it points to are the caller's, and not needed afterwards. Thread: any; takes a while. Callbacks: see
+ * duramen_tested_service; all state machines are destroyed when this returns. Re-entrancy: callbacks may call anything.
+ *
+ * Errors, with the details in duramen_errmsg(NULL): DURAMEN_E_CONTRACT (what is not kept), DURAMEN_E_CALLBACK (one of the callbacks failed),
+ * DURAMEN_E_ARGUMENT, DURAMEN_E_ABI, DURAMEN_E_TOO_LARGE (more than 256 MiB), DURAMEN_E_BUFFER (it is kept, but the report did not fit), DURAMEN_E_IO (no threads).
+ */
+int32_t duramen_service_test(const duramen_tested_service *tested,
+                             uint64_t operations,
+                             uint64_t seed,
+                             char *report,
+                             size_t cap,
+                             size_t *len);
 
 /**
  * Makes an empty log in the folder `dir`, and the folder if it is missing.

@@ -2,6 +2,7 @@
 
 use super::handle;
 use super::status::*;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// Where this thread's last panic was.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Panics of this thread say what was found.
+    static FINDING: Cell<bool> = const { Cell::new(false) };
     /// A log callback of the host runs on this thread.
     static LOGGING: Cell<bool> = const { Cell::new(false) };
 }
@@ -65,6 +68,15 @@ pub(super) fn catching(inside: impl FnOnce() -> Answer) -> Answer {
     })
 }
 
+/// Runs checks, which panic with what they find; that is nobody's mistake here, and not logged as one.
+pub(super) fn finding<R>(checks: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+    let set = |to| FINDING.try_with(|finding| finding.replace(to)).unwrap_or(false);
+    let before = set(true);
+    let found = catch_unwind(AssertUnwindSafe(checks));
+    set(before);
+    found
+}
+
 /// Panics of our threads, and of threads inside an entry, go to the log in place of stderr.
 fn quiet_panics() {
     static ONCE: Once = Once::new();
@@ -80,7 +92,9 @@ fn quiet_panics() {
                 return previous(info);
             }
             let text = info.to_string().replace('\n', " ");
-            ::log::error!("{text}");
+            if !FINDING.try_with(Cell::get).unwrap_or(false) {
+                ::log::error!("{text}");
+            }
             let _ = PANIC.try_with(|panic| panic.replace(text));
         }));
     });

@@ -15,6 +15,7 @@ const SOURCES: &[&str] = &[
     "service",
     "pages",
     "replica",
+    "tested",
     "log",
     "checkpoint",
     "durable",
@@ -68,6 +69,11 @@ fn generate() -> String {
         style: cbindgen::Style::Both,
         documentation_style: cbindgen::DocumentationStyle::Doxy,
         line_length: 110,
+        // No function here takes it.
+        export: cbindgen::ExportConfig {
+            include: vec!["duramen_test_services_fn".into()],
+            ..Default::default()
+        },
         ..Default::default()
     };
     let mut builder = cbindgen::Builder::new().with_config(config);

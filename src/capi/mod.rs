@@ -14,6 +14,7 @@
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
 //! | [`replica`] | whole replicas |
+//! | [`tested`], [`library`] | tests of hosts' state machines; those in shared objects |
 //!
 //! # How a layer is added
 //! An opaque type `duramen_x`, an object behind it that implements `handle::Object`, and entries of one shape:
@@ -58,6 +59,12 @@ mod lent;
 
 /// Whole replicas.
 pub mod replica;
+
+/// Tests of state machines.
+pub mod tested;
+
+/// Those in shared objects.
+pub mod library;
 
 /// The durable log.
 pub mod log;
@@ -108,5 +115,7 @@ mod random_tests;
 mod replica_tests;
 #[cfg(test)]
 mod test_cluster;
+#[cfg(test)]
+mod tested_tests;
 #[cfg(test)]
 mod transfer_tests;

@@ -44,6 +44,8 @@ pub const DURAMEN_E_BUFFER: i32 = -18;
 pub const DURAMEN_E_CALLBACK: i32 = -19;
 /// There is no such thing.
 pub const DURAMEN_E_NOT_FOUND: i32 = -20;
+/// A state machine of the host does not keep its contract: see duramen_service_test.
+pub const DURAMEN_E_CONTRACT: i32 = -21;
 
 /// Number, name, text.
 pub(super) const CODES: &[(i32, &CStr, &CStr)] = &[
@@ -68,6 +70,7 @@ pub(super) const CODES: &[(i32, &CStr, &CStr)] = &[
     (DURAMEN_E_BUFFER, c"DURAMEN_E_BUFFER", c"the buffer is too small"),
     (DURAMEN_E_CALLBACK, c"DURAMEN_E_CALLBACK", c"a callback reported failure"),
     (DURAMEN_E_NOT_FOUND, c"DURAMEN_E_NOT_FOUND", c"there is no such thing"),
+    (DURAMEN_E_CONTRACT, c"DURAMEN_E_CONTRACT", c"a service does not keep its contract"),
 ];
 
 /// One line about a result code, in English. Of a number that is none: "unknown code".

@@ -22,6 +22,7 @@ mod signals;
 mod sim;
 mod start;
 mod status;
+mod test_library;
 mod test_service;
 mod transfer_line;
 mod wan;

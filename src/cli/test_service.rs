@@ -1,15 +1,14 @@
 //! `duramen test-service`: does a service keep the contract that replication rests on?
 
 use std::env;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use duramen::hex;
-use duramen::service::conformance::{Point, find_fault, trace};
+use duramen::service::conformance::{Point, find_fault, trace, with_pool};
 use duramen::service::{Counter, KeyValueStore, KvOperation, KvWrite, NullService, Service};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::random::Random;
-use super::{CliError, emit};
+use super::{CliError, emit, test_library};
 
 /// Points of a run at which two are compared.
 const POINTS: usize = 8;
@@ -22,6 +21,9 @@ pub struct Args {
     /// The service
     #[arg(long, value_enum, default_value_t = Tested::Kv)]
     service: Tested,
+    /// A shared object whose services are tested instead: those that its duramen_test_services gives (see duramen.h)
+    #[arg(long, value_name = "FILE", conflicts_with = "service")]
+    library: Option<PathBuf>,
     /// How many operations; some of them malformed
     #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u64).range(8..))]
     operations: u64,
@@ -57,6 +59,10 @@ impl Tested {
 /// Runs the service here and in another process, whose hash maps have other seeds, and compares; then looks for faults in all the rest.
 /// Errors: what is wrong, in one line.
 pub fn run(args: Args) -> Result<(), CliError> {
+    if let Some(library) = &args.library {
+        let tested = test_library::Tested { library, operations: args.operations, seed: args.seed };
+        return if args.trace { test_library::answer(&tested) } else { test_library::run(&tested) };
+    }
     let mut random = Random(args.seed);
     let mut operations =
         |one: fn(&mut Random) -> Vec<u8>| (0..args.operations).map(|_| one(&mut random)).collect::<Vec<_>>();
@@ -68,9 +74,12 @@ pub fn run(args: Args) -> Result<(), CliError> {
 }
 
 fn test<S: Service>(args: &Args, make: impl Fn() -> S, operations: &[Vec<u8>]) -> Result<(), CliError> {
+    let shown = |threads| -> Result<Vec<String>, CliError> {
+        let points: Vec<Point> = with_pool(threads, |pool| trace(make(), operations, POINTS, Some(pool)))?;
+        Ok(points.iter().map(Point::to_string).collect())
+    };
     if args.trace {
-        let points = trace(make(), operations, POINTS, Some(&pool(OTHER_THREADS)?));
-        return points.iter().try_for_each(|point| emit(shown(point)));
+        return shown(OTHER_THREADS)?.iter().try_for_each(emit);
     }
     // What panics is caught and told in one line.
     std::panic::set_hook(Box::new(|_| {}));
@@ -79,24 +88,13 @@ fn test<S: Service>(args: &Args, make: impl Fn() -> S, operations: &[Vec<u8>]) -
     let name = args.service.as_str();
     fault.map_err(|fault| CliError::Failed(format!("{name} breaks the contract of a service: {fault}")))?;
 
-    let here = trace(make(), operations, POINTS, Some(&pool(1)?));
-    let here: Vec<String> = here.iter().map(shown).collect();
+    let here = shown(1)?;
     here.iter().try_for_each(emit)?;
     compare(name, &here, &other_process(args)?)?;
     emit(format_args!(
         "{name} keeps the contract, by {} operations of seed {}: equal replies, states and roots in two processes and on any number of threads; snapshots stay; states and pages taken over go on as the original; bad bytes do not pass",
         args.operations, args.seed
     ))
-}
-
-fn pool(threads: usize) -> Result<ThreadPool, CliError> {
-    Ok(ThreadPoolBuilder::new().num_threads(threads).build()?)
-}
-
-fn shown(point: &Point) -> String {
-    let root = point.root.map_or("none: not paged".into(), |root| hex::encode(&root.0));
-    let (replies, state) = (hex::encode(&point.replies.0), hex::encode(&point.state.0));
-    format!("after {} operations: replies {} state {} root {root}", point.executed, &replies[..16], state)
 }
 
 /// What the same run shows in another process.

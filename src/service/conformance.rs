@@ -1,13 +1,16 @@
 //! Checks that a [`Service`] keeps its contract, for the tests of anybody who writes one. They panic with what is wrong.
 
 use std::any::Any;
+use std::fmt;
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread;
 
 use bytes::Bytes;
 
 pub use super::conformance_pages::*;
 use super::{Context, RestoreError, Service, Snapshot};
+use crate::hex;
 use crate::types::{ClientId, Digest, DigestAlgorithm, Seq, SessionId, WallTime};
 
 /// The context of the `i`-th operation of a test: a batch of its own, times and seeds that differ.
@@ -25,7 +28,9 @@ pub fn context(i: u64) -> Context {
 /// The canonical bytes, checked against [`Snapshot::bytes`].
 pub fn bytes_of(snapshot: &dyn Snapshot) -> Vec<u8> {
     let mut bytes = Vec::new();
-    snapshot.write_to(&mut bytes).expect("memory takes all");
+    if let Err(why) = snapshot.write_to(&mut bytes) {
+        panic!("a snapshot is not written: {why}");
+    }
     assert_eq!(bytes.len() as u64, snapshot.bytes(), "a snapshot knows its length");
     bytes
 }
@@ -37,6 +42,7 @@ pub fn check<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) 
     a_restored_replica_goes_on_as_the_original(&make, operations);
     bad_bytes_leave_the_state_as_it_was(&make, operations);
     bent_bytes_do_not_pass(&make, operations);
+    threads_change_nothing(&make, operations);
     the_root_is_of_the_pages(&make, operations);
     pages_taken_over_go_on_as_the_original(&make, operations);
     bad_pages_do_not_pass(&make, operations);
@@ -63,6 +69,22 @@ pub struct Point {
     pub state: Digest,
     /// Root of the pages, if there are any.
     pub root: Option<Digest>,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.root.map_or("none: not paged".into(), |root| hex::encode(&root.0));
+        let (replies, state) = (hex::encode(&self.replies.0[..8]), hex::encode(&self.state.0));
+        write!(f, "after {} operations: replies {replies} state {state} root {root}", self.executed)
+    }
+}
+
+/// Runs with a pool of so many threads, which have ended when this returns.
+pub fn with_pool<R>(
+    threads: usize,
+    run: impl FnOnce(&rayon::ThreadPool) -> R,
+) -> Result<R, rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_scoped(|thread| thread.run(), run)
 }
 
 /// Runs the operations once and shows so many points of the run, the last at its end.
@@ -136,7 +158,8 @@ pub(super) fn halfway<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef
     let (mut original, mut other) = (make(), make());
     let half = operations.len() / 2;
     run(&mut original, &operations[..half], 0);
-    run(&mut other, &operations[half..], 0);
+    // Not as many: the number may be all there is to a state.
+    run(&mut other, &operations[operations.len().min(half + 1)..], 0);
     (original, other, half)
 }
 
@@ -147,7 +170,9 @@ pub fn a_restored_replica_goes_on_as_the_original<S: Service>(
 ) {
     let (mut original, mut restored, half) = halfway(make, operations);
     let bytes = bytes_of(&*original.snapshot());
-    restored.restore(&mut bytes.as_slice()).expect("its own bytes");
+    if let Err(why) = restored.restore(&mut bytes.as_slice()) {
+        panic!("bytes that a snapshot wrote are turned away: {why}");
+    }
     assert_same(&original, &restored, "after a restore");
     for operation in operations {
         assert_eq!(original.query(operation.as_ref()), restored.query(operation.as_ref()), "reads differ");
@@ -161,21 +186,26 @@ pub fn bad_bytes_leave_the_state_as_it_was<S: Service>(
     make: impl Fn() -> S,
     operations: &[impl AsRef<[u8]>],
 ) {
-    let mut service = make();
-    run(&mut service, operations, 0);
-    let bytes = bytes_of(&*service.snapshot());
+    let (mut original, mut service) = (make(), make());
+    run(&mut original, operations, 0);
+    let bytes = bytes_of(&*original.snapshot());
+    // Another state: what a refused restore leaves of the original's shows.
+    run(&mut service, &operations[..operations.len().min(10)], 0);
+    let before = bytes_of(&*service.snapshot());
     // Some hundred cuts, all of those near the ends.
     let step = bytes.len() / 200 + 1;
     let near_ends = |cut: usize| cut < 64 || bytes.len() - cut < 64;
     for cut in (0..bytes.len()).filter(|&cut| cut % step == 0 || near_ends(cut)) {
         let error = service.restore(&mut &bytes[..cut]);
-        assert!(matches!(error, Err(RestoreError::Truncated { .. })), "cut to {cut} bytes: {error:?}");
+        let turned_away =
+            matches!(error, Err(RestoreError::Truncated { .. } | RestoreError::Malformed { .. }));
+        assert!(turned_away, "cut to {cut} bytes: {error:?}");
         let error = service.restore(&mut (&bytes[..cut]).chain(Broken));
         assert!(matches!(error, Err(RestoreError::Read(_))), "broken after {cut} bytes: {error:?}");
     }
     let error = service.restore(&mut bytes.as_slice().chain(&[0u8][..]));
     assert!(matches!(error, Err(RestoreError::Malformed { .. })), "one byte more: {error:?}");
-    assert!(bytes_of(&*service.snapshot()) == bytes, "a refused restore changed the state");
+    assert!(bytes_of(&*service.snapshot()) == before, "a refused restore changed the state");
 }
 
 /// A bit turned over anywhere is refused, and the state stays as it was; or it makes a state with another digest.
@@ -202,6 +232,40 @@ pub fn bent_bytes_do_not_pass<S: Service>(make: impl Fn() -> S, operations: &[im
         }
         bytes[at] ^= 1 << (at / step % 8);
     }
+}
+
+/// Executing on one thread after the other, while yet others write and drop the snapshots taken before, gives the same replies and bytes.
+pub fn threads_change_nothing<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) {
+    let operations: Vec<&[u8]> = operations.iter().map(AsRef::as_ref).collect();
+    let (mut straight, mut moved) = (make(), make());
+    let step = operations.len() / 4 + 1;
+    for from in (0..operations.len()).step_by(step) {
+        let upto = &operations[..operations.len().min(from + step)];
+        let before = bytes_of(&*straight.snapshot());
+        let snapshot = moved.snapshot();
+        let (replies, written) = thread::scope(|scope| {
+            let executes = scope.spawn(|| run(&mut moved, upto, from));
+            let writes = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                snapshot.write_to(&mut bytes).map(|()| bytes)
+            });
+            let (replies, written) = (executes.join(), writes.join());
+            (
+                replies.unwrap_or_else(|panic| resume_unwind(panic)),
+                written.unwrap_or_else(|panic| resume_unwind(panic)),
+            )
+        });
+        let written = written.unwrap_or_else(|why| panic!("a snapshot is not written: {why}"));
+        assert!(
+            written == before,
+            "a snapshot written on another thread, while operations are executed, differs"
+        );
+        assert!(
+            replies == run(&mut straight, upto, from),
+            "replies differ on another thread, from operation {from} on"
+        );
+    }
+    assert_same(&straight, &moved, "after execution on other threads");
 }
 
 /// An input that fails.

@@ -1,6 +1,6 @@
 //! The part of [`conformance`](super::conformance) about pages. A service that has none passes.
 
-use super::conformance::{bytes_of, halfway, run};
+use super::conformance::{bytes_of, halfway, run, with_pool};
 use super::{PagedSnapshot, RestoreError, Service, Snapshot};
 use crate::checkpoint::pages::{page_digest, root_of};
 use crate::types::{Digest, DigestAlgorithm};
@@ -53,7 +53,14 @@ pub(super) fn root(snapshot: &dyn Snapshot, pool: Option<&rayon::ThreadPool>) ->
 
 /// The root is that of the pages' bytes, on any thread; what changed is told; later executions change no snapshot's pages.
 pub fn the_root_is_of_the_pages<S: Service>(make: impl Fn() -> S, operations: &[impl AsRef<[u8]>]) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("three threads");
+    with_pool(3, |pool| the_root_is_of_the_pages_on(pool, make, operations)).expect("three threads");
+}
+
+fn the_root_is_of_the_pages_on<S: Service>(
+    pool: &rayon::ThreadPool,
+    make: impl Fn() -> S,
+    operations: &[impl AsRef<[u8]>],
+) {
     let mut service = make();
     let mut taken: Vec<(Parts, Box<dyn Snapshot>)> = Vec::new();
     let step = operations.len() / 5 + 1;
@@ -62,7 +69,7 @@ pub fn the_root_is_of_the_pages<S: Service>(make: impl Fn() -> S, operations: &[
         let snapshot = service.snapshot();
         let Some(pages) = snapshot.pages() else { return };
         let parts = Parts::of(pages);
-        assert_eq!(pages.root(BLAKE3, Some(&pool)), parts.root(BLAKE3), "the root is not that of the pages");
+        assert_eq!(pages.root(BLAKE3, Some(pool)), parts.root(BLAKE3), "the root is not that of the pages");
         let sha = DigestAlgorithm::Sha256;
         assert_eq!(pages.root(sha, None), parts.root(sha), "the root is not that of the pages");
         for (older_parts, older) in &taken {
@@ -95,7 +102,9 @@ pub fn pages_taken_over_go_on_as_the_original<S: Service>(
         assert!(matches!(error, Err(RestoreError::NotPaged)), "a service without pages takes some over");
         return;
     };
-    Parts::of(pages).restore(&mut restored).expect("its own pages");
+    if let Err(why) = Parts::of(pages).restore(&mut restored) {
+        panic!("pages that a snapshot gave are turned away: {why}");
+    }
     assert_same_pages(&original, &restored, "after pages were taken over");
     // In steps: a root computed in between must not stand for a later state.
     let step = (operations.len() - half) / 4 + 1;

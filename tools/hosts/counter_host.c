@@ -130,13 +130,47 @@ static void counter_destroy(void *user)
     free(user);
 }
 
+static const duramen_service counter_service = {
+    sizeof(duramen_service), NULL, counter_execute, counter_query,   counter_snapshot, counter_snapshot_write,
+    counter_snapshot_free,   counter_restore,               counter_destroy};
+
+/* ---- its test: this file as a shared object, for `duramen test-service --library` ---- */
+
+static const duramen_service *make_counter(void *user)
+{
+    static duramen_service made;
+
+    (void)user;
+    made = counter_service;
+    made.user = calloc(1, sizeof(uint64_t));
+    return made.user != NULL ? &made : NULL;
+}
+
+static int32_t counter_operation(void *user, uint64_t index, uint64_t random, void *buf, size_t cap, size_t *len)
+{
+    (void)user;
+    (void)index;
+    (void)cap;
+    if (random % 4 == 0)
+        return 0;
+    put_u64(buf, random);
+    *len = 8;
+    return 0;
+}
+
+const duramen_tested_service *duramen_test_services(size_t index)
+{
+    static const duramen_tested_service counter = {
+        sizeof(duramen_tested_service), NULL, "counter", make_counter, NULL, counter_operation};
+
+    return index == 0 ? &counter : NULL;
+}
+
 /* ---- a replica ---- */
 
 static int run_replica(const char *dir, uint32_t id)
 {
-    duramen_service service = {
-        sizeof(duramen_service), NULL, counter_execute, counter_query,   counter_snapshot, counter_snapshot_write,
-        counter_snapshot_free,   counter_restore,               counter_destroy};
+    duramen_service service = counter_service;
     char message[512];
     duramen_conf *conf = duramen_conf_new();
     duramen_replica *replica;

@@ -33,7 +33,7 @@ fn build() -> Option<PathBuf> {
     // The library that belongs to this test; the one beside the binary may be older.
     let library = Path::new(EXE).with_file_name("deps");
     let output = Command::new("make")
-        .args(["-C", HOSTS, "hosts"])
+        .args(["-C", HOSTS, "hosts", "services"])
         .arg(format!("BUILD={}", built.display()))
         .arg(format!("DURAMEN_INCLUDE={}/src/capi", env!("CARGO_MANIFEST_DIR")))
         .arg(format!("DURAMEN_LIB={}", library.display()))
@@ -117,6 +117,122 @@ fn a_store_with_its_own_order_keeps_what_it_acknowledged() {
     let kills: Vec<&str> = said.lines().filter(|line| line.starts_with("killed after ")).collect();
     assert!(kills.len() == 4 && !kills[3].ends_with("checkpoint at 0"), "{said}");
     assert!(said.contains(" came from 2 peers: "), "{said}");
+}
+
+/// Exit code, stdout and stderr of a test of that shared object.
+fn test_library(library: &Path, fault: &str) -> (Option<i32>, String, String) {
+    let output = Command::new(EXE)
+        .args(["test-service", "--operations", "400", "--seed", "7", "--library"])
+        .arg(library)
+        .env("FAULT", fault)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn services_in_c_that_keep_the_contract_pass() {
+    let Some(programs) = programs() else { return };
+    for (library, fault, name, root) in [
+        ("counter_service.so", "", "counter", "root none: not paged"),
+        ("block_service.so", "", "disk", "root "),
+        ("faulty_services.so", "no fault", "faulty", "root none: not paged"),
+        ("faulty_services.so", "paged", "faulty", "root "),
+        // What it prints is no part of the answer.
+        ("faulty_services.so", "prints", "faulty", "root none: not paged"),
+    ] {
+        let (code, said, errors) = test_library(&programs.join(library), fault);
+        assert_eq!(code, Some(0), "{library} {fault}: {said}{errors}");
+        assert_eq!(said.lines().count(), 10, "{said}");
+        assert!(said.starts_with(&format!("{name}: 400 operations of seed 7: ")), "{said}");
+        assert!(
+            said.lines().skip(1).take(8).all(|line| line.starts_with("after ") && line.contains(root)),
+            "{said}"
+        );
+        assert!(
+            said.ends_with("keeps the contract, by 400 operations of seed 7 in two processes\n"),
+            "{said}"
+        );
+        assert_eq!(errors.contains("a line of the service's own"), fault == "prints", "{errors}");
+    }
+}
+
+#[test]
+fn services_in_c_that_break_the_contract_are_found() {
+    let Some(programs) = programs() else { return };
+    for (fault, why) in [
+        ("address", "replies differ at operation 0"),
+        ("random", "replies differ at operation 0"),
+        ("static", "replies differ at operation 0"),
+        ("thread", "replies differ on another thread"),
+        ("query", "replies differ at operation 0"),
+        ("address-in-state", "canonical bytes differ"),
+        ("alive", "a snapshot"),
+        ("write", "snapshot_write callback returned 5"),
+        ("malformed", "DURAMEN_E_CALLBACK: faulty: the service's execute callback returned 7"),
+        ("refuses", "restore callback turned it away"),
+        ("forgets", "differ"),
+        ("trusts", "cut to 0 bytes"),
+        ("half", "a refused restore changed the state"),
+        ("beside", "replies differ"),
+        ("make", "make returned NULL"),
+        ("gives-up", "operation callback returned 3"),
+        ("too-long", "where 1048576 fit"),
+        // What only another process shows.
+        ("zone", "in one process"),
+        ("operations", "the operation callback gives other operations"),
+        ("crash", "ended the process that tested it: signal: 6"),
+        ("exit", "ended the process that tested it: exit status: 0"),
+        ("nothing", "has no services"),
+        ("time", "differ"),
+        ("uninitialised", "differ"),
+    ] {
+        let (code, said, errors) = test_library(&programs.join("faulty_services.so"), fault);
+        assert_eq!(code, Some(1), "{fault}: {said}{errors}");
+        assert!(errors.starts_with("error: ") && errors.lines().count() == 1, "{fault}: {errors}");
+        assert!(errors.contains(why), "{fault}: {errors}");
+        assert!(!said.contains("keeps the contract"), "{fault}: {said}");
+    }
+}
+
+#[test]
+fn what_is_no_library_of_services_is_told() {
+    let Some(programs) = programs() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let compile = |name: &str, source: &str, more: &[&str]| {
+        fs::write(path("source.c"), source).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-I"]).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/capi"));
+        cc.arg(path("source.c")).arg("-o").arg(path(name)).args(more);
+        assert!(cc.status().unwrap().success());
+    };
+    compile("without.so", "int x = 1;", &[]);
+    let services = "#include <duramen.h>\nconst duramen_tested_service *duramen_test_services(size_t i) { (void)i; return 0; }";
+    compile("unlinked.so", services, &[]);
+    compile(
+        "undefined.so",
+        &format!("{services}\nint f(void) {{ return duramen_reply_set(0, 0, 0); }}"),
+        &["-z", "now"],
+    );
+    fs::write(path("text.so"), "text").unwrap();
+    for (library, why) in [
+        (path("without.so"), "has no function duramen_test_services"),
+        (path("unlinked.so"), "link it with -lduramen"),
+        (path("undefined.so"), "link it with -lduramen"),
+        (path("text.so"), "cannot be loaded: "),
+        (path("nothing.so"), "cannot be loaded: No such file"),
+        (programs.join("add"), "cannot be loaded: "),
+    ] {
+        let (code, said, errors) = test_library(&library, "");
+        assert!(code == Some(1) && said.is_empty(), "{library:?}: {said}{errors}");
+        let one_line = errors.starts_with("error: ") && errors.lines().count() == 1;
+        assert!(one_line && errors.contains(why), "{library:?}: {errors}");
+    }
+    let both =
+        Command::new(EXE).args(["test-service", "--service", "kv", "--library", "x"]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
 }
 
 #[test]
