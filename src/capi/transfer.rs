@@ -292,7 +292,7 @@ impl HostTransfer {
             lie: None,
         };
         let owner = HostOwner::new(shared.clone());
-        let stage = TransferStage::new(setup, owner, (tell.clone(), inbox)).map_err(threads)?;
+        let stage = TransferStage::new(setup, owner, tell.clone(), inbox).map_err(threads)?;
         let told = shared.clone();
         let thread = std::thread::Builder::new().name("duramen-transfer".into());
         let thread = thread.spawn(move || guarded(stage, &told)).map_err(threads)?;

@@ -741,7 +741,7 @@ impl Replica {
                 #[cfg(feature = "adversary")]
                 lie: seeder_lie.map(|lie| lie.twist),
             };
-            let stage = TransferStage::new(setup, owner, (transfer_in.clone(), transfer_inbox))?;
+            let stage = TransferStage::new(setup, owner, transfer_in.clone(), transfer_inbox)?;
             threads.push(named("transfer").spawn(move || stage.run())?);
         }
         let net = Some(net);

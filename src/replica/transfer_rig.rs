@@ -451,7 +451,7 @@ impl Setup<'_> {
             #[cfg(feature = "adversary")]
             lie: None,
         };
-        let stage = TransferStage::new(setup, owner, (to_transfer.clone(), inbox))?;
+        let stage = TransferStage::new(setup, owner, to_transfer.clone(), inbox)?;
         let stage = std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.run())?;
         Ok(Site { net, stage: Some(stage), to_transfer, order, execute, shared, seen })
     }

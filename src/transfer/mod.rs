@@ -112,4 +112,6 @@ mod ranges_tests;
 #[cfg(test)]
 mod shares_tests;
 #[cfg(test)]
+mod stager_tests;
+#[cfg(test)]
 mod yielding_tests;

@@ -297,7 +297,8 @@ impl<O: Owner> TransferStage<O> {
     pub fn new(
         setup: Setup,
         owner: O,
-        (own, inbox): (Sender<ToStage<O::Word>>, Receiver<ToStage<O::Word>>),
+        own: Sender<ToStage<O::Word>>,
+        inbox: Receiver<ToStage<O::Word>>,
     ) -> io::Result<Self> {
         let back = own.clone();
         let stager = Stager::start(move |file, written| drop(back.send(ToStage::Written(file, written))))?;
