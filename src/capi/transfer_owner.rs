@@ -77,7 +77,8 @@ pub(super) fn vouched(seq: Seq, root: Digest) -> StateCertificate {
     StateCertificate { statement, ..StateCertificate::default() }
 }
 
-/// Runs the thread; who waits hears of it if it panics.
+/// Runs the thread; who waits hears of it if it panics. It does not step back as a replica's does: callbacks of the host run on it, which
+/// may hold what the host's own threads wait for.
 pub(super) fn guarded(stage: TransferStage<HostOwner>, shared: &Shared) {
     let ran = catching(|| {
         stage.run();

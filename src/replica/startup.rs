@@ -32,7 +32,7 @@ use super::shared::Shared;
 use super::stages::*;
 use super::start_error::StartError;
 use super::status::StatusWriter;
-use super::transfer_stage::{ReplicaTransfer, ToTransfer, TransferSetup};
+use super::transfer_stage::{ReplicaTransfer, ToTransfer, TransferSetup, run_transfers};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::increments::Increments;
 use crate::checkpoint::pacer::Pacer;
@@ -742,7 +742,7 @@ impl Replica {
                 lie: seeder_lie.map(|lie| lie.twist),
             };
             let stage = TransferStage::new(setup, owner, transfer_in.clone(), transfer_inbox)?;
-            threads.push(named("transfer").spawn(move || stage.run())?);
+            threads.push(named("transfer").spawn(move || run_transfers(stage))?);
         }
         let net = Some(net);
         Ok(Self {

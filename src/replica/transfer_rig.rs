@@ -6,7 +6,7 @@
 
 use super::shared::Shared;
 use super::stages::{ToExecute, ToOrder};
-use super::transfer_stage::{ReplicaTransfer, Tell, ToTransfer, TransferSetup};
+use super::transfer_stage::{ReplicaTransfer, Tell, ToTransfer, TransferSetup, run_transfers};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::{page_digest, root_of};
 use crate::config::ClientAuth;
@@ -452,7 +452,9 @@ impl Setup<'_> {
             lie: None,
         };
         let stage = TransferStage::new(setup, owner, to_transfer.clone(), inbox)?;
-        let stage = std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.run())?;
+        let stage = std::thread::Builder::new()
+            .name("duramen-transfer".into())
+            .spawn(move || run_transfers(stage))?;
         Ok(Site { net, stage: Some(stage), to_transfer, order, execute, shared, seen })
     }
 

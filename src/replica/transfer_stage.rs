@@ -12,7 +12,7 @@ use crate::transfer::messages::Message;
 use crate::transfer::postponing::Postponing;
 use crate::transfer::received::Received;
 use crate::transfer::seeder::Serving;
-use crate::transfer::stage::{Owner, ToStage, Transfers};
+use crate::transfer::stage::{Owner, ToStage, TransferStage, Transfers};
 use crate::transfer::staging;
 use crate::transfer::yielding::Yielding;
 use crate::transfer::{FetchConfig, SourceProgress};
@@ -100,6 +100,12 @@ pub struct YieldingView {
     pub place_ns: (Option<u64>, Option<u64>),
     /// Times the rate was lowered, since the start.
     pub lowered: u64,
+}
+
+/// Runs the thread: whatever a transfer takes of the processor, the agreement comes first.
+pub fn run_transfers(stage: TransferStage<ReplicaTransfer>) {
+    crate::sys::step_back();
+    stage.run();
 }
 
 /// How a replica transfers.

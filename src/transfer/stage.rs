@@ -309,8 +309,6 @@ impl<O: Owner> TransferStage<O> {
 
     /// Runs until told to stop.
     pub fn run(mut self) {
-        // Whatever a transfer takes of the processor, the agreement comes first.
-        crate::sys::step_back();
         loop {
             let mut next = match self.inbox.recv_timeout(self.transfers.wait()) {
                 Ok(next) => Some(next),
