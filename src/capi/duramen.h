@@ -1447,7 +1447,8 @@ int32_t duramen_durable_destroy(duramen_durable *durable,
  * of the cluster needs to run; one of the same id must not, because it has the same address. Peers find each other by themselves, now and later.
  *
  * Keys used (see duramen_conf_set): dir, transfer-dir, insecure. Ownership: `conf` stays the caller's; `*out` is the caller's until
- * duramen_transfer_destroy, and NULL on failure. Thread: any. Starts two or three threads, named duramen-*.
+ * duramen_transfer_destroy, and NULL on failure. Thread: any. Starts a few threads, named duramen-*: for sockets, for serving and fetching, for
+ * hashes (half of the processors, at most 8), for transfer-dir.
  *
  * Errors: DURAMEN_E_CONFIG (files, keys, no such replica, no address for state transfer), DURAMEN_E_IO (the address is in use, and the like),
  * DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -1478,7 +1479,8 @@ int32_t duramen_transfer_serve(duramen_transfer *transfer,
 /**
  * Serves nothing to new receivers any more; those that are being sent a state still get it.
  *
- * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ * Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * DURAMEN_E_POISONED.
  */
 int32_t duramen_transfer_withdraw(duramen_transfer *transfer);
 

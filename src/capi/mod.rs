@@ -10,7 +10,7 @@
 //! | [`log`], `bell`, `buffers` | the durable log; descriptors to watch; memory of large records |
 //! | [`durable`] | logging beside execution, in an order of the host's |
 //! | [`checkpoint`] | states on disk |
-//! | [`transfer`], `transfer_stage` | states from several peers; the thread that fetches and serves |
+//! | [`transfer`], `transfer_owner` | states from several peers; what their thread does for a host |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
 //! | [`replica`] | whole replicas |
@@ -78,8 +78,8 @@ pub mod checkpoint;
 /// States from peers.
 pub mod transfer;
 
-/// Its thread.
-mod transfer_stage;
+/// For its thread.
+mod transfer_owner;
 
 /// Descriptors to watch.
 mod bell;

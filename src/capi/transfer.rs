@@ -1,11 +1,10 @@
 //! State transfer under the host's own ordering: pages of a state that the host vouches for, from several peers at once.
 
-use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
 use super::entry::{Grows, bytes, enter, give, give_sized, give_text, out, sized, struct_size};
 use super::handle::{self, Call, Ending, Object, Scope};
 use super::status::*;
-use super::transfer_stage::{Phase, Shared, Sockets, Stage, Tell, View, vouched};
+use super::transfer_owner::{HostOwner, Phase, Shared, Tell, guarded, vouched};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::{page_digest, root_of};
 use crate::data_dir;
@@ -14,15 +13,17 @@ use crate::identity::Identity;
 use crate::keys::ReplicaKeys;
 use crate::net::{self, Net};
 use crate::service::{PagedSnapshot, RestoreError, Snapshot};
+use crate::transfer::hashers::Hashers;
 use crate::transfer::image::{Image, Part};
 use crate::transfer::received::Received;
 use crate::transfer::seeder::Seeder;
+use crate::transfer::sockets::Sockets;
+use crate::transfer::stage::{Setup, ToStage, TransferStage};
 use crate::transfer::staging;
 use crate::types::*;
-use crate::wire::messages::MarkStatement;
 use ::bytes::Bytes;
 use crossbeam::channel::{Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rayon::ThreadPool;
 use std::any::Any;
 use std::ffi::{c_char, c_void};
@@ -225,13 +226,31 @@ impl PagedSnapshot for HostPages {
     }
 }
 
+/// The threads. When this is dropped they have ended.
+struct Running {
+    tell: Sender<ToStage<Tell>>,
+    thread: Option<JoinHandle<()>>,
+    net: Net,
+    _hashers: Hashers,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.tell.send(ToStage::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.net.stop();
+    }
+}
+
 /// Behind the handle.
 struct HostTransfer {
     shared: Arc<Shared>,
-    tell: Sender<Tell>,
+    tell: Sender<ToStage<Tell>>,
     dir: PathBuf,
     algorithm: DigestAlgorithm,
-    running: Option<(Net, JoinHandle<()>)>,
+    running: Option<Running>,
     handle: usize,
     /// One at a time.
     installing: Mutex<()>,
@@ -252,48 +271,38 @@ impl HostTransfer {
         let keys = keys.map_err(|e| wrong(e.to_string()))?;
         let dir = PathBuf::from(values.text("transfer-dir"));
         std::fs::create_dir_all(&dir).map_err(|e| Failure::io(dir.display(), &e))?;
-        let shared = Arc::new(Shared {
-            view: Mutex::new(View {
-                phase: Phase::None,
-                wanted: MarkStatement::default(),
-                pages: (0, 0),
-                received: 0,
-                sent: 0,
-                connected: 0,
-                banned: 0,
-                closing: false,
-                gone: None,
-            }),
-            moved: Condvar::new(),
-            bell: Bell::new()?,
-        });
+        let shared = Arc::new(Shared::new()?);
         let (tell, inbox) = unbounded();
-        let sockets = Sockets { tell: tell.clone(), used: Default::default() };
+        let threads = |e: io::Error| Failure::io("threads for state transfer", &e);
+        let unhashed = tell.clone();
+        let hashers = Hashers::start(move || drop(unhashed.send(ToStage::Unhashed))).map_err(threads)?;
+        let sockets = Sockets::new(tell.clone());
         let net = crate::replica::transfer_config(&config, id, Identity::from_seed(keys.seed), listen);
         let net = net::start(net, Box::new(sockets));
         let net = net.map_err(|e| Failure::new(DURAMEN_E_IO, format!("sockets for state transfer: {e}")))?;
-        let stage = Stage {
+        let algorithm = config.digest;
+        let setup = Setup {
             dir: dir.clone(),
-            algorithm: config.digest,
+            algorithm,
             net: net.handle(),
-            inbox,
-            shared: shared.clone(),
+            pool: hashers.pool().clone(),
             seeder: Seeder::new(config.transfer.mib_per_second << 20),
             began: Instant::now(),
-            connected: Default::default(),
-            own: None,
-            session: None,
+            #[cfg(feature = "adversary")]
+            lie: None,
         };
-        let thread =
-            std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.guarded());
-        let thread = thread.map_err(|e| Failure::io("no thread for state transfer", &e))?;
-        let algorithm = config.digest;
+        let owner = HostOwner::new(shared.clone());
+        let stage = TransferStage::new(setup, owner, tell.clone(), inbox).map_err(threads)?;
+        let told = shared.clone();
+        let thread = std::thread::Builder::new().name("duramen-transfer".into());
+        let thread = thread.spawn(move || guarded(stage, &told)).map_err(threads)?;
+        let running = Running { tell: tell.clone(), thread: Some(thread), net, _hashers: hashers };
         Ok(Self {
             shared,
             tell,
             dir,
             algorithm,
-            running: Some((net, thread)),
+            running: Some(running),
             handle: 0,
             installing: Mutex::new(()),
             ending: None,
@@ -376,7 +385,7 @@ impl HostTransfer {
 
     /// Tells the thread. Errors: there is none any more.
     fn tell(&self, what: Tell) -> Result<(), Failure> {
-        self.tell.send(what).map_err(|_| Self::gone("it hears nothing"))
+        self.tell.send(what.into()).map_err(|_| Self::gone("it hears nothing"))
     }
 
     fn received(&self) -> Result<Arc<Received>, Failure> {
@@ -414,6 +423,15 @@ impl HostTransfer {
     }
 }
 
+/// Tells the thread something that no caller does.
+#[cfg(test)]
+pub(super) fn tell_thread(transfer: *mut duramen_transfer, what: ToStage<Tell>) -> i32 {
+    handle::with::<HostTransfer>(transfer, |transfer| {
+        transfer.tell.send(what).expect("it runs");
+        Ok(DURAMEN_OK)
+    })
+}
+
 impl Object for HostTransfer {
     type Opaque = duramen_transfer;
     const KIND: &str = "a transfer";
@@ -424,16 +442,11 @@ impl Object for HostTransfer {
     }
 
     fn end(&mut self, until: Option<Instant>) -> Result<(), Failure> {
-        if let Some((mut net, thread)) = self.running.take() {
-            let tell = self.tell.clone();
-            self.ending = Some(Ending::start(move || {
-                let _ = tell.send(Tell::Stop);
-                let _ = thread.join();
-                net.stop();
-            })?);
+        if let Some(running) = self.running.take() {
+            self.ending = Some(Ending::start(move || drop(running))?);
         }
         if let Some(ending) = &mut self.ending {
-            ending.wait(until, "sockets and thread of the transfer still run")?;
+            ending.wait(until, "sockets and threads of the transfer still run")?;
             self.ending = None;
         }
         Ok(())
@@ -448,7 +461,8 @@ fn restore_failure(error: &RestoreError) -> Failure {
 /// of the cluster needs to run; one of the same id must not, because it has the same address. Peers find each other by themselves, now and later.
 ///
 /// Keys used (see duramen_conf_set): dir, transfer-dir, insecure. Ownership: `conf` stays the caller's; `*out` is the caller's until
-/// duramen_transfer_destroy, and NULL on failure. Thread: any. Starts two or three threads, named duramen-*.
+/// duramen_transfer_destroy, and NULL on failure. Thread: any. Starts a few threads, named duramen-*: for sockets, for serving and fetching, for
+/// hashes (half of the processors, at most 8), for transfer-dir.
 ///
 /// Errors: DURAMEN_E_CONFIG (files, keys, no such replica, no address for state transfer), DURAMEN_E_IO (the address is in use, and the like),
 /// DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -508,11 +522,12 @@ pub unsafe extern "C" fn duramen_transfer_serve(
 
 /// Serves nothing to new receivers any more; those that are being sent a state still get it.
 ///
-/// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+/// Thread: any. Re-entrancy: any callback. Errors: DURAMEN_E_INTERNAL (its thread has ended), DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+/// DURAMEN_E_POISONED.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_transfer_withdraw(transfer: *mut duramen_transfer) -> i32 {
     handle::with::<HostTransfer>(transfer, |transfer| {
-        let _ = transfer.tell.send(Tell::Withdraw);
+        transfer.tell(Tell::Withdraw)?;
         Ok(DURAMEN_OK)
     })
 }
@@ -646,7 +661,7 @@ pub extern "C" fn duramen_transfer_cancel(transfer: *mut duramen_transfer) -> i3
         let mut view = transfer.shared.view.lock();
         let before = std::mem::replace(&mut view.phase, Phase::None);
         // Under the lock: before whatever is fetched next.
-        let _ = transfer.tell.send(Tell::Cancel);
+        let _ = transfer.tell.send(Tell::Cancel.into());
         drop(view);
         transfer.shared.moved.notify_all();
         // Not under the lock: it may be the last to have a state that was served here, whose `free` may look.

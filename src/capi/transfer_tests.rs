@@ -3,6 +3,7 @@ use super::log_tests::{Conf, readable, real_dir};
 use super::status::*;
 use super::transfer::*;
 use crate::init::{InitOptions, init};
+use crate::transfer::stage::ToStage;
 use std::ffi::c_void;
 use std::net::TcpListener;
 use std::path::Path;
@@ -392,4 +393,112 @@ fn a_state_that_a_cancel_frees_may_look_at_its_transfer() {
     assert_eq!(older.saw.load(Ordering::Relaxed), 8);
     close(leecher);
     close(seeder);
+}
+
+#[test]
+fn a_state_that_is_withdrawn_still_comes_to_who_is_being_sent_it() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let [seeder, leecher, other] = [0, 1, 2].map(|id| open(dir.path(), id).unwrap());
+    let state = Pages::new(5);
+    let root = state.serve(seeder, 8).unwrap();
+    // Begun, and not at its end.
+    state.misses.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!(fetch(leecher, 8, &root), 0);
+    let until = Instant::now() + Duration::from_secs(20);
+    while look(leecher).pages_wanted == 0 {
+        assert!(Instant::now() < until, "it finds the state");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(duramen_transfer_withdraw(seeder), 0);
+    assert_eq!(fetch(other, 8, &root), 0);
+    state.misses.store(0, Ordering::Relaxed);
+    assert_eq!(duramen_transfer_wait(leecher, 10_000), 0, "{}", message(leecher));
+    assert_eq!(duramen_transfer_wait(other, 2_000), DURAMEN_E_TIMEOUT);
+    [seeder, leecher, other].into_iter().for_each(close);
+}
+
+#[test]
+fn a_thread_that_is_gone_is_told_of() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let transfer = open(dir.path(), 0).unwrap();
+    assert_eq!(tell_thread(transfer, ToStage::Stop), 0);
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut code = 0;
+    while code == 0 && Instant::now() < until {
+        code = duramen_transfer_withdraw(transfer);
+    }
+    assert_eq!(code, DURAMEN_E_INTERNAL, "{}", message(transfer));
+    assert_eq!(duramen_transfer_withdraw(transfer), DURAMEN_E_POISONED);
+    close(transfer);
+    // So is a pool that panicked.
+    let transfer = open(dir.path(), 0).unwrap();
+    assert_eq!(fetch(transfer, 1, &[1; 32]), 0);
+    assert_eq!(tell_thread(transfer, ToStage::Unhashed), 0);
+    assert_eq!(duramen_transfer_wait(transfer, 20_000), DURAMEN_E_INTERNAL);
+    close(transfer);
+}
+
+/// Pages that lie in memory, so that a host takes next to no time to give them.
+unsafe extern "C" fn copied(
+    user: *mut c_void,
+    index: u64,
+    buf: *mut c_void,
+    cap: usize,
+    len: *mut usize,
+) -> i32 {
+    let state = unsafe { &*user.cast::<Vec<u8>>() };
+    let page = &state[index as usize * SPEED_PAGE..][..SPEED_PAGE];
+    assert!(SPEED_PAGE <= cap);
+    unsafe {
+        std::ptr::copy_nonoverlapping(page.as_ptr(), buf.cast(), SPEED_PAGE);
+        *len = SPEED_PAGE;
+    }
+    0
+}
+
+unsafe extern "C" fn counted(user: *mut c_void, _: u64, _: *const c_void, len: usize) -> i32 {
+    unsafe { *user.cast::<usize>() += len };
+    0
+}
+
+const SPEED_PAGE: usize = 64 << 10;
+
+#[test]
+#[ignore = "prints how fast 256 MiB come over loopback; nothing is asserted of it"]
+fn speed_of_a_fetch() {
+    let dir = real_dir("capi-transfer-");
+    cluster(&dir.path().join("cluster"));
+    let all: Vec<_> = (0..u32::from(HOSTS)).map(|id| open(dir.path(), id).unwrap()).collect();
+    let mut at = 1u64;
+    let words = std::iter::repeat_with(|| {
+        at ^= at << 13;
+        at ^= at >> 7;
+        at ^= at << 17;
+        at.to_le_bytes()
+    });
+    let state: Vec<u8> = words.take((256 << 20) / 8).flatten().collect();
+    let user = std::ptr::from_ref(&state).cast_mut().cast();
+    let pages = (state.len() / SPEED_PAGE) as u64;
+    let struct_size = size_of::<duramen_page_source>();
+    let source = duramen_page_source { struct_size, user, pages, page: Some(copied), free: None };
+    let mut root = [0; 32];
+    for seeder in &all[..3] {
+        let served = unsafe { duramen_transfer_serve(*seeder, 1, &raw const source, root.as_mut_ptr()) };
+        assert_eq!(served, 0);
+    }
+    let leecher = all[3];
+    connected(leecher);
+    for round in 0..7 {
+        let began = Instant::now();
+        assert_eq!(fetch(leecher, 1, &root), 0);
+        assert_eq!(duramen_transfer_wait(leecher, 120_000), 0, "{}", message(leecher));
+        let took = began.elapsed().as_secs_f64();
+        println!("round {round}: {took:.3} s, {:.0} MB/s", state.len() as f64 / 1e6 / took);
+        let mut taken = 0usize;
+        let code = unsafe { duramen_transfer_install(leecher, Some(counted), (&raw mut taken).cast()) };
+        assert_eq!((code, taken), (0, state.len()));
+    }
+    all.into_iter().for_each(close);
 }

@@ -3,7 +3,7 @@
 use super::pressure::Waiting;
 use super::shared::Shared;
 use super::stages::*;
-use super::transfer_stage::ToTransfer;
+use super::transfer_stage::{Tell, ToTransfer};
 use crate::checkpoint::file::{Body, Head};
 use crate::checkpoint::frozen::{Frozen, Layout};
 use crate::checkpoint::increments::{Extent, Increments};
@@ -379,7 +379,7 @@ impl CheckpointStage {
         drop(view);
         let _ = self.to_order.send(ToOrder::One(Input::Installed { state: mark, progress }));
         if let Some(to_transfer) = &self.to_transfer {
-            let _ = to_transfer.send(ToTransfer::Installed(seq));
+            let _ = to_transfer.send(Tell::Installed(seq).into());
         }
         Ok(())
     }

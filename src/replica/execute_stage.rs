@@ -9,7 +9,7 @@ use super::shared::{LogView, Shared};
 use super::stages::*;
 use super::state_digest::StateDigest;
 use super::status::StatusWriter;
-use super::transfer_stage::ToTransfer;
+use super::transfer_stage::{Tell, ToTransfer};
 use crate::checkpoint::frozen::Frozen;
 use crate::durable::{Delivery, DurableLayer, Host, LayerError, Mode};
 use crate::execute::executor::{Executed, Executor, Outgoing};
@@ -134,7 +134,7 @@ impl ExecuteStage {
                 Ok(ToExecute::ReadReady(tokens)) => self.answer_waiting(&tokens, true),
                 Ok(ToExecute::Freeze) => {
                     if let Some(to_transfer) = &self.to_transfer {
-                        let _ = to_transfer.send(ToTransfer::Own(Box::new(self.executor.freeze())));
+                        let _ = to_transfer.send(Tell::Own(Box::new(self.executor.freeze())).into());
                     }
                 }
                 Ok(ToExecute::Install(mark)) => self.install(mark),

@@ -12,7 +12,7 @@ mod links;
 mod shared;
 
 /// Shares of queues.
-mod credit;
+use crate::sync::credit;
 
 /// Clients are slowed.
 mod back_pressure;

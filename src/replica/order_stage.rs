@@ -10,7 +10,7 @@ use super::pressure::Pressure;
 use super::receive::frame;
 use super::shared::{LogView, OrderView, Shared};
 use super::stages::*;
-use super::transfer_stage::ToTransfer;
+use super::transfer_stage::{Tell, ToTransfer};
 use crate::config::Durability;
 use crate::durable::DeliveryReader;
 use crate::log::{AppendError, BLOCK_BYTES, Log, LogStats, Record};
@@ -275,9 +275,9 @@ impl OrderStage {
                         let _ = to_checkpoint.send(ToCheckpoint::Covered { seq, batches });
                     }
                 }
-                Output::Rooted(mark) => self.tell_transfer(ToTransfer::Certified(mark)),
-                Output::Behind => self.tell_transfer(ToTransfer::Behind),
-                Output::NotInstalled(seq) => self.tell_transfer(ToTransfer::NotInstalled(seq)),
+                Output::Rooted(mark) => self.tell_transfer(Tell::Certified(mark)),
+                Output::Behind => self.tell_transfer(Tell::Behind),
+                Output::NotInstalled(seq) => self.tell_transfer(Tell::NotInstalled(seq)),
                 Output::Install(mark) => {
                     self.voted.clear();
                     // Behind every batch handed out before it.
@@ -305,7 +305,7 @@ impl OrderStage {
                 }
                 Output::Quarantined(why) => {
                     self.shared.set_lacks_state(Some(why.clone()));
-                    self.tell_transfer(ToTransfer::Distrust);
+                    self.tell_transfer(Tell::Distrust);
                     self.shared.error(why);
                 }
                 Output::Restored => {
@@ -324,9 +324,9 @@ impl OrderStage {
         }
     }
 
-    fn tell_transfer(&self, message: ToTransfer) {
+    fn tell_transfer(&self, what: Tell) {
         if let Some(to_transfer) = &self.to_transfer {
-            let _ = to_transfer.send(message);
+            let _ = to_transfer.send(what.into());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The roots thread: frozen states → their roots, off every other path. The images stay with the transfer stage.
 
 use super::stages::ToOrder;
-use super::transfer_stage::ToTransfer;
+use super::transfer_stage::{Tell, ToTransfer};
 use crate::checkpoint::frozen::Frozen;
 use crate::order::Input;
 use crate::sync::channel::{Receiver, Sender};
@@ -33,7 +33,7 @@ impl RootsStage {
             let state = image.root(None);
             // Before its certificate can be.
             if let Some(to_transfer) = &self.to_transfer {
-                let _ = to_transfer.send(ToTransfer::Image(image));
+                let _ = to_transfer.send(Tell::Image(image).into());
             }
             let _ = self.to_order.send(ToOrder::One(Input::Rooted { seq, replies, state }));
         }

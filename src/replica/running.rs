@@ -10,6 +10,7 @@ use super::transfer_stage::ToTransfer;
 use crate::log::RecoveryReport;
 use crate::net;
 use crate::sync::channel::Sender;
+use crate::transfer::hashers::Hashers;
 use crate::types::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub struct Replica {
     pub(super) to_transfer: Sender<ToTransfer>,
     pub(super) transfer_net: Option<net::Net>,
     pub(super) threads: Vec<JoinHandle<()>>,
+    /// Joined when dropped.
+    #[expect(dead_code)]
+    pub(super) hashers: Hashers,
     pub(super) shared: Arc<Shared>,
     pub(super) status: Arc<StatusWriter>,
     pub(super) report: RecoveryReport,

@@ -31,10 +31,11 @@
 //! `sync/interleavings` plays this graph with the real channels, locks and credits under a scheduler that chooses the order of
 //! everything, and finds each of these cycles when it is closed on purpose.
 
-pub use super::credit::Credit;
 use super::decisions::Decided;
 use crate::net;
 use crate::order::Input;
+pub use crate::sync::credit::Credit;
+pub use crate::transfer::sockets::PEER_BYTES_MAX as TRANSFER_PEER_BYTES_MAX;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::messages::{Read, StateCertificate};
@@ -42,8 +43,6 @@ use std::time::Duration;
 
 /// Bytes of one replica's messages between `net` and the end of their step.
 pub const PEER_BYTES_MAX: usize = 64 << 20;
-/// Bytes of one replica's frames between the transfer sockets and the transfer stage.
-pub const TRANSFER_PEER_BYTES_MAX: usize = 160 << 20;
 /// Bytes of client groups between `net` and the end of their step; above it clients are not read.
 pub const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Reads that wait at the execute stage.

@@ -32,7 +32,7 @@ use super::shared::Shared;
 use super::stages::*;
 use super::start_error::StartError;
 use super::status::StatusWriter;
-use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
+use super::transfer_stage::{ReplicaTransfer, ToTransfer, TransferSetup, run_transfers};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::increments::Increments;
 use crate::checkpoint::pacer::Pacer;
@@ -53,8 +53,11 @@ use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::sync::channel::{Receiver, Sender};
+use crate::transfer::hashers::Hashers;
 use crate::transfer::postponing::Postponing;
 use crate::transfer::seeder::Seeder;
+use crate::transfer::sockets::Sockets;
+use crate::transfer::stage::{Setup, TransferStage};
 use crate::transfer::staging::{self, Staging};
 use crate::transfer::yielding::Yielding;
 use crate::transfer::{CstConfig, FetchConfig};
@@ -371,7 +374,7 @@ impl Replica {
         let transfers = durability != Durability::None && config.checkpoint.period > 0;
         let transfer_net = match transfer_at.filter(|_| transfers) {
             Some(at) => {
-                let sockets = Sockets { to_transfer: transfer_in.clone(), used: Default::default() };
+                let sockets = Sockets::new(transfer_in.clone());
                 let identity = Identity::from_seed(keys.seed);
                 Some(net::start(transfer_config(&config, id, identity, at), Box::new(sockets))?)
             }
@@ -594,13 +597,8 @@ impl Replica {
             .build()
             .map_err(std::io::Error::other)?;
         let pool = Arc::new(pool);
-        // What a transfer hashes must not stand in the way of what the agreement checks.
-        let hash_pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(pool_threads)
-            .thread_name(|i| format!("duramen-hash{i}"))
-            .start_handler(|_| crate::sys::step_back())
-            .build();
-        let hash_pool = Arc::new(hash_pool.map_err(std::io::Error::other)?);
+        let unhashed = transfer_in.clone();
+        let hashers = Hashers::start(move || drop(unhashed.send(ToTransfer::Unhashed)))?;
         let clients = Arc::new(BackPressure::new(CLIENT_BYTES_MAX));
         #[cfg(feature = "adversary")]
         let liar_auth = auth.clone();
@@ -719,10 +717,15 @@ impl Replica {
         if schedule.is_some() {
             threads.push(named("roots").spawn(move || roots.run())?);
         }
+        if let Some(stage) = checkpointer {
+            threads.push(named("ckpt").spawn(move || stage.run())?);
+        }
+        // Last: an error after it would wait for what it hashes with.
         if let Some(net) = &transfer_net {
             let limits = &config.transfer;
-            let stage = TransferStage {
-                dir: checkpoint_dir,
+            let algorithm = auth.hasher.algorithm;
+            let setup = TransferSetup {
+                dir: checkpoint_dir.clone(),
                 auth,
                 config: FetchConfig {
                     strategy: limits.strategy,
@@ -733,25 +736,22 @@ impl Replica {
                     leader_weight_percent: limits.leader_percent,
                     ..FetchConfig::default()
                 },
-                seeder: Seeder::new(limits.mib_per_second << 20),
                 yielding: (limits.yield_floor_mib > 0).then(|| Yielding::new(limits.yield_floor_mib << 20)),
                 postponing: Postponing::new(limits.postpone_above, limits.postpone_seconds * 1_000_000_000),
-                pool: hash_pool,
+            };
+            let owner = ReplicaTransfer::new(setup, to_order.clone(), to_execute.clone(), shared.clone());
+            let setup = Setup {
+                dir: checkpoint_dir,
+                algorithm,
                 net: net.handle(),
-                inbox: transfer_inbox,
-                own: transfer_in.clone(),
-                to_order: to_order.clone(),
-                to_execute: to_execute.clone(),
-                shared: shared.clone(),
+                pool: hashers.pool().clone(),
+                seeder: Seeder::new(limits.mib_per_second << 20),
                 began: Instant::now(),
                 #[cfg(feature = "adversary")]
                 lie: seeder_lie.map(|lie| lie.twist),
-                state: Default::default(),
             };
-            threads.push(named("transfer").spawn(move || stage.run())?);
-        }
-        if let Some(stage) = checkpointer {
-            threads.push(named("ckpt").spawn(move || stage.run())?);
+            let stage = TransferStage::new(setup, owner, transfer_in.clone(), transfer_inbox)?;
+            threads.push(named("transfer").spawn(move || run_transfers(stage))?);
         }
         let net = Some(net);
         Ok(Self {
@@ -764,6 +764,7 @@ impl Replica {
             to_transfer: transfer_in,
             transfer_net,
             threads,
+            hashers,
             shared,
             status,
             report,

@@ -6,7 +6,7 @@
 
 use super::shared::Shared;
 use super::stages::{ToExecute, ToOrder};
-use super::transfer_stage::{Sockets, ToTransfer, TransferStage};
+use super::transfer_stage::{ReplicaTransfer, Tell, ToTransfer, TransferSetup, run_transfers};
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::{page_digest, root_of};
 use crate::config::ClientAuth;
@@ -21,6 +21,8 @@ use crate::transfer::image::{Image, Part};
 use crate::transfer::messages::{CHUNK, PACKED};
 use crate::transfer::received::Received;
 use crate::transfer::seeder::Seeder;
+use crate::transfer::sockets::Sockets;
+use crate::transfer::stage::{Setup as StageSetup, TransferStage};
 use crate::types::*;
 use crate::wan::relay::{Plan, Relay};
 use crate::wan::table1::Group;
@@ -225,7 +227,7 @@ struct Seen {
 
 /// The stage's receiver, with a look at what passes.
 struct Watched {
-    sockets: Sockets,
+    sockets: Sockets<Tell>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -294,7 +296,7 @@ impl Setup<'_> {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = leecher.to_transfer.send(ToTransfer::Behind);
+        let _ = leecher.to_transfer.send(Tell::Behind.into());
         match leecher.execute.recv_timeout(CONNECT_TIME) {
             Ok(ToExecute::Freeze) => {}
             _ => return Err(io::Error::other("the stage does not ask what is here")),
@@ -302,7 +304,7 @@ impl Setup<'_> {
         let before: Vec<u64> = self.others().map(|from| self.taken(&relay, from)).collect();
         let asked = Instant::now();
         let nothing = Opaque::random(0, 0, self.state.0.algorithm);
-        let _ = leecher.to_transfer.send(ToTransfer::Own(Box::new(frozen(Seq(0), nothing))));
+        let _ = leecher.to_transfer.send(Tell::Own(Box::new(frozen(Seq(0), nothing))).into());
         let done = self.wait(leecher, asked, go_on)?;
         // Copies of the last chunks may still come.
         let (first, last) = {
@@ -413,12 +415,12 @@ impl Setup<'_> {
         let mut config = NetConfig::new(CLUSTER, Peer::Replica(id(me)), remotes.collect(), own());
         config.listen = Some(listen.to_string());
         config.thread = "duramen-tnet";
-        let sockets = Sockets { to_transfer: to_transfer.clone(), used: Default::default() };
+        let sockets = Sockets::new(to_transfer.clone());
         let watched = Watched { sockets, seen: seen.clone() };
         let net = net::start(config, Box::new(watched)).map_err(io::Error::other)?;
         let replicas = identities.iter().map(|identity| identity.public_key()).collect();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(io::Error::other)?;
-        let stage = TransferStage {
+        let setup = TransferSetup {
             dir: self.dir.clone(),
             auth: Arc::new(Authenticator {
                 members: Members::new(FaultModel::Byzantine, SITES as u32, 1).map_err(io::Error::other)?,
@@ -435,22 +437,24 @@ impl Setup<'_> {
                 scheme: Arc::new(RigKeys { own: own(), replicas }),
             }),
             config: self.fetch.clone(),
-            seeder: Seeder::new(0),
             yielding: None,
             postponing: Default::default(),
-            pool: Arc::new(pool),
+        };
+        let owner = ReplicaTransfer::new(setup, to_order, to_execute, shared.clone());
+        let setup = StageSetup {
+            dir: self.dir.clone(),
+            algorithm: self.state.0.algorithm,
             net: net.handle(),
-            inbox,
-            own: to_transfer.clone(),
-            to_order,
-            to_execute,
-            shared: shared.clone(),
+            pool: Arc::new(pool),
+            seeder: Seeder::new(0),
             began: Instant::now(),
             #[cfg(feature = "adversary")]
             lie: None,
-            state: Default::default(),
         };
-        let stage = std::thread::Builder::new().name("duramen-transfer".into()).spawn(move || stage.run())?;
+        let stage = TransferStage::new(setup, owner, to_transfer.clone(), inbox)?;
+        let stage = std::thread::Builder::new()
+            .name("duramen-transfer".into())
+            .spawn(move || run_transfers(stage))?;
         Ok(Site { net, stage: Some(stage), to_transfer, order, execute, shared, seen })
     }
 
@@ -468,8 +472,8 @@ impl Setup<'_> {
         let mark = Box::new(signed(MarkStatement { state: Digest::ZERO, ..statement }));
         let mark = StateCertificate { statement, signatures: root.signatures, digests: Vec::new(), mark };
         for at in self.others() {
-            let _ = sites[at].to_transfer.send(ToTransfer::Image(image.clone()));
-            let _ = sites[at].to_transfer.send(ToTransfer::Certified(mark.clone()));
+            let _ = sites[at].to_transfer.send(Tell::Image(image.clone()).into());
+            let _ = sites[at].to_transfer.send(Tell::Certified(mark.clone()).into());
         }
         Ok(())
     }

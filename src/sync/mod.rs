@@ -5,9 +5,12 @@
 //! shows in years. What those sources take from here, both files give.
 //!
 //! **No send waits.** [`channel::Sender`] is unbounded: what is in it is bounded by its senders' credits
-//! ([`Credit`](crate::replica::stages::Credit)), by the window, or by one answer per question. [`channel::Offers`] is bounded, and
+//! ([`Credit`](credit::Credit)), by the window, or by one answer per question. [`channel::Offers`] is bounded, and
 //! gives back what does not fit. A stage that waits for another can only do so in one of the ways that
 //! [`stages`](crate::replica::stages) lists.
+
+/// Shares of queues.
+pub mod credit;
 
 /// Numbers that many change.
 pub mod atomic {

@@ -40,6 +40,18 @@ pub mod postponing;
 /// What was received, on disk.
 pub mod staging;
 
+/// The thread that writes it.
+mod stager;
+
+/// The threads that hash it.
+pub mod hashers;
+
+/// The thread that serves and fetches.
+pub mod stage;
+
+/// What comes to it from its sockets.
+pub mod sockets;
+
 /// What a seeder can lie about.
 #[cfg(any(test, feature = "adversary"))]
 pub mod lies;
@@ -88,6 +100,8 @@ mod fetch_tests;
 #[cfg(test)]
 mod fluid_tests;
 #[cfg(test)]
+mod hashers_tests;
+#[cfg(test)]
 mod lies_tests;
 #[cfg(test)]
 mod packing_tests;
@@ -97,5 +111,7 @@ mod postponing_tests;
 mod ranges_tests;
 #[cfg(test)]
 mod shares_tests;
+#[cfg(test)]
+mod stager_tests;
 #[cfg(test)]
 mod yielding_tests;

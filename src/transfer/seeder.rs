@@ -193,6 +193,11 @@ impl Seeder {
         self.kept.iter().chain(pinned).find(|o| o.mark.statement.seq == seq).cloned()
     }
 
+    /// What is kept is offered to nobody any more; those that are being sent a state still get it.
+    pub fn retire(&mut self) {
+        self.kept.clear();
+    }
+
     /// What is kept is wrong: it is offered to nobody, and those who fetch it are told that it is gone.
     pub fn withdraw(&mut self) {
         self.kept.clear();

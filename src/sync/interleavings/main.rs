@@ -14,7 +14,7 @@ mod sync;
 mod appends;
 #[path = "../../replica/back_pressure.rs"]
 mod back_pressure;
-#[path = "../../replica/credit.rs"]
+#[path = "../credit.rs"]
 mod credit;
 #[path = "../../net/doorbell.rs"]
 mod doorbell;

@@ -4,7 +4,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// What one message counts for besides its bytes: its bookkeeping.
-pub(super) const MESSAGE_BYTES: usize = 256;
+const MESSAGE_BYTES: usize = 256;
 
 /// A sender's share of the queues; gives its bytes back when dropped.
 pub struct Credit {

@@ -1,0 +1,38 @@
+use super::hashers::Hashers;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Sets its flag a while after its thread was told to end.
+struct Slow(Arc<AtomicBool>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+thread_local! {
+    static SLOW: RefCell<Option<Slow>> = const { RefCell::new(None) };
+}
+
+#[test]
+fn threads_are_joined_and_a_job_that_panics_is_told() {
+    let (told, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let counts = told.clone();
+    let hashers = Hashers::start(move || _ = counts.fetch_add(1, Ordering::AcqRel)).unwrap();
+    hashers.pool().spawn(|| panic!("on purpose"));
+    let slow = Slow(ended.clone());
+    hashers.pool().spawn(move || SLOW.with(|at| _ = at.replace(Some(slow))));
+    let others = hashers.pool().clone();
+    let lets_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(others);
+    });
+    drop(hashers);
+    assert!(ended.load(Ordering::Acquire), "its thread has ended");
+    assert_eq!(told.load(Ordering::Acquire), 1);
+    lets_go.join().unwrap();
+}
