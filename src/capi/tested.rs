@@ -294,7 +294,10 @@ fn failure(found: Box<dyn Any + Send>) -> Failure {
         (_, said) => said.copied().unwrap_or("a check failed"),
     };
     // What differs comes behind the reason, and may be long.
-    let said = said.strip_prefix("assertion `left == right` failed: ").unwrap_or(said);
+    let said = said
+        .strip_prefix("assertion `left ")
+        .and_then(|said| said.split_once("= right` failed: "))
+        .map_or(said, |said| said.1);
     let said = &said[..said.floor_char_boundary(SAID_BYTES_MAX)];
     Failure::new(DURAMEN_E_CONTRACT, said.split_whitespace().collect::<Vec<_>>().join(" "))
 }

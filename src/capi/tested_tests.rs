@@ -311,7 +311,7 @@ fn each_way_to_break_the_contract_is_told() {
         (Fault::Alive, DURAMEN_E_CONTRACT, "a snapshot changed"),
         (Fault::Forgets, DURAMEN_E_CONTRACT, "reads differ"),
         (Fault::Half, DURAMEN_E_CONTRACT, "a refused restore changed the state"),
-        (Fault::Careless, DURAMEN_E_CONTRACT, "makes no difference"),
+        (Fault::Careless, DURAMEN_E_CONTRACT, "sum: the bit at 8 makes no difference"),
         (Fault::Thread, DURAMEN_E_CONTRACT, "replies differ on another thread"),
         (Fault::Write, DURAMEN_E_CONTRACT, "snapshot_write callback returned 10"),
         (Fault::Restore, DURAMEN_E_CONTRACT, "the service's restore callback turned it away"),

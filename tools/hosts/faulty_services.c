@@ -125,6 +125,8 @@ static int32_t restore(void *user, duramen_reader *in)
         state->count = copy[0];
     if (got != 3 * sizeof copy[0])
         return 1;
+    if ((copy[1] != 0 && !is("address-in-state")) || (copy[2] != 0 && !is("uninitialised")))
+        return 1;
     if (!is("forgets"))
         state->count = copy[0];
     return 0;

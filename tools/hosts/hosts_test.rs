@@ -185,13 +185,14 @@ fn services_in_c_that_break_the_contract_are_found() {
         ("crash", "ended the process that tested it: signal: 6"),
         ("exit", "ended the process that tested it: exit status: 0"),
         ("nothing", "has no services"),
-        ("time", "differ"),
+        // A second may begin while a process runs.
+        ("time", "in one process|replies differ"),
         ("uninitialised", "differ"),
     ] {
         let (code, said, errors) = test_library(&programs.join("faulty_services.so"), fault);
         assert_eq!(code, Some(1), "{fault}: {said}{errors}");
         assert!(errors.starts_with("error: ") && errors.lines().count() == 1, "{fault}: {errors}");
-        assert!(errors.contains(why), "{fault}: {errors}");
+        assert!(why.split('|').any(|why| errors.contains(why)), "{fault}: {errors}");
         assert!(!said.contains("keeps the contract"), "{fault}: {said}");
     }
 }
