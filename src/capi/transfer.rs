@@ -13,7 +13,7 @@ use crate::identity::Identity;
 use crate::keys::ReplicaKeys;
 use crate::net::{self, Net};
 use crate::service::{PagedSnapshot, RestoreError, Snapshot};
-use crate::transfer::hashers::Hashers;
+use crate::sync::pool::Pool;
 use crate::transfer::image::{Image, Part};
 use crate::transfer::received::Received;
 use crate::transfer::seeder::Seeder;
@@ -231,7 +231,7 @@ struct Running {
     tell: Sender<ToStage<Tell>>,
     thread: Option<JoinHandle<()>>,
     net: Net,
-    _hashers: Hashers,
+    _hashers: Pool,
 }
 
 impl Drop for Running {
@@ -275,7 +275,10 @@ impl HostTransfer {
         let (tell, inbox) = unbounded();
         let threads = |e: io::Error| Failure::io("threads for state transfer", &e);
         let unhashed = tell.clone();
-        let hashers = Hashers::start(move || drop(unhashed.send(ToStage::Unhashed))).map_err(threads)?;
+        let hashers = Pool::start("duramen-hash", crate::sys::step_back, move || {
+            drop(unhashed.send(ToStage::Unhashed))
+        })
+        .map_err(threads)?;
         let sockets = Sockets::new(tell.clone());
         let net = crate::replica::transfer_config(&config, id, Identity::from_seed(keys.seed), listen);
         let net = net::start(net, Box::new(sockets));
@@ -285,7 +288,7 @@ impl HostTransfer {
             dir: dir.clone(),
             algorithm,
             net: net.handle(),
-            pool: hashers.pool().clone(),
+            pool: hashers.threads().clone(),
             seeder: Seeder::new(config.transfer.mib_per_second << 20),
             began: Instant::now(),
             #[cfg(feature = "adversary")]

@@ -102,9 +102,17 @@ impl Running {
         assert!(matches!(&outcome, Outcome::Done(reply) if reply[..] == [0]), "{outcome:?}");
     }
 
+    #[track_caller]
     fn status(&self, i: u32) -> serde_json::Value {
-        let json = self.client.status(ReplicaId(i), Some(PATIENCE)).unwrap();
-        serde_json::from_str(&json).unwrap()
+        // The client may not have connected again to one that was started again.
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.client.status(ReplicaId(i), Some(PATIENCE)) {
+                Ok(json) => return serde_json::from_str(&json).unwrap(),
+                Err(why) => assert!(Instant::now() < end, "{why}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn digest(&self, i: u32) -> Option<(u64, String)> {
@@ -200,13 +208,8 @@ fn kill_some(model: FaultModel, rounds: u64, random: &mut Random) {
     // However slow the machine was: none of them ends without a checkpoint.
     for i in 0..running.cluster.n() {
         let end = Instant::now() + PATIENCE;
-        let has_one = |json: String| {
-            let status: serde_json::Value = serde_json::from_str(&json).unwrap();
-            status["checkpoints"]["kept"].as_array().is_some_and(|kept| !kept.is_empty())
-        };
-        // The client may not have connected again to the one killed last.
-        while !running.client.status(ReplicaId(i), Some(PATIENCE)).is_ok_and(has_one) {
-            assert!(Instant::now() < end, "replica {i} has no checkpoint");
+        while running.status(i)["checkpoints"]["kept"].as_array().is_none_or(Vec::is_empty) {
+            assert!(Instant::now() < end, "no checkpoint: {}", running.status(i));
             std::thread::sleep(Duration::from_millis(50));
         }
     }

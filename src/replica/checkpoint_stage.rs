@@ -11,11 +11,10 @@ use crate::checkpoint::pacer::{self, Pacer};
 use crate::checkpoint::schedule::Schedule;
 use crate::checkpoint::store::Store;
 use crate::checkpoint::stretch::Stretch;
-use crate::log::is_full;
 use crate::order::Input;
 use crate::quorum::Group as Members;
 use crate::service::Snapshot;
-use crate::sync::channel::{Receiver, Sender, Working, work};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, Working, work};
 use crate::types::*;
 use crate::wire::messages::{MarkStatement, StateCertificate};
 use parking_lot::Mutex;
@@ -26,8 +25,10 @@ use std::time::{Duration, Instant};
 
 /// A checkpoint of what came from others is tried again after this long.
 const INSTALL_AGAIN: Duration = Duration::from_secs(1);
-/// How long a full disk is left alone before the next try.
+/// How long a disk that is full or fails is left alone before the next try.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a stop is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the checkpoint stage is sent.
 pub enum ToCheckpoint {
@@ -136,6 +137,22 @@ struct Position {
 /// Told to stop.
 struct Stopped;
 
+/// Why a checkpoint did not come to be.
+enum Ended {
+    /// Told to stop.
+    Stopped,
+    /// A later state came from others, and was written.
+    Replaced,
+    /// The disk.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(e: io::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
 impl CheckpointStage {
     /// Runs until told to stop.
     pub fn run(mut self) {
@@ -171,29 +188,23 @@ impl CheckpointStage {
         let seq = taken.frozen.seq;
         // Not before it is this one's turn: a single place waits for its mark.
         let _ = self.to_order.send(ToOrder::One(Input::CheckpointTaken(seq)));
-        match self.write(taken) {
-            Ok(Some(Written { layout, bytes, took, places })) => {
-                self.measure(took, places);
-                let mut view = self.shared.checkpoints.lock();
-                view.kept = self.store.kept().to_vec();
-                view.written += 1;
-                (view.bytes, view.write_ms, view.failed) = (bytes, took.as_millis() as u64, None);
-                view.pages = layout.pages.map(|pages| (layout.changed.unwrap_or(pages), pages));
-                view.files = self.store.size();
-                drop(view);
-                if let Some(older) = self.store.older() {
-                    let _ = self.to_order.send(ToOrder::CheckpointStored(older));
-                }
-                Ok(())
-            }
-            Ok(None) => Err(Stopped),
-            // A later state came from others.
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(e) => {
-                ::log::warn!("checkpoint of place {seq}: {e}; the next is tried in its turn");
-                self.shared.checkpoints.lock().failed = Some(e.to_string());
-                Ok(())
-            }
+        let Some(Written { layout, bytes, took, places }) = self.write(taken)? else { return Ok(()) };
+        self.measure(took, places);
+        let mut view = self.shared.checkpoints.lock();
+        view.kept = self.store.kept().to_vec();
+        view.written += 1;
+        (view.bytes, view.write_ms, view.failed) = (bytes, took.as_millis() as u64, None);
+        view.pages = layout.pages.map(|pages| (layout.changed.unwrap_or(pages), pages));
+        view.files = self.store.size();
+        drop(view);
+        self.tell_older();
+        Ok(())
+    }
+
+    /// What leads up to the older of two may go.
+    fn tell_older(&self) {
+        if let Some(older) = self.store.older() {
+            let _ = self.to_order.send(ToOrder::CheckpointStored(older));
         }
     }
 
@@ -202,7 +213,7 @@ impl CheckpointStage {
     }
 
     /// Raises the alarm, once.
-    fn no_space(&self, seq: Seq, e: &io::Error) {
+    fn alarm(&self, seq: Seq, e: &io::Error) {
         let mut view = self.shared.checkpoints.lock();
         if view.failed.is_none() {
             ::log::warn!("checkpoint of place {seq}: {e}; tried again every second");
@@ -210,12 +221,36 @@ impl CheckpointStage {
         view.failed = Some(e.to_string());
     }
 
-    /// Until the next try, or the stop.
-    fn rest(&self) {
+    /// Until the next try.
+    fn rest(&mut self, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
         let until = Instant::now() + RETRY;
-        while Instant::now() < until && !self.is_stopping() {
-            std::thread::sleep(Duration::from_millis(20));
+        while Instant::now() < until {
+            if self.is_stopping() {
+                return Err(Ended::Stopped);
+            }
+            match self.inbox.recv_timeout(LOOK) {
+                Ok(message) => self.hear(message, seq, covered)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Ended::Stopped),
+            }
         }
+        Ok(())
+    }
+
+    /// Something is said while the checkpoint of place `seq` is under way.
+    fn hear(&mut self, message: ToCheckpoint, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
+        match message {
+            ToCheckpoint::Covered { seq: of, batches } if of == seq => *covered = Some(batches),
+            ToCheckpoint::Covered { .. } | ToCheckpoint::Taken(_) => {}
+            ToCheckpoint::Install(installed) => {
+                // No mark will cover what it leaves behind.
+                self.store.abandon();
+                self.install(*installed).map_err(|Stopped| Ended::Stopped)?;
+                return Err(Ended::Replaced);
+            }
+            ToCheckpoint::Stop => return Err(Ended::Stopped),
+        }
+        Ok(())
     }
 
     /// Writes the body aside, at the pacer's pace; one that execution waits for yields to nothing.
@@ -254,56 +289,65 @@ impl CheckpointStage {
         written
     }
 
-    /// `None` when told to stop.
-    fn write(&mut self, taken: Taken) -> io::Result<Option<Written>> {
+    /// `None`: a later state came from others. A disk that does not take it is tried again: only this state may let a full log go on.
+    fn write(&mut self, taken: Taken) -> Result<Option<Written>, Stopped> {
         let Taken { frozen, mut written } = taken;
-        let (mut began, mut from) = (Instant::now(), self.shared.decided());
+        let (seq, mut covered) = (frozen.seq, None);
+        loop {
+            let ended = match self.write_once(&frozen, &mut written, &mut covered) {
+                Ok(written) => return Ok(Some(written)),
+                Err(_) if self.is_stopping() => Ended::Stopped,
+                Err(Ended::Failed(e)) => {
+                    self.store.abandon();
+                    self.alarm(seq, &e);
+                    // Execution waits for the disk in the baseline, but not for an operator.
+                    written = None;
+                    match self.rest(seq, &mut covered) {
+                        Ok(()) => continue,
+                        Err(ended) => ended,
+                    }
+                }
+                Err(ended) => ended,
+            };
+            self.store.abandon();
+            return match ended {
+                Ended::Replaced => Ok(None),
+                _ => Err(Stopped),
+            };
+        }
+    }
+
+    /// `covered`: the batch history, once a mark covers the state.
+    fn write_once(
+        &mut self,
+        frozen: &Frozen,
+        waits: &mut Option<Working>,
+        covered: &mut Option<Digest>,
+    ) -> Result<Written, Ended> {
+        let (began, from) = (Instant::now(), self.shared.decided());
         let (extent, digests) = self.increments.plan(
             frozen.state.pages(),
             Snapshot::bytes(&frozen.table),
             self.store.older_files(),
         );
-        let (body, layout) = loop {
-            match self.body(&frozen, &extent, began, from, written.is_none()) {
-                Err(_) if self.is_stopping() => return Ok(None),
-                // Only this state, once it is on disk, lets a full log go on: it is kept until there is space.
-                Err(e) if is_full(&e) => {
-                    self.no_space(frozen.seq, &e);
-                    // Execution waits for the disk in the baseline, but not for an operator.
-                    written = None;
-                    self.rest();
-                    (began, from) = (Instant::now(), self.shared.decided());
-                }
-                other => break other?,
-            }
-        };
+        let (body, layout) = self.body(frozen, &extent, began, from, waits.is_none())?;
         let (took, places) = (began.elapsed(), self.shared.decided().0.saturating_sub(from.0));
-        let (seq, time, replies) = (frozen.seq, frozen.time, frozen.replies);
-        // Pages that were written since need no second copy any more.
-        drop((frozen, written));
+        let Frozen { seq, time, replies, .. } = *frozen;
+        // The mark comes with what is executed now.
+        *waits = None;
         let batches = loop {
-            match self.inbox.recv() {
-                Ok(ToCheckpoint::Covered { seq: covered, batches }) if covered == seq => break batches,
-                Ok(ToCheckpoint::Covered { .. } | ToCheckpoint::Taken(_)) => {}
-                Ok(ToCheckpoint::Install(installed)) => {
-                    // No mark will cover what it leaves behind.
-                    drop(body);
-                    self.store.abandon();
-                    let installed = self.install(*installed);
-                    return match installed {
-                        Ok(()) => Err(io::ErrorKind::Interrupted.into()),
-                        Err(Stopped) => Ok(None),
-                    };
-                }
-                Ok(ToCheckpoint::Stop) | Err(_) => {
-                    self.store.abandon();
-                    return Ok(None);
+            match *covered {
+                Some(batches) => break batches,
+                None => {
+                    let message = self.inbox.recv().map_err(|_| Ended::Stopped)?;
+                    self.hear(message, seq, covered)?;
                 }
             }
         };
         let previous = match (&extent, layout.changed) {
             (Extent::Changed { since, .. }, Some(changed)) => {
-                Some(self.store.previous(*since, changed).ok_or(io::ErrorKind::NotFound)?)
+                let previous = self.store.previous(*since, changed);
+                Some(previous.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
             }
             _ => None,
         };
@@ -311,7 +355,7 @@ impl CheckpointStage {
             Head { previous, ..self.head(Position { seq, batches, replies, time }, layout, body.bytes()) };
         self.store.seal(body, &head)?;
         self.increments.stored(seq, digests, self.store.kept());
-        Ok(Some(Written { layout, bytes: head.body_bytes, took, places }))
+        Ok(Written { layout, bytes: head.body_bytes, took, places })
     }
 
     fn head(&self, position: Position, layout: Layout, body_bytes: u64) -> Head {
@@ -378,6 +422,11 @@ impl CheckpointStage {
         view.failed = None;
         drop(view);
         let _ = self.to_order.send(ToOrder::One(Input::Installed { state: mark, progress }));
+        self.tell_older();
+        // Two make room, and who has one alone has nothing to go back to.
+        if self.store.older().is_none() {
+            self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
+        }
         if let Some(to_transfer) = &self.to_transfer {
             let _ = to_transfer.send(Tell::Installed(seq).into());
         }

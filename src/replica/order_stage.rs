@@ -85,7 +85,9 @@ pub struct OrderStage {
     pub(super) stored: Option<(Seq, Tick)>,
     /// When a log that fills up asks for checkpoints.
     pub(super) pressure: Pressure,
-    /// Bytes appended at most since the log was last looked at.
+    /// Bytes of all records appended since the start, without what the log pads.
+    pub(super) appended: u64,
+    /// Bytes appended, padded as much as can be, since the log was last looked at.
     pub(super) unlooked: u64,
     /// Whether it stays behind, of which up to so many of the others may lie.
     pub(super) lag: Lag,
@@ -154,6 +156,8 @@ impl OrderStage {
                 self.published = now.tick;
                 self.publish();
             }
+            // What a look at the log led to.
+            self.apply();
             self.clients.relieve(|pause| self.net.pause_clients(pause));
         }
         self.log.stop_within(STOP_TIME);
@@ -201,7 +205,8 @@ impl OrderStage {
         let (most, queued) = (self.log.bytes_max(), self.log.queued_bytes() as u64);
         let used = self.used_bytes(of_votes.used_bytes + queued);
         let of_decisions = self.shared.decisions.lock().as_ref().map_or(0, |(log, _)| log.bytes);
-        let appended = of_votes.bytes + queued + of_decisions;
+        // Of what is on its way to the disk, only the one knows; of padding and decisions, only the other.
+        let appended = [self.appended, of_votes.bytes + queued + of_decisions];
         if self.pressure.asks(most, used, appended, self.stored.is_some()) {
             self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         }
@@ -357,7 +362,9 @@ impl OrderStage {
     fn append(&mut self, lsn: Lsn, record: OrderRecord) {
         let bulky = matches!(record, OrderRecord::Prepared { .. } | OrderRecord::Batch { .. });
         let record: Record = record.encode().into();
-        self.unlooked += (record.payload_bytes() as u64).next_multiple_of(BLOCK) + BLOCK;
+        let bytes = record.payload_bytes() as u64;
+        self.appended += bytes;
+        self.unlooked += bytes.next_multiple_of(BLOCK) + BLOCK;
         if let Err(why) = self.appends.append(&mut self.log, &self.shared.stopping, lsn, record, !bulky) {
             let now = self.clock.now();
             self.step(now, Input::LogFailed(why.into()));

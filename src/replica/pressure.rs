@@ -7,16 +7,18 @@
 /// When checkpoints are asked for; bytes throughout.
 #[derive(Default)]
 pub struct Pressure {
-    /// Appended since the start when one was last asked for.
-    asked_at: u64,
+    /// Appended since the start when one was last asked for, counted in two ways.
+    asked_at: [u64; 2],
 }
 
 impl Pressure {
-    /// Whether one is asked for now: of a log of `most` bytes `used` are in use, and `appended` were since the start.
-    pub fn asks(&mut self, most: u64, used: u64, appended: u64, two_stored: bool) -> bool {
+    /// Whether one is asked for now: of a log of `most` bytes `used` are in use, and `appended` were since the start, counted in two ways,
+    /// each of which may lag behind.
+    pub fn asks(&mut self, most: u64, used: u64, appended: [u64; 2], two_stored: bool) -> bool {
         // Nothing makes room before there are two.
         let from = if two_stored { most / 8 * 5 } else { most / 4 };
-        let asks = used > from && appended >= self.asked_at + Self::step(most);
+        let grown = (0..2).any(|i| appended[i] >= self.asked_at[i] + Self::step(most));
+        let asks = used > from && grown;
         if asks {
             self.asked_at = appended;
         }

@@ -51,7 +51,7 @@ impl Filling {
         }
         self.appended += 1;
         let two = self.kept.len() > 1;
-        self.wanted |= self.pressure.asks(MOST, self.used(), self.appended * SEGMENT / 10, two);
+        self.wanted |= self.pressure.asks(MOST, self.used(), [0, self.appended * SEGMENT / 10], two);
         if self.appended.is_multiple_of(2) {
             let pressed = std::mem::take(&mut self.wanted);
             match self.writing {
@@ -93,12 +93,14 @@ fn a_log_finds_room_however_unlike_two_checkpoints_are() {
 #[test]
 fn what_is_used_may_stand_still_while_a_log_is_written_to() {
     let mut pressure = Pressure::default();
-    assert!(!pressure.asks(1600, 1000, 5000, true), "it is not pressed");
-    assert!(pressure.asks(1600, 1200, 5100, true));
-    assert!(!pressure.asks(1600, 1200, 5199, true));
-    assert!(pressure.asks(1600, 1200, 5200, true));
-    assert!(!pressure.asks(1600, 400, 5400, false));
-    assert!(pressure.asks(1600, 401, 5400, false), "earlier, while there are not two");
+    assert!(!pressure.asks(1600, 1000, [0, 5000], true), "it is not pressed");
+    assert!(pressure.asks(1600, 1200, [0, 5100], true));
+    assert!(!pressure.asks(1600, 1200, [0, 5199], true));
+    assert!(pressure.asks(1600, 1200, [0, 5200], true));
+    assert!(!pressure.asks(1600, 400, [0, 5400], false));
+    assert!(pressure.asks(1600, 401, [0, 5400], false), "earlier, while there are not two");
+    assert!(!pressure.asks(1600, 1200, [99, 5400], true));
+    assert!(pressure.asks(1600, 1200, [100, 5400], true), "what one way of counting misses, the other sees");
 }
 
 #[test]

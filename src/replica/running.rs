@@ -10,7 +10,7 @@ use super::transfer_stage::ToTransfer;
 use crate::log::RecoveryReport;
 use crate::net;
 use crate::sync::channel::Sender;
-use crate::transfer::hashers::Hashers;
+use crate::sync::pool::Pool;
 use crate::types::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Replica {
     pub(super) threads: Vec<JoinHandle<()>>,
     /// Joined when dropped.
     #[expect(dead_code)]
-    pub(super) hashers: Hashers,
+    pub(super) pools: [Pool; 2],
     pub(super) shared: Arc<Shared>,
     pub(super) status: Arc<StatusWriter>,
     pub(super) report: RecoveryReport,

@@ -14,7 +14,8 @@ use crate::config::{Durability, Limits, LogLimits};
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
 use crate::init::InitOptions;
-use crate::log::test_disk::{Image, MemoryDisk};
+use crate::log::storage::Disk;
+use crate::log::test_disk::{FailingDisk, Fault, Image, MemoryDisk};
 use crate::quorum::{FaultModel, Group as Members};
 use crate::service::{Context, KeyValueStore, KvWrite, Service};
 use crate::types::*;
@@ -28,8 +29,8 @@ use std::time::Duration;
 
 const CLUSTER: ClusterId = ClusterId([3; 16]);
 
-/// A checkpoint stage over a disk in memory, and where its messages go.
-fn stage(disk: Arc<MemoryDisk>, shared: &Arc<Shared>) -> (CheckpointStage, Sender<ToCheckpoint>) {
+/// A checkpoint stage over a disk, and where its messages go.
+fn stage(disk: Arc<dyn Disk>, shared: &Arc<Shared>) -> (CheckpointStage, Sender<ToCheckpoint>) {
     let store = Store::on(disk, PathBuf::from("checkpoints")).unwrap();
     let (to_checkpoint, inbox) = unbounded();
     let schedule = Schedule::new(Turns::Synchronized, 8, 3, ReplicaId(0), 4).unwrap();
@@ -74,7 +75,7 @@ fn executor(values: u32) -> Executor {
 #[test]
 fn a_replica_that_is_to_stop_does_not_wait_for_the_checkpoint_that_it_is_writing() {
     let shared = Arc::new(Shared::default());
-    let (stage, to_checkpoint) = stage(Arc::default(), &shared);
+    let (stage, to_checkpoint) = stage(Arc::new(MemoryDisk::default()), &shared);
     shared.stopping.store(true, Ordering::Relaxed);
     let thread = std::thread::spawn(move || stage.run());
     // Some chunks.
@@ -106,6 +107,32 @@ fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
     assert_eq!((shared.alarms(), shared.checkpoints.lock().kept.clone()), (Vec::new(), vec![Seq(8)]));
     to_checkpoint.send(ToCheckpoint::Stop).unwrap();
     thread.join().unwrap();
+}
+
+/// Writes the checkpoint of place 8 to a disk of which so many calls fail from call `at` on. The calls until the stage began, and all.
+fn calls_of_a_checkpoint(at: usize, times: usize) -> [usize; 2] {
+    let (fault, shared) = (Fault::new(at, times, libc::EIO), Arc::new(Shared::default()));
+    let disk = FailingDisk::over(Arc::new(MemoryDisk::default()), fault.clone());
+    let (stage, to_checkpoint) = stage(disk, &shared);
+    let begun = fault.calls();
+    let thread = std::thread::spawn(move || stage.run());
+    let taken = Taken { frozen: executor(1).freeze(), written: None };
+    to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
+    to_checkpoint.send(ToCheckpoint::Covered { seq: Seq(8), batches: Digest([6; 32]) }).unwrap();
+    until(&format!("call {at} lost it"), || shared.checkpoints.lock().written == 1);
+    assert_eq!((shared.alarms(), shared.checkpoints.lock().kept.clone()), (Vec::new(), vec![Seq(8)]));
+    to_checkpoint.send(ToCheckpoint::Stop).unwrap();
+    thread.join().unwrap();
+    [begun, fault.calls()]
+}
+
+#[test]
+fn whatever_of_a_checkpoint_fails_it_is_tried_again() {
+    let [begun, all] = calls_of_a_checkpoint(usize::MAX, 0);
+    assert!(all > begun + 5, "{begun} {all}");
+    std::thread::scope(|scope| {
+        (begun..all).for_each(|at| _ = scope.spawn(move || calls_of_a_checkpoint(at, 1 + at % 2)));
+    });
 }
 
 /// A small file system in memory; gone when dropped.

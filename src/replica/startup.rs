@@ -53,7 +53,7 @@ use crate::order::restore::{RestoreError, first_record, learner_record};
 use crate::order::{Input, OrderConfig};
 use crate::service::Service;
 use crate::sync::channel::{Receiver, Sender};
-use crate::transfer::hashers::Hashers;
+use crate::sync::pool::Pool;
 use crate::transfer::postponing::Postponing;
 use crate::transfer::seeder::Seeder;
 use crate::transfer::sockets::Sockets;
@@ -433,14 +433,8 @@ impl Replica {
             Durability::None => None,
             _ => Schedule::new(turns, config.checkpoint.period, members.n(), id, interval),
         };
-        let (log_mib, turn) = (config.log.bytes_max_mib, schedule.map_or(0, |s| s.turn_places()));
-        let turn_mib = turn.saturating_mul(config.limits.batch_bytes as u64) >> 20;
-        if turn_mib > log_mib / 2 {
-            ::log::warn!(
-                "checkpoint.period = {}: states are offered to others every {turn} places, which hold up to {turn_mib} MiB, and the log \
-                 holds {log_mib}: one that lacks more than the log leads back to waits that long; a smaller period or a larger log helps",
-                config.checkpoint.period
-            );
+        if let Some(schedule) = &schedule {
+            warn_of_small_log(&config, schedule);
         }
         let checkpoint_dir = data_dir::checkpoint_dir(&dir, &config, id);
         let mut checkpoints = CheckpointStore::open(&checkpoint_dir)?;
@@ -590,15 +584,18 @@ impl Replica {
         shared.forgetful.store(core.is_forgetful(), Ordering::Relaxed);
         shared.executed.store(executor.executed().0, Ordering::Relaxed);
         let status = Arc::new(status(log.backend().to_owned()));
-        let pool_threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(pool_threads)
-            .thread_name(|i| format!("duramen-pool{i}"))
-            .build()
-            .map_err(std::io::Error::other)?;
-        let pool = Arc::new(pool);
-        let unhashed = transfer_in.clone();
-        let hashers = Hashers::start(move || drop(unhashed.send(ToTransfer::Unhashed)))?;
+        let unchecked = to_order.clone();
+        let pool = Pool::start(
+            "duramen-pool",
+            || (),
+            move || {
+                let why = "a message could not be checked: its check panicked".into();
+                let _ = unchecked.send(ToOrder::One(Input::ServiceFailed(why)));
+            },
+        )?;
+        let (step_back, unhashed) = (crate::sys::step_back, transfer_in.clone());
+        let hashers =
+            Pool::start("duramen-hash", step_back, move || drop(unhashed.send(ToTransfer::Unhashed)))?;
         let clients = Arc::new(BackPressure::new(CLIENT_BYTES_MAX));
         #[cfg(feature = "adversary")]
         let liar_auth = auth.clone();
@@ -606,7 +603,7 @@ impl Replica {
         let verify = Arc::new(Verify {
             auth: auth.clone(),
             shared: shared.clone(),
-            pool: pool.clone(),
+            pool: pool.threads().clone(),
             to_order: to_order.clone(),
             net: net_cell.clone(),
             queue: Default::default(),
@@ -664,6 +661,7 @@ impl Replica {
             decisions: layer.as_ref().map(DurableLayer::reader),
             stored: older.map(|seq| (seq, Tick(0))),
             pressure: Default::default(),
+            appended: 0,
             unlooked: 0,
             resends: HashMap::new(),
             lag: Lag::default(),
@@ -744,7 +742,7 @@ impl Replica {
                 dir: checkpoint_dir,
                 algorithm,
                 net: net.handle(),
-                pool: hashers.pool().clone(),
+                pool: hashers.threads().clone(),
                 seeder: Seeder::new(limits.mib_per_second << 20),
                 began: Instant::now(),
                 #[cfg(feature = "adversary")]
@@ -764,12 +762,34 @@ impl Replica {
             to_transfer: transfer_in,
             transfer_net,
             threads,
-            hashers,
+            pools: [pool, hashers],
             shared,
             status,
             report,
             address,
         })
+    }
+}
+
+/// A log is bounded by checkpoints that come while it fills: says so where the largest batches may leave no place for them.
+fn warn_of_small_log(config: &Config, schedule: &Schedule) {
+    let (log_mib, interval) = (config.log.bytes_max_mib, config.limits.mark_interval);
+    let mib = |places: u64| places.saturating_mul(config.limits.batch_bytes as u64) >> 20;
+    let (turn, period) = (schedule.turn_places(), config.checkpoint.period);
+    if mib(turn) > log_mib / 2 {
+        ::log::warn!(
+            "checkpoint.period = {period}: states are offered to others every {turn} places, which hold up to {} MiB, and the log holds \
+             {log_mib}: one that lacks more than the log leads back to waits that long; a smaller period or a larger log helps",
+            mib(turn)
+        );
+    }
+    if mib(interval) > log_mib / 8 {
+        ::log::warn!(
+            "log.bytes_max_mib = {log_mib}: checkpoints are taken at every limits.mark_interval = {interval} places at most, which hold up \
+             to {} MiB: large batches may fill the log before the two checkpoints that make room; it should hold {} MiB",
+            mib(interval),
+            8 * mib(interval)
+        );
     }
 }
 

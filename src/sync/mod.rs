@@ -12,6 +12,9 @@
 /// Shares of queues.
 pub mod credit;
 
+/// Threads for what takes long.
+pub mod pool;
+
 /// Numbers that many change.
 pub mod atomic {
     pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -78,3 +81,6 @@ pub mod channel {
         }
     }
 }
+
+#[cfg(test)]
+mod pool_tests;

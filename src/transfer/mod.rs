@@ -43,9 +43,6 @@ pub mod staging;
 /// The thread that writes it.
 mod stager;
 
-/// The threads that hash it.
-pub mod hashers;
-
 /// The thread that serves and fetches.
 pub mod stage;
 
@@ -99,8 +96,6 @@ mod cst_tests;
 mod fetch_tests;
 #[cfg(test)]
 mod fluid_tests;
-#[cfg(test)]
-mod hashers_tests;
 #[cfg(test)]
 mod lies_tests;
 #[cfg(test)]

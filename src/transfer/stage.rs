@@ -203,7 +203,7 @@ impl Transfers {
     pub fn end(&mut self) {
         self.session = None;
         self.todo.clear();
-        let _ = self.stager.inbox().send(ToStager::End);
+        self.stager.end(self.files);
     }
 
     /// A step of the session, if there is one.
@@ -264,6 +264,8 @@ impl Transfers {
         if kept > 0 {
             ::log::info!("{kept} bytes of the state of place {seq} were here already");
         }
+        // What waits to be written to the file of a target before this one is not.
+        self.stager.end(self.files);
         self.files += 1;
         let (file, staging) = (self.files, Arc::new(staging));
         let begun = self.stager.inbox().send(ToStager::Begin(file, staging.clone(), appender));
@@ -411,7 +413,11 @@ impl<O: Owner> TransferStage<O> {
                     let Some((file, _)) = self.transfers.staged() else { continue };
                     let algorithm = self.transfers.setup.algorithm;
                     let (to_stager, back) = (self.transfers.stager.inbox().clone(), self.own.clone());
+                    let ended = self.transfers.stager.ended().clone();
                     self.transfers.setup.pool.spawn(move || {
+                        if ended.has(file) {
+                            return;
+                        }
                         let length = body.len();
                         let is_right = |bytes: &Bytes| page_digest(algorithm, index, bytes) == expected;
                         let bytes = body.open().filter(is_right);

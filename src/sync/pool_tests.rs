@@ -1,4 +1,4 @@
-use super::hashers::Hashers;
+use super::pool::Pool;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,16 +22,16 @@ thread_local! {
 fn threads_are_joined_and_a_job_that_panics_is_told() {
     let (told, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let counts = told.clone();
-    let hashers = Hashers::start(move || _ = counts.fetch_add(1, Ordering::AcqRel)).unwrap();
-    hashers.pool().spawn(|| panic!("on purpose"));
+    let pool = Pool::start("pool", || (), move || _ = counts.fetch_add(1, Ordering::AcqRel)).unwrap();
+    pool.threads().spawn(|| panic!("on purpose"));
     let slow = Slow(ended.clone());
-    hashers.pool().spawn(move || SLOW.with(|at| _ = at.replace(Some(slow))));
-    let others = hashers.pool().clone();
+    pool.threads().spawn(move || SLOW.with(|at| _ = at.replace(Some(slow))));
+    let others = pool.threads().clone();
     let lets_go = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));
         drop(others);
     });
-    drop(hashers);
+    drop(pool);
     assert!(ended.load(Ordering::Acquire), "its thread has ended");
     assert_eq!(told.load(Ordering::Acquire), 1);
     lets_go.join().unwrap();
