@@ -6,8 +6,9 @@ use super::service::{HostService, Owner, duramen_service};
 use super::status::*;
 use crate::hex;
 use crate::replica::{ServiceFailed, failure_text};
-use crate::service::Service;
 use crate::service::conformance::*;
+use crate::service::random::Random;
+use crate::service::{RestoreError, Service};
 use crate::types::DigestAlgorithm;
 use std::any::Any;
 use std::ffi::{c_char, c_void};
@@ -166,7 +167,11 @@ impl Kind {
                     two_replicas_agree(make, operations);
                     a_snapshot_stays_as_it_was(make, operations);
                     a_restored_replica_goes_on_as_the_original(make, operations);
-                    bad_bytes_leave_the_state_as_it_was(make, operations);
+                    // A host's code for a refusal does not say why.
+                    let refused = |error: &RestoreError| {
+                        matches!(error, RestoreError::Truncated { .. } | RestoreError::Malformed { .. })
+                    };
+                    refused_bytes_leave_the_state_as_it_was(make, operations, refused);
                     bent_bytes_do_not_pass(make, operations);
                     threads_change_nothing(make, operations);
                 },
@@ -205,7 +210,7 @@ impl Kind {
             let (mut len, cap) = (0, room.len());
             // SAFETY: room and length live until it returns; the rest is the host's contract.
             let code = unsafe {
-                make(self.table.user, index, random.next(), room.as_mut_ptr().cast(), cap, &raw mut len)
+                make(self.table.user, index, random.bits(), room.as_mut_ptr().cast(), cap, &raw mut len)
             };
             let gave_up =
                 |what: String| Failure::new(DURAMEN_E_CALLBACK, format!("the operation callback {what}"));
@@ -300,29 +305,4 @@ fn failure(found: Box<dyn Any + Send>) -> Failure {
         .map_or(said, |said| said.1);
     let said = &said[..said.floor_char_boundary(SAID_BYTES_MAX)];
     Failure::new(DURAMEN_E_CONTRACT, said.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// One in eight is cut, bent, or nothing sensible at all.
-    fn sometimes_malformed(&mut self, mut operation: Vec<u8>) -> Vec<u8> {
-        let at = (self.next() % (operation.len() as u64 + 1)) as usize;
-        match self.next() % 24 {
-            0 => operation.truncate(at),
-            1 if at < operation.len() => operation[at] ^= 1 << (self.next() % 8),
-            2 => operation = (0..self.next() % 40).map(|_| self.next() as u8).collect(),
-            _ => {}
-        }
-        operation
-    }
 }

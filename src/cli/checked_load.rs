@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::random::Random;
 use bytes::Bytes;
 use duramen::client::{Client, Outcome, Session};
+use duramen::service::random::Random;
 use duramen::service::{KvOperation, KvReply, KvWrite};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -246,7 +246,7 @@ fn value(plan: &Plan, writer: usize, number: u64) -> Vec<u8> {
     out[8..16].copy_from_slice(&number.to_be_bytes());
     let mut random = Random(plan.seed ^ (writer as u64) << 40 ^ number);
     for part in out[16..].chunks_mut(8) {
-        part.copy_from_slice(&random.next().to_le_bytes()[..part.len()]);
+        part.copy_from_slice(&random.bits().to_le_bytes()[..part.len()]);
     }
     out
 }

@@ -15,7 +15,6 @@ mod kv;
 mod local_cluster;
 mod log_files;
 mod machine;
-mod random;
 mod recover;
 mod replay;
 mod signals;

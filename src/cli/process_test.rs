@@ -9,9 +9,15 @@ mod checked_load;
 #[allow(dead_code)]
 #[path = "local_cluster.rs"]
 mod local_cluster;
-#[allow(dead_code)]
-#[path = "random.rs"]
-mod random;
+
+/// `duramen bench`.
+#[path = "bench_runs_test.rs"]
+mod bench_runs;
+
+/// Those that lie.
+#[cfg(feature = "adversary")]
+#[path = "liars_test.rs"]
+mod liars;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -27,12 +33,12 @@ use duramen::config::{CheckpointLimits, Durability, Limits, LogLimits, Settings,
 use duramen::init::InitOptions;
 use duramen::keys::ClientKeys;
 use duramen::quorum::FaultModel;
+use duramen::service::random::Random;
 use duramen::service::{KvOperation, KvReply, KvWrite};
 use duramen::types::ReplicaId;
 use duramen::{config::Config, data_dir, init, replica};
 use local_cluster::{LocalCluster, free_ports};
 use parking_lot::{Mutex, MutexGuard};
-use random::Random;
 
 const EXE: &str = env!("CARGO_BIN_EXE_duramen");
 const START_TIME: Duration = Duration::from_secs(60);
@@ -279,140 +285,6 @@ fn garbage_at_a_port_is_counted_and_harms_nobody() {
     assert!(counted >= 10, "{}", status["discards"]);
 }
 
-/// A cluster of four in which these play a strategy.
-#[cfg(feature = "adversary")]
-fn with_liars(
-    name: &str,
-    liars: &[u32],
-    change: impl FnOnce(InitOptions) -> InitOptions,
-) -> (Running, Vec<Lying>) {
-    let (_one, temp) = (CLUSTERS.lock(), temp_dir());
-    let options = change(options(temp.path(), FaultModel::Byzantine));
-    let mut cluster = LocalCluster::create(Path::new(EXE), options, &[], false).unwrap();
-    let lying = liars.iter().map(|liar| {
-        let mut command = Command::new(EXE);
-        command.args(["start", "--replica", &liar.to_string(), "--adversary", name, "--dir"]);
-        command.arg(cluster.dir()).stdout(Stdio::null()).stderr(Stdio::null());
-        duramen::sys::die_with_parent(&mut command);
-        Lying(command.spawn().unwrap())
-    });
-    let lying = lying.collect();
-    let correct: Vec<u32> = (0..4).filter(|i| !liars.contains(i)).collect();
-    correct.iter().for_each(|i| cluster.start(*i).unwrap());
-    for i in &correct {
-        cluster.wait_ready(*i, START_TIME, &|| true).unwrap();
-    }
-    let keys = data_dir::client_key_file(cluster.dir(), "default");
-    let keys = ClientKeys::load(&keys, &cluster.config).unwrap();
-    let client = Client::connect(ClientOptions::new(cluster.config.clone(), keys)).unwrap();
-    (Running { cluster, client, _temp: temp, _one }, lying)
-}
-
-/// Ends with the test.
-#[cfg(feature = "adversary")]
-struct Lying(std::process::Child);
-
-#[cfg(feature = "adversary")]
-impl Drop for Lying {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[cfg(feature = "adversary")]
-#[test]
-fn a_process_that_lies_is_counted_by_reason_and_every_call_is_answered() {
-    for (liar, name, reason) in [
-        (0, "equivocating-proposals", None),
-        (0, "cut-batches", Some("invalid batch")),
-        (3, "double-votes", Some("said something of this place before")),
-    ] {
-        let (running, lying) = with_liars(name, &[liar], |options| options);
-        let correct: Vec<u32> = (0..4).filter(|i| *i != liar).collect();
-        for call in 0..50 {
-            running.put(&format!("key {call}"), "x");
-        }
-        let told = |i: &u32| match reason {
-            Some(reason) => running.status(*i)["discards"].to_string().contains(reason),
-            None => running.status(*i)["view"].as_u64() > Some(1),
-        };
-        assert!(correct.iter().any(told), "{name}: {}", running.status(correct[0]));
-        let end = Instant::now() + PATIENCE;
-        let digests = || correct.iter().map(|i| running.digest(*i)).collect::<Vec<_>>();
-        let equal = |all: &[Option<(u64, String)>]| all[0].is_some() && all.iter().all(|d| *d == all[0]);
-        while !equal(&digests()) {
-            assert!(Instant::now() < end, "{name}: the correct replicas differ: {:?}", digests());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        drop(lying);
-    }
-}
-
-#[cfg(feature = "adversary")]
-#[test]
-fn what_one_process_tells_clients_falsely_is_outvoted_and_what_two_tell_is_not_believed() {
-    let get = |running: &Running, key: &str| {
-        let operation = KvOperation::Get { key: key.as_bytes() }.encode();
-        running.client.read(operation, Some(PATIENCE))
-    };
-    for name in ["wrong-replies", "unasked-replies", "false-reads"] {
-        let (running, _lying) = with_liars(name, &[3], |options| options);
-        for call in 0..20 {
-            let (key, value) = (format!("key {call}"), format!("value {call}"));
-            running.put(&key, &value);
-            let Outcome::Done(reply) = get(&running, &key) else { panic!("{name}: no answer") };
-            assert!(
-                matches!(KvReply::decode(&reply), Ok(KvReply::Value(v)) if v[..] == *value.as_bytes()),
-                "{name}"
-            );
-        }
-    }
-    // That they lie is seen where there are too many of them: not even then is it an answer.
-    let (running, _lying) = with_liars("wrong-replies", &[2, 3], |options| options);
-    let put = KvWrite::Put { key: b"k", value: b"v" }.into_operation();
-    let outcome = running.client.session().invoke(put, Some(Duration::from_secs(2)));
-    assert!(!matches!(outcome, Outcome::Done(_)), "{outcome:?}");
-}
-
-#[cfg(feature = "adversary")]
-#[test]
-fn more_than_f_processes_that_execute_otherwise_stop_the_cluster_with_both_histories_and_the_place() {
-    let often = |options: InitOptions| InitOptions {
-        limits: Limits { window: 16, mark_interval: 4, ..options.limits },
-        ..options
-    };
-    let halted = |running: &Running, i: u32| running.status(i)["halted"].as_str().map(str::to_owned);
-    // One is silenced, and the others go on.
-    let (running, lying) = with_liars("divergent-execution", &[3], often);
-    (0..20).for_each(|call| running.put(&format!("key {call}"), "x"));
-    let end = Instant::now() + PATIENCE;
-    let why = loop {
-        assert!(Instant::now() < end, "it goes on: {}", running.status(3));
-        if let Some(why) = halted(&running, 3) {
-            break why;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    assert!(why.contains("audit: at place 4 ") && why.contains("f+1 others have"), "{why}");
-    assert!((0..3).all(|i| halted(&running, i).is_none()));
-    drop((running, lying));
-
-    let (running, _lying) = with_liars("divergent-execution", &[2, 3], often);
-    let end = Instant::now() + PATIENCE;
-    while !(0..4).all(|i| halted(&running, i).is_some()) {
-        assert!(Instant::now() < end, "it goes on: {}", running.status(0));
-        let put = KvWrite::Put { key: b"k", value: b"v" }.into_operation();
-        let outcome = running.client.session().invoke(put, Some(Duration::from_millis(300)));
-        assert!(!matches!(outcome, Outcome::Done(_)), "a side was taken: {outcome:?}");
-    }
-    for i in 0..4 {
-        let why = halted(&running, i).unwrap();
-        assert!(why.contains("audit: at place ") && why.matches("replies").count() == 2, "{why}");
-        assert_eq!(running.status(i)["mark"].as_u64(), Some(0), "{}", running.status(i));
-    }
-}
-
 #[test]
 fn status_tells_who_cannot_be_reached_and_fails_without_a_quorum() {
     let mut running = Running::start(FaultModel::Byzantine);
@@ -554,159 +426,6 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     out.sort();
     out
-}
-
-/// `duramen bench` on three replicas of its own in `dir`, with result files there.
-fn bench(dir: &Path, more: &str) -> Command {
-    let line = "bench --local 3 --model crash --dir . --workload a --keys 100 --value-size 100 --clients 2 --outstanding 4 \
-                --expect-rate 1000 --warmup 0 --json r.json --hlog r.hlog --hgrm r.hgrm --csv r.csv";
-    let mut command = Command::new(EXE);
-    command.args(line.split_whitespace()).args(more.split_whitespace()).current_dir(dir);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn base64_bytes(text: &str) -> Vec<u8> {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        bits = bits << 6 | LETTERS.iter().position(|l| *l == letter).expect("base64") as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
-}
-
-/// How many latencies each interval of an HdrHistogram log holds, read as other tools do.
-fn hlog_counts(text: &str) -> Vec<u64> {
-    use hdrhistogram::serialization::Deserializer;
-    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-    let entries = IntervalLogIterator::new(text.as_bytes()).map(|entry| entry.expect("a line of the format"));
-    let count = |encoded: &str| {
-        let bytes = base64_bytes(encoded);
-        Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]).unwrap().len()
-    };
-    entries
-        .filter_map(|entry| match entry {
-            LogEntry::Interval(interval) => Some(count(interval.encoded_histogram())),
-            _ => None,
-        })
-        .collect()
-}
-
-/// What a bench run in `dir` left: its JSON. Its cluster must be gone.
-fn bench_result(dir: &Path) -> serde_json::Value {
-    let mut files: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    files.sort();
-    assert_eq!(files, ["r.csv", "r.hgrm", "r.hlog", "r.json"]);
-    serde_json::from_str(&fs::read_to_string(dir.join("r.json")).unwrap()).unwrap()
-}
-
-#[test]
-fn bench_refuses_a_debug_build_and_otherwise_its_files_agree() {
-    let (_one, temp) = (CLUSTERS.lock(), temp_dir());
-    let output = bench(temp.path(), "--rate 300 --duration 1").output().unwrap();
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if cfg!(debug_assertions) {
-        assert!(!output.status.success() && error.contains("debug build"), "{error}");
-        return;
-    }
-    assert!(output.status.success(), "{said}{error}");
-    for word in [
-        "preload    100 keys",
-        "open loop, 300 due per second",
-        "promise    nothing acknowledged is lost",
-        "service ",
-    ] {
-        assert!(said.contains(word), "{said}\nshould contain {word}");
-    }
-    let result = bench_result(temp.path());
-    let number =
-        |path: &str| result.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path}"));
-    for path in
-        ["/ops_per_s", "/latency_us/p50", "/service_us/p50", "/cpu_us_per_op", "/log_bytes", "/log_writes"]
-    {
-        assert!(number(path) > 0.0, "{path}");
-    }
-    assert!(number("/latency_us/p50") >= number("/service_us/p50"), "waiting counts");
-    assert_eq!((number("/errors"), number("/n"), number("/f")), (0.0, 3.0, 1.0));
-    assert_eq!((&result["interrupted"], &result["durability"]), (&false.into(), &"vote".into()));
-    let of_each = |name: &str| result[name].as_array().map(Vec::len);
-    assert_eq!(
-        [of_each("rss_bytes"), of_each("rss_bytes_timeline"), of_each("cpu_s_per_replica")],
-        [Some(3); 3]
-    );
-
-    let read = |name: &str| fs::read_to_string(temp.path().join(name)).unwrap();
-    let csv = read("r.csv");
-    let timeline: Vec<u64> =
-        csv.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect();
-    assert_eq!(timeline, hlog_counts(&read("r.hlog")));
-    let total: u64 = timeline.iter().sum();
-    assert!(total > 0 && read("r.hgrm").contains("#[Max "), "{csv}");
-}
-
-#[cfg(not(debug_assertions))]
-#[test]
-fn a_bench_that_is_stopped_tells_what_it_measured_and_removes_its_cluster() {
-    let (_one, temp) = (CLUSTERS.lock(), temp_dir());
-    let child = bench(temp.path(), "--duration 600 --write-limit-gb 100 --rate 100").spawn().unwrap();
-    let intervals = || {
-        let text = fs::read_to_string(temp.path().join("r.hlog")).unwrap_or_default();
-        text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).count()
-    };
-    let end = Instant::now() + PATIENCE;
-    while intervals() < 3 {
-        assert!(Instant::now() < end, "nothing is measured");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    duramen::sys::terminate(&child).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("INTERRUPTED") && said.contains("throughput "), "{said}");
-    let result = bench_result(temp.path());
-    assert_eq!(result["interrupted"], true);
-    assert!(result["acked"].as_u64().unwrap() > 0 && result["seconds"].as_f64().unwrap() < 600.0);
-}
-
-#[cfg(not(debug_assertions))]
-#[test]
-fn a_bench_whose_cluster_dies_fails_and_counts_what_was_never_answered() {
-    let mut running = Running::start(FaultModel::Crash);
-    let results = temp_dir();
-    let hlog = results.path().join("r.hlog");
-    let child = Command::new(EXE)
-        .args(
-            "bench --keys 100 --value-size 100 --clients 2 --outstanding 4 --warmup 0 --duration 3"
-                .split(' '),
-        )
-        .args(["--json", "r.json", "--hlog", "r.hlog", "--dir"])
-        .arg(running.cluster.dir())
-        .current_dir(results.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let end = Instant::now() + PATIENCE;
-    let measuring = || fs::read_to_string(&hlog).is_ok_and(|text| text.lines().count() > 6);
-    while !measuring() {
-        assert!(Instant::now() < end, "nothing is measured");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    running.cluster.kill_all();
-    let output = child.wait_with_output().unwrap();
-    fails(&output, &["8 requests failed"]);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("8 requests were under way when measuring ended"), "{said}");
-    let result: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(results.path().join("r.json")).unwrap()).unwrap();
-    assert_eq!(result["errors"], 8);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use duramen::service::conformance::{Point, find_fault, trace, with_pool};
+use duramen::service::random::Random;
 use duramen::service::{Counter, KeyValueStore, KvOperation, KvWrite, NullService, Service};
 
-use super::random::Random;
 use super::{CliError, emit, test_library};
 
 /// Points of a run at which two are compared.
@@ -124,27 +124,6 @@ fn compare(name: &str, here: &[String], there: &[String]) -> Result<(), CliError
     }
 }
 
-impl Random {
-    fn bytes(&mut self, length: u64) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-
-    /// One in eight is cut, bent, or nothing sensible at all.
-    fn sometimes_malformed(&mut self, mut operation: Vec<u8>) -> Vec<u8> {
-        let at = self.below(operation.len() as u64 + 1) as usize;
-        match self.below(24) {
-            0 => operation.truncate(at),
-            1 if at < operation.len() => operation[at] ^= 1 << self.below(8),
-            2 => {
-                let length = self.below(40);
-                operation = self.bytes(length);
-            }
-            _ => {}
-        }
-        operation
-    }
-}
-
 fn kv_operation(random: &mut Random) -> Vec<u8> {
     // Few enough keys to meet again, enough for a tree of some height.
     let key = |random: &mut Random| {
@@ -153,7 +132,7 @@ fn kv_operation(random: &mut Random) -> Vec<u8> {
     };
     let value = |random: &mut Random| {
         let length = [0, 20, 20, 100, 100, 100, 1000, 5000][random.below(8) as usize];
-        vec![random.next() as u8; length]
+        vec![random.bits() as u8; length]
     };
     let (a, b) = (key(random), key(random));
     let (v, w) = (value(random), value(random));
@@ -175,7 +154,7 @@ fn kv_operation(random: &mut Random) -> Vec<u8> {
 fn counter_operation(random: &mut Random) -> Vec<u8> {
     let number = match random.below(4) {
         0 => Vec::new(),
-        _ => random.next().to_le_bytes().to_vec(),
+        _ => random.bits().to_le_bytes().to_vec(),
     };
     random.sometimes_malformed(number)
 }

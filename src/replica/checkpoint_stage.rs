@@ -141,8 +141,8 @@ struct Stopped;
 enum Ended {
     /// Told to stop.
     Stopped,
-    /// A later state came from others, and was written.
-    Replaced,
+    /// A later state came from others, and is to be written in its place.
+    Replaced(Box<Installed>),
     /// The disk.
     Failed(io::Error),
 }
@@ -222,14 +222,14 @@ impl CheckpointStage {
     }
 
     /// Until the next try.
-    fn rest(&mut self, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
+    fn rest(&self, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
         let until = Instant::now() + RETRY;
         while Instant::now() < until {
             if self.is_stopping() {
                 return Err(Ended::Stopped);
             }
             match self.inbox.recv_timeout(LOOK) {
-                Ok(message) => self.hear(message, seq, covered)?,
+                Ok(message) => Self::hear(message, seq, covered)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended::Stopped),
             }
@@ -238,16 +238,12 @@ impl CheckpointStage {
     }
 
     /// Something is said while the checkpoint of place `seq` is under way.
-    fn hear(&mut self, message: ToCheckpoint, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
+    fn hear(message: ToCheckpoint, seq: Seq, covered: &mut Option<Digest>) -> Result<(), Ended> {
         match message {
             ToCheckpoint::Covered { seq: of, batches } if of == seq => *covered = Some(batches),
             ToCheckpoint::Covered { .. } | ToCheckpoint::Taken(_) => {}
-            ToCheckpoint::Install(installed) => {
-                // No mark will cover what it leaves behind.
-                self.store.abandon();
-                self.install(*installed).map_err(|Stopped| Ended::Stopped)?;
-                return Err(Ended::Replaced);
-            }
+            // No mark will cover what it leaves behind.
+            ToCheckpoint::Install(installed) => return Err(Ended::Replaced(installed)),
             ToCheckpoint::Stop => return Err(Ended::Stopped),
         }
         Ok(())
@@ -293,27 +289,27 @@ impl CheckpointStage {
     fn write(&mut self, taken: Taken) -> Result<Option<Written>, Stopped> {
         let Taken { frozen, mut written } = taken;
         let (seq, mut covered) = (frozen.seq, None);
-        loop {
-            let ended = match self.write_once(&frozen, &mut written, &mut covered) {
+        let ended = loop {
+            match self.write_once(&frozen, &mut written, &mut covered) {
                 Ok(written) => return Ok(Some(written)),
-                Err(_) if self.is_stopping() => Ended::Stopped,
+                Err(_) if self.is_stopping() => break Ended::Stopped,
                 Err(Ended::Failed(e)) => {
                     self.store.abandon();
                     self.alarm(seq, &e);
                     // Execution waits for the disk in the baseline, but not for an operator.
                     written = None;
-                    match self.rest(seq, &mut covered) {
-                        Ok(()) => continue,
-                        Err(ended) => ended,
+                    if let Err(ended) = self.rest(seq, &mut covered) {
+                        break ended;
                     }
                 }
-                Err(ended) => ended,
-            };
-            self.store.abandon();
-            return match ended {
-                Ended::Replaced => Ok(None),
-                _ => Err(Stopped),
-            };
+                Err(ended) => break ended,
+            }
+        };
+        drop(frozen);
+        self.store.abandon();
+        match ended {
+            Ended::Replaced(installed) => self.install(*installed).map(|()| None),
+            Ended::Stopped | Ended::Failed(_) => Err(Stopped),
         }
     }
 
@@ -340,7 +336,7 @@ impl CheckpointStage {
                 Some(batches) => break batches,
                 None => {
                     let message = self.inbox.recv().map_err(|_| Ended::Stopped)?;
-                    self.hear(message, seq, covered)?;
+                    Self::hear(message, seq, covered)?;
                 }
             }
         };

@@ -186,6 +186,16 @@ pub fn bad_bytes_leave_the_state_as_it_was<S: Service>(
     make: impl Fn() -> S,
     operations: &[impl AsRef<[u8]>],
 ) {
+    let truncated = |error: &RestoreError| matches!(error, RestoreError::Truncated { .. });
+    refused_bytes_leave_the_state_as_it_was(make, operations, truncated);
+}
+
+/// `says_cut`: what a cut is refused as.
+pub(crate) fn refused_bytes_leave_the_state_as_it_was<S: Service>(
+    make: impl Fn() -> S,
+    operations: &[impl AsRef<[u8]>],
+    says_cut: impl Fn(&RestoreError) -> bool,
+) {
     let (mut original, mut service) = (make(), make());
     run(&mut original, operations, 0);
     let bytes = bytes_of(&*original.snapshot());
@@ -197,9 +207,7 @@ pub fn bad_bytes_leave_the_state_as_it_was<S: Service>(
     let near_ends = |cut: usize| cut < 64 || bytes.len() - cut < 64;
     for cut in (0..bytes.len()).filter(|&cut| cut % step == 0 || near_ends(cut)) {
         let error = service.restore(&mut &bytes[..cut]);
-        let turned_away =
-            matches!(error, Err(RestoreError::Truncated { .. } | RestoreError::Malformed { .. }));
-        assert!(turned_away, "cut to {cut} bytes: {error:?}");
+        assert!(error.as_ref().is_err_and(&says_cut), "cut to {cut} bytes: {error:?}");
         let error = service.restore(&mut (&bytes[..cut]).chain(Broken));
         assert!(matches!(error, Err(RestoreError::Read(_))), "broken after {cut} bytes: {error:?}");
     }

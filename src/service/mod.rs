@@ -44,6 +44,8 @@ mod key_value_keys;
 mod key_value_page;
 mod key_value_tree;
 mod null;
+/// Operations for tests and loads.
+pub mod random;
 mod slow;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};

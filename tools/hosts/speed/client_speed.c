@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "clock.h"
 #include "duramen.h"
 
 #define CLIENTS_MAX 64
@@ -25,14 +26,6 @@
 #define VALUES 64
 #define DEADLINE_MS 30000
 #define STOP_MS 10000
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- latencies: 128 buckets for each power of two of nanoseconds, so that a figure is right to 1 % ---- */
 

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "duramen.h"
 
 /* Kept for the header of a record; it has fewer, and the rest of the block is padding. */
@@ -25,14 +26,6 @@
 #define BYTES_MAX ((uint64_t)1 << 20)
 #define COUNT_MAX 65536
 #define STOP_MS 10000
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static int by_value(const void *a, const void *b)
 {
