@@ -119,6 +119,9 @@ mod keys_tests;
 #[cfg(test)]
 mod quorum_tests;
 
+#[cfg(test)]
+mod types_tests;
+
 /// One process, one seed, many replicas: the simulator that tries to break them.
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
