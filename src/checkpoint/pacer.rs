@@ -4,6 +4,7 @@
 //! pause before the next bytes = the greater of
 //!   what the bound of bytes per second asks for
 //!   the gap: doubled each time log writes take longer than in calm, halved each time they do not
+//!            no shorter than a set one while others want the processor
 //!            left out while the part that is written is behind the part of the turn that is over
 //! ```
 //! Turns are counted in places, as the schedule does: that replicas write one after the other (equation (1)) holds at any load, because
@@ -23,6 +24,8 @@ const FELT_US: f64 = 100.0;
 const WRITES_MIN: u64 = 4;
 const GAP_MIN: Duration = Duration::from_millis(1);
 const GAP_MAX: Duration = Duration::from_millis(64);
+/// After a MiB or two, while others want the processor: about 3 % of one then.
+pub const CROWDED_GAP: Duration = Duration::from_millis(20);
 
 /// What the log has written since the start.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -66,6 +69,14 @@ pub struct Now {
     pub turn: f64,
     /// The log's counters.
     pub log: LogWrites,
+    /// Whether others want the processor.
+    pub crowded: bool,
+}
+
+/// Whether work of which the part `done` is done would be done in time for the next turn, at the pace of the part of this one that is
+/// over.
+pub fn is_ahead(done: f64, turn: f64) -> bool {
+    turn <= 0.0 || done > turn / TURN_PART
 }
 
 impl Pacer {
@@ -98,8 +109,10 @@ impl Pacer {
             0 => Duration::ZERO,
             limit => Duration::from_secs_f64(self.sent as f64 / limit as f64).saturating_sub(now.since),
         };
-        let late = self.sent as f64 / self.total as f64 <= now.turn / TURN_PART && now.turn > 0.0;
-        let gap = if late { Duration::ZERO } else { self.gap };
+        let gap = match is_ahead(self.sent as f64 / self.total as f64, now.turn) {
+            true => self.gap.max(if now.crowded { CROWDED_GAP } else { Duration::ZERO }),
+            false => Duration::ZERO,
+        };
         self.sent += bytes as u64;
         self.yielded += gap.saturating_sub(bound);
         bound.max(gap)

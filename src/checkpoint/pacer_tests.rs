@@ -1,4 +1,4 @@
-use super::pacer::{LogWrites, Now, Pacer};
+use super::pacer::{CROWDED_GAP, LogWrites, Now, Pacer};
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -16,7 +16,7 @@ impl Log {
 }
 
 fn now(since_ms: u64, turn: f64, log: LogWrites) -> Now {
-    Now { since: Duration::from_millis(since_ms), turn, log }
+    Now { since: Duration::from_millis(since_ms), turn, log, crowded: false }
 }
 
 /// A writer of 100 MiB beside a log whose writes took 200 µs.
@@ -102,4 +102,18 @@ fn before_anything_is_known_of_calm_nothing_is_felt() {
     pacer.begin(100, log.0);
     assert_eq!(pacer.pause(1, now(0, 0.0, log.writes(100, 90_000))), Duration::ZERO);
     assert_eq!(pacer.calm_us(), None);
+}
+
+#[test]
+fn where_the_processor_is_wanted_it_is_written_no_faster_than_places_are_decided() {
+    let (mut pacer, log) = begun(0);
+    let mut pause = |turn, crowded| pacer.pause(MIB, Now { crowded, ..now(0, turn, log.0) });
+    assert_eq!(pause(0.0, true), CROWDED_GAP);
+    // One of a hundred is written when more of the turn is over.
+    assert_eq!(pause(0.1, true), Duration::ZERO);
+    for _ in 2..20 {
+        assert_eq!(pause(0.1, false), Duration::ZERO);
+    }
+    assert_eq!(pause(0.1, true), CROWDED_GAP, "20 of a hundred in a tenth of the turn");
+    assert_eq!(pause(0.1, false), Duration::ZERO);
 }

@@ -1,5 +1,6 @@
 //! The checkpoint thread: frozen states → files, off every other path and behind all of them at the disk and the processor.
 
+use super::crowding::Crowding;
 use super::pressure::Waiting;
 use super::shared::Shared;
 use super::stages::*;
@@ -265,6 +266,7 @@ impl CheckpointStage {
         let turn_places = (schedule.turn_places() * stretch) as f64;
         let copied = || frozen.state.pages().map_or(0, |pages| pages.copied_bytes());
         let copied_before = copied();
+        let mut crowding = Crowding::new();
         let mut pace = |bytes: usize| {
             if shared.stopping.load(Ordering::Relaxed) {
                 // Not as interrupted: `write_all` would try that again for ever.
@@ -276,6 +278,7 @@ impl CheckpointStage {
                 since: began.elapsed(),
                 turn: if yields { passed as f64 / turn_places } else { f64::INFINITY },
                 log: shared.log_writes(),
+                crowded: yields && crowding.is_felt(),
             };
             std::thread::sleep(pacer.pause(bytes, now));
             Ok(())

@@ -66,6 +66,9 @@ mod execute_stage;
 /// execute → roots.
 mod roots_stage;
 
+/// Who waits for a processor.
+mod crowding;
+
 /// States from and to other replicas.
 mod transfer_stage;
 

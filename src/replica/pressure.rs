@@ -2,21 +2,30 @@
 //!
 //! Only two checkpoints make room, the older of them above what is to go, and a full log lets no further place be executed: whatever
 //! is to make room must have been frozen before. So a checkpoint is asked for at every sixteenth of the log that is *appended* while
-//! it is pressed; how much of it is in use may stand still, because what goes and what comes are whole segments.
+//! it is pressed; how much of it is in use may stand still, because what goes and what comes are whole segments. Replicas ask one a
+//! little later than the other, so that they do not all write at the same time.
 
 /// When checkpoints are asked for; bytes throughout.
-#[derive(Default)]
 pub struct Pressure {
     /// Appended since the start when one was last asked for, counted in two ways.
     asked_at: [u64; 2],
+    /// Which of how many asks.
+    turn: (u64, u64),
 }
 
 impl Pressure {
+    /// Of replica `turn` among `turns`.
+    pub fn new(turn: u32, turns: u32) -> Self {
+        Self { asked_at: [0; 2], turn: (turn.into(), turns.max(1).into()) }
+    }
+
     /// Whether one is asked for now: of a log of `most` bytes `used` are in use, and `appended` were since the start, counted in two ways,
     /// each of which may lag behind.
     pub fn asks(&mut self, most: u64, used: u64, appended: [u64; 2], two_stored: bool) -> bool {
         // Nothing makes room before there are two.
         let from = if two_stored { most / 8 * 5 } else { most / 4 };
+        let (turn, turns) = self.turn;
+        let from = from + Self::step(most) * turn / turns;
         let grown = (0..2).any(|i| appended[i] >= self.asked_at[i] + Self::step(most));
         let asks = used > from && grown;
         if asks {

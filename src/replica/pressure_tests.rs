@@ -2,11 +2,10 @@
 
 use super::pressure::{Pressure, Waiting};
 
-const SEGMENT: u64 = 2;
+const SEGMENT: u64 = 2000;
 const MOST: u64 = 8 * SEGMENT;
 
 /// A log of whole segments, the last of which is kept ready; places of a tenth of a segment, marks every second one.
-#[derive(Default)]
 struct Filling {
     pressure: Pressure,
     waiting: Waiting<u64>,
@@ -21,6 +20,19 @@ struct Filling {
 }
 
 impl Filling {
+    /// Of the replica that asks as the `turn`th of four.
+    fn new(turn: u32) -> Self {
+        Self {
+            pressure: Pressure::new(turn, 4),
+            waiting: Waiting::default(),
+            appended: 0,
+            first: 0,
+            wanted: false,
+            writing: None,
+            kept: Vec::new(),
+        }
+    }
+
     fn used(&self) -> u64 {
         (self.appended / 10 + 1 - self.first) * SEGMENT
     }
@@ -70,9 +82,11 @@ impl Filling {
 fn a_log_finds_room_however_long_a_checkpoint_takes() {
     for lasts in [0, 1, 3, 8, 9, 10, 11, 20, 37, 60, 70, 1_000_000] {
         for turn in [u64::MAX, 400, 73, 70, 69, 31] {
-            let mut filling = Filling::default();
-            (1..20_000).for_each(|i| filling.place(lasts, i % turn == 0));
-            assert!(filling.first > 1_900, "{lasts} {turn}: {}", filling.first);
+            for replica in 0..4 {
+                let mut filling = Filling::new(replica);
+                (1..20_000).for_each(|i| filling.place(lasts, i % turn == 0));
+                assert!(filling.first > 1_900, "{lasts} {turn} {replica}: {}", filling.first);
+            }
         }
     }
 }
@@ -80,7 +94,7 @@ fn a_log_finds_room_however_long_a_checkpoint_takes() {
 #[test]
 fn a_log_finds_room_however_unlike_two_checkpoints_are() {
     for turn in [1, 3, 5, 8, 31, 69] {
-        let (mut filling, mut random) = (Filling::default(), 1_u64);
+        let (mut filling, mut random) = (Filling::new(turn as u32 % 4), 1_u64);
         for i in 1..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let lasts = if random >> 62 == 0 { 1_000_000 } else { random >> 60 };
@@ -92,7 +106,7 @@ fn a_log_finds_room_however_unlike_two_checkpoints_are() {
 
 #[test]
 fn what_is_used_may_stand_still_while_a_log_is_written_to() {
-    let mut pressure = Pressure::default();
+    let mut pressure = Pressure::new(0, 4);
     assert!(!pressure.asks(1600, 1000, [0, 5000], true), "it is not pressed");
     assert!(pressure.asks(1600, 1200, [0, 5100], true));
     assert!(!pressure.asks(1600, 1200, [0, 5199], true));
@@ -101,6 +115,13 @@ fn what_is_used_may_stand_still_while_a_log_is_written_to() {
     assert!(pressure.asks(1600, 401, [0, 5400], false), "earlier, while there are not two");
     assert!(!pressure.asks(1600, 1200, [99, 5400], true));
     assert!(pressure.asks(1600, 1200, [100, 5400], true), "what one way of counting misses, the other sees");
+}
+
+#[test]
+fn replicas_ask_one_after_the_other() {
+    let asks = |turn, used| Pressure::new(turn, 4).asks(1600, used, [0, 5000], true);
+    let first = |turn| (0..1600).find(|used| asks(turn, *used));
+    assert_eq!([first(0), first(1), first(2), first(3)], [Some(1001), Some(1026), Some(1051), Some(1076)]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::lag::Lag;
 use super::links::Links;
 use super::open_metrics;
 use super::order_stage::{Clock, OrderStage};
-use super::pressure::Waiting;
+use super::pressure::{Pressure, Waiting};
 use super::progress::RecoveryProgress;
 use super::promise;
 use super::receive::{Receive, Verify, frame};
@@ -559,12 +559,14 @@ impl Replica {
         for frozen in passed {
             let _ = roots_in.offer(frozen);
         }
-        let roots = RootsStage {
+        let roots = schedule.map(|schedule| RootsStage {
             algorithm: config.digest,
+            turn_places: schedule.turn_places(),
             inbox: roots_inbox,
             to_order: to_order.clone(),
             to_transfer: to_transfer.clone(),
-        };
+            shared: shared.clone(),
+        });
         let checkpointer = schedule.map(|schedule| CheckpointStage {
             store: checkpoints,
             cluster: config.cluster,
@@ -660,7 +662,7 @@ impl Replica {
             log_keep_bytes: config.checkpoint.log_keep_mib << 20,
             decisions: layer.as_ref().map(DurableLayer::reader),
             stored: older.map(|seq| (seq, Tick(0))),
-            pressure: Default::default(),
+            pressure: Pressure::new(id.0, members.n()),
             appended: 0,
             unlooked: 0,
             resends: HashMap::new(),
@@ -712,8 +714,8 @@ impl Replica {
                 .spawn(move || serve(me, hasher, &fetch_inbox, &store, &fetch_net, &fetch_order))?,
         ];
         drop(roots_in);
-        if schedule.is_some() {
-            threads.push(named("roots").spawn(move || roots.run())?);
+        if let Some(stage) = roots {
+            threads.push(named("roots").spawn(move || stage.run())?);
         }
         if let Some(stage) = checkpointer {
             threads.push(named("ckpt").spawn(move || stage.run())?);
