@@ -41,7 +41,7 @@ pub struct Args {
 /// How much state and time.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
-    /// The papers' states, 500 MB and 1 GB: about a quarter of an hour
+    /// The papers' states, 500 MB and 1 GB: about three quarters of an hour
     Full,
     /// 40 MB, a few seconds each: about two minutes
     Small,
@@ -54,6 +54,11 @@ struct Sizes {
     states_mb: Vec<u64>,
     seconds: u64,
     warmup: Duration,
+    /// Each replica writes so often in the measured time,
+    checkpoints: u64,
+    /// and once before it: a replica whose states and checkpoints are the first ones takes its memory from the system meanwhile, which
+    /// costs more than anything else.
+    settles: bool,
     /// Places between marks, which checkpoints are taken at.
     mark_interval: u64,
     sessions: u32,
@@ -67,15 +72,26 @@ const BIN: Duration = Duration::from_millis(100);
 
 impl Scale {
     fn sizes(self) -> Sizes {
-        let (states_mb, seconds, warmup) = match self {
-            Scale::Full => (vec![500, 1000], 30, Duration::from_secs(5)),
-            Scale::Small => (vec![40], 6, Duration::from_secs(1)),
-            Scale::Tiny => (vec![4], 1, Duration::from_millis(200)),
+        let (states_mb, seconds, warmup, checkpoints) = match self {
+            Scale::Full => (vec![500, 1000], 60, Duration::from_secs(5), 2),
+            Scale::Small => (vec![40], 6, Duration::from_secs(1), 3),
+            Scale::Tiny => (vec![4], 1, Duration::from_millis(200), 3),
         };
+        let settles = self == Scale::Full;
         let mark_interval = if self == Scale::Full { 64 } else { 8 };
         let (sessions, outstanding) = if self == Scale::Tiny { (4, 20) } else { (8, 100) };
         let segment_mib = if self == Scale::Full { 64 } else { 16 };
-        Sizes { states_mb, seconds, warmup, mark_interval, sessions, outstanding, segment_mib }
+        Sizes {
+            states_mb,
+            seconds,
+            warmup,
+            checkpoints,
+            settles,
+            mark_interval,
+            sessions,
+            outstanding,
+            segment_mib,
+        }
     }
 }
 

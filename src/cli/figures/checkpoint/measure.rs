@@ -20,12 +20,12 @@ use super::super::super::{CliError, emit};
 use super::super::ground;
 use super::{Args, BIN, REPLICAS, Sizes, Tables, VALUE_BYTES, WAYS, Way, name_of};
 
-/// Each replica writes so often in the measured time.
-const CHECKPOINTS: u64 = 3;
 /// Medium load, as a share of what the saturated run did.
 const MEDIUM: f64 = 0.5;
 const START_TIME: Duration = Duration::from_secs(120);
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Each replica has written a checkpoint by then.
+const SETTLE_TIME: Duration = Duration::from_secs(180);
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// Replicas are asked this often whether they write.
 const LOOK: Duration = Duration::from_millis(20);
@@ -96,7 +96,8 @@ impl Run<'_> {
         let usual = CheckpointLimits { log_keep_mib: 64, ..CheckpointLimits::default() };
         let Some((schedule, snapshot)) = self.way else { return CheckpointLimits { period: 0, ..usual } };
         let places = self.places_per_s * self.sizes.seconds as f64;
-        let period = (places as u64 / CHECKPOINTS).max(u64::from(REPLICAS) * self.sizes.mark_interval);
+        let period =
+            (places as u64 / self.sizes.checkpoints).max(u64::from(REPLICAS) * self.sizes.mark_interval);
         CheckpointLimits { period, schedule, snapshot, ..usual }
     }
 
@@ -142,11 +143,23 @@ impl Run<'_> {
 
         let load = Load::start(&client, workload, shape);
         ground::pause(Instant::now() + self.sizes.warmup, &load, interrupt)?;
-        let decided = |client: &Client| -> u64 {
-            let states = statuses(client, &config, STATUS_TIME);
+        let look = || statuses(&watching, &config, STATUS_TIME);
+        let wrote = |state: &Value| state["checkpoints"]["written"].as_u64() > Some(0);
+        let settled_by = Instant::now() + SETTLE_TIME;
+        let all_wrote = || look().iter().flatten().filter(|state| wrote(state)).count() == REPLICAS as usize;
+        while self.way.is_some() && self.sizes.settles && !all_wrote() {
+            if Instant::now() > settled_by {
+                return Err(CliError::Failed(
+                    "not every replica wrote a checkpoint within three minutes".into(),
+                ));
+            }
+            ground::pause(Instant::now() + Duration::from_secs(1), &load, interrupt)?;
+        }
+        let decided = || -> u64 {
+            let states = look();
             states.iter().flatten().filter_map(|state| state["decided"].as_u64()).max().unwrap_or(0)
         };
-        let (places_before, places_at) = (decided(&watching), Instant::now());
+        let (places_before, places_at) = (decided(), Instant::now());
         load.start_recording();
         let _ = load.take_bin();
         let (begin, acked_before) = (Instant::now(), load.acked());
@@ -170,7 +183,7 @@ impl Run<'_> {
         });
         let bins = bins?;
         let (seconds, acked) = (begin.elapsed().as_secs_f64(), load.acked() - acked_before);
-        let places_per_s = (decided(&watching) - places_before) as f64 / places_at.elapsed().as_secs_f64();
+        let places_per_s = (decided() - places_before) as f64 / places_at.elapsed().as_secs_f64();
         let record = load.stop();
         drop((client, watching));
         // Nobody needs what it has on disk: the time for an orderly end is saved.
