@@ -142,6 +142,11 @@
 #define DURAMEN_E_CONTRACT (-21)
 
 /**
+ * A checkpoint of the other kind: in pages where one stream of bytes is asked for, or the other way round.
+ */
+#define DURAMEN_E_OTHER_KIND (-22)
+
+/**
  * No limit, where a function takes a time in milliseconds and says so.
  */
 #define DURAMEN_FOREVER UINT64_MAX
@@ -229,9 +234,14 @@
 #define DURAMEN_KIND_MAX 239
 
 /**
- * The largest page of a state that is transferred.
+ * The largest page of a state that is transferred, or written into a checkpoint.
  */
 #define DURAMEN_TRANSFER_PAGE_BYTES_MAX (256 << 10)
+
+/**
+ * Of a duramen_checkpoint_info: the state is one stream of bytes.
+ */
+#define DURAMEN_NO_PAGES UINT64_MAX
 
 /**
  * A folder with a host's last two checkpoints. A handle.
@@ -552,19 +562,63 @@ typedef struct duramen_checkpoint_info {
    */
   uint64_t bytes;
   /**
-   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests).
+   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests). Of one in pages also for the files that it lies on: the same pages
+   * have another root where other ones were written before.
    */
   uint8_t root[32];
   /**
    * The host's.
    */
   uint8_t label[32];
+  /**
+   * How many pages the state has, free ones among them; DURAMEN_NO_PAGES: it is one stream of bytes.
+   */
+  uint64_t pages;
+  /**
+   * How many files it is made of. 1: all of it was written; more: they have what changed.
+   */
+  uint64_t files;
 } duramen_checkpoint_info;
 
 /**
  * Takes the next bytes of a state, which live until this returns. Returns 0, or anything else to give up.
  */
 typedef int32_t (*duramen_take_fn)(void *user, const void *bytes, size_t len);
+
+/**
+ * A state of the host as numbered pages. It must not change while it is served, or written into a checkpoint.
+ */
+typedef struct duramen_page_source {
+  /**
+   * sizeof(duramen_page_source).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each callback.
+   */
+  void *user;
+  /**
+   * How many pages there are: indexes 0 to pages - 1; 2^32 at most.
+   */
+  uint64_t pages;
+  /**
+   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+   * page). Returns 0, or anything else if it cannot: in duramen_transfer_serve and duramen_checkpoint_write_pages that is the end, later it is asked
+   * again. One call at a time: on the thread in duramen_checkpoint_write_pages; of a state that is served on any thread: the one in
+   * duramen_transfer_serve or duramen_transfer_install, "duramen-transfer".
+   */
+  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
+  /**
+   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy; of a checkpoint before
+   * duramen_checkpoint_write_pages returns. NULL: not wanted.
+   */
+  void (*free)(void *user);
+} duramen_page_source;
+
+/**
+ * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
 
 /**
  * Takes one operation of batch `seq`, the `index`th from 0. It lives until this returns. Returns 0, or anything else to stop.
@@ -608,34 +662,6 @@ typedef struct duramen_durable_callbacks {
 } duramen_durable_callbacks;
 
 /**
- * A state of the host as numbered pages. It must not change while it is served.
- */
-typedef struct duramen_page_source {
-  /**
-   * sizeof(duramen_page_source).
-   */
-  size_t struct_size;
-  /**
-   * Handed to each callback.
-   */
-  void *user;
-  /**
-   * How many pages there are: indexes 0 to pages - 1.
-   */
-  uint64_t pages;
-  /**
-   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
-   * page). Returns 0, or anything else if it cannot: in duramen_transfer_serve that is the end, later it is asked again. On any thread, but one call at a time: the one in duramen_transfer_serve or
-   * duramen_transfer_install, "duramen-transfer".
-   */
-  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
-  /**
-   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
-   */
-  void (*free)(void *user);
-} duramen_page_source;
-
-/**
  * How a transfer is.
  */
 typedef struct duramen_transfer_info {
@@ -672,11 +698,6 @@ typedef struct duramen_transfer_info {
    */
   uint64_t sent_bytes;
 } duramen_transfer_info;
-
-/**
- * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
- */
-typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
 
 /**
  * The symbol "duramen_test_services" of a shared object that `duramen test-service --library` is to test: returns the kind of state machine
@@ -753,6 +774,8 @@ duramen_conf *duramen_conf_new(void);
  * | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
  * | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
  * | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
+ * | full-every         | 8            | count | checkpoint      | files that a checkpoint in pages is made of at most, 1 to 32: then   |
+ * |                    |              |       |                 | all pages are written again                                          |
  *
  * Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
  * NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -1241,7 +1264,7 @@ int32_t duramen_log_destroy(duramen_log *log,
 /**
  * Opens the folder `dir` for checkpoints of this process alone; it is made if it is missing. What a crash left unfinished is removed.
  *
- * Keys used (see duramen_conf_set): dir. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
+ * Keys used (see duramen_conf_set): dir, full-every. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
  * failure. Thread: any. Starts no thread.
  *
  * Errors: DURAMEN_E_BUSY (another process has it), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -1293,8 +1316,8 @@ int32_t duramen_checkpoint_newest(duramen_checkpoint *checkpoint,
  *
  * Ownership: a piece lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
  *
- * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before is right, the rest is lost),
- * DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_OTHER_KIND (it is in pages), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before
+ * is right, the rest is lost), DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
  * DURAMEN_E_POISONED.
  */
 int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
@@ -1310,6 +1333,55 @@ int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
  */
 int32_t duramen_checkpoint_destroy(duramen_checkpoint *checkpoint,
                                    uint64_t deadline_ms);
+
+/**
+ * Writes a checkpoint of a state in pages, as duramen_checkpoint_write does of one stream of bytes: it is there whole or not at all, positions rise, two
+ * are kept, and `label`, `root` and what is there after a failure are the same. Of a state that changes little it writes little: only pages that changed
+ * since the last but one are asked of `source`, and lie on top of that one's files. All pages are asked for and written
+ * - if there are not two others in pages, and by the first call after duramen_checkpoint_open,
+ * - when a checkpoint would be made of more than `full-every` files,
+ * - when what changed is more than half of the state, or all files with changes more than half of the one with all pages,
+ * - when there are fewer pages than before,
+ * - when `since` is not the newest checkpoint that is there.
+ *
+ * The newest two share no file: a damaged one costs one checkpoint, never both. They take three times the bytes of the state on disk at most, and once
+ * more that while one is written.
+ *
+ * `changed`: the indexes, ascending and each once, of all pages that were written or freed since the state was that of the checkpoint of position
+ * `since`; those behind its last page count by themselves. A page that is not named is taken to be what it was: that is the host's word.
+ * After a failed call they are still to be named by the next one. `since` UINT64_MAX: not known, and `changed` is not looked at.
+ * duramen_checkpoint_info.files says what was written.
+ *
+ * Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, which is before this returns, unless it
+ * returns DURAMEN_E_HANDLE, DURAMEN_E_POISONED, DURAMEN_E_STATE, DURAMEN_E_REENTRANT or DURAMEN_E_ABI, or `source` is NULL; `changed` is not kept. Thread of the
+ * callbacks: this one; they may be asked for a page twice. Re-entrancy: they may use other handles. One is written at a time; others wait.
+ *
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not rise; `changed` does not, or
+ * names pages that are not there; more than 2^32 pages; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX; NULL), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_write_pages(duramen_checkpoint *checkpoint,
+                                       uint64_t position,
+                                       const uint8_t *label,
+                                       const duramen_page_source *source,
+                                       uint64_t since,
+                                       const uint64_t *changed,
+                                       size_t count,
+                                       uint8_t *root);
+
+/**
+ * Hands every page of the checkpoint of `position` to `take`, index by index, free ones with length 0, each after it was verified.
+ *
+ * Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_OTHER_KIND (it is one stream of bytes), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over
+ * before is right, the rest is lost), DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being
+ * destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_read_pages(duramen_checkpoint *checkpoint,
+                                      uint64_t position,
+                                      duramen_page_fn take,
+                                      void *user);
 
 /**
  * Makes an empty log for a layer in the folder `dir`, and the folder if it is missing. As duramen_log_format; a log of one cannot be opened as
