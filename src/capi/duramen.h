@@ -659,6 +659,11 @@ typedef struct duramen_durable_callbacks {
    * The layer ended by itself (once at most): code and a line that lives until this returns. Nothing is released any more. NULL: not wanted.
    */
   void (*ended)(void *user, int32_t code, const char *why);
+  /**
+   * There is room again after duramen_durable_deliver returned DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE, once for all that was turned down: deliver it
+   * again, from here or from where it was refused. What waits was taken into a round, which executes after this returns. NULL: not wanted.
+   */
+  void (*room)(void *user);
 } duramen_durable_callbacks;
 
 /**
@@ -1416,13 +1421,16 @@ int32_t duramen_durable_open(const duramen_conf *conf,
  * Delivers a batch of `count` operations, the next one in the host's order, and returns at once. All batches that wait make one round: they
  * are logged with one write while they execute, and released after both (mode = parallel; see duramen_conf_set for the others).
  *
+ * A disk that does not answer holds up at most what `queue-mib` say, what is being written, and what waits, which is a fourth of a segment: then this
+ * returns DURAMEN_E_BUSY, also with mode = async, whose batches are executed and released until then.
+ *
  * `seq` is the host's number of the batch, above that of the one before it, and above those that were replayed; gaps are allowed.
  *
  * Ownership: operations are copied before this returns; `ops` may be NULL if `count` is 0. Thread: any, but the order is the host's: deliver
  * one after the other. Re-entrancy: any callback.
  *
- * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
- * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: poll, or wait for `room`), DURAMEN_E_NO_SPACE (`segments`, or
+ * the disk, are full: recycle, then wait for `room`), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
  * operation, with mode = naive 4 KiB), DURAMEN_E_ARGUMENT (`seq` does not rise, or is UINT64_MAX; NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
  * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
@@ -1457,11 +1465,13 @@ int32_t duramen_durable_fd(duramen_durable *durable);
 /**
  * Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
  * mode = async), and releases them. If none waits, waits `timeout_ms` for one, or for room after DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE (0: does not
- * wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code.
+ * wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code. With mode = async it takes as
+ * many as `queue-mib` have room for; if there is none, it waits as long for the disk, and then returns DURAMEN_E_BUSY.
  *
  * Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
  *
- * Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
+ * Errors: DURAMEN_E_BUSY (mode = async: the disk is as far behind as it may be, and batches wait for it; nothing was taken),
+ * DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
  * DURAMEN_E_IO (a write failed), DURAMEN_E_NO_SPACE; DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_durable_poll(duramen_durable *durable,
@@ -1512,7 +1522,8 @@ int32_t duramen_durable_metrics(duramen_durable *durable,
  * `deadline_ms`: how long to wait for calls, the round and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
  * callback of this layer.
  *
- * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; while the disk does not answer it has buffers and threads of the layer, and
+ * nothing but an answer ends that), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
  */
 int32_t duramen_durable_destroy(duramen_durable *durable,
                                 uint64_t deadline_ms);

@@ -288,6 +288,10 @@ unsafe extern "C" fn on_free(user: *mut c_void) {
     whim(unsafe { host(user) });
 }
 
+unsafe extern "C" fn on_room(user: *mut c_void) {
+    whim(unsafe { host(user) });
+}
+
 /// Nothing can be called from here.
 unsafe extern "C" fn on_line(_: *mut c_void, _: i32, line: *const c_char) {
     assert!(!line.is_null());
@@ -442,6 +446,7 @@ fn open(kind: Kind) -> (&'static str, i32) {
                     release: Some(on_seq),
                     logged: one_of(&[None, Some(on_seq as _)]),
                     ended: one_of(&[None, Some(on_end as _)]),
+                    room: one_of(&[None, Some(on_room as _)]),
                 };
                 let table = if below(40) == 0 { null() } else { &raw const table };
                 let mut code = duramen_durable_open(at(conf), table, place);
