@@ -270,7 +270,7 @@ fn python_and_lua_read_the_header_without_edits() {
     std::fs::write(&header, declarations).unwrap();
     let library = built().join("libduramen.so");
     let expected =
-        format!("0 -5 0 -2 too much is under way: try again True\n56 {}\n", env!("CARGO_PKG_VERSION"));
+        format!("0 -5 0 -2 too much is under way: try again True\n64 {}\n", env!("CARGO_PKG_VERSION"));
     for (program, script, help) in [("python3", PYTHON, "python3-cffi"), ("luajit", LUA, "luajit")] {
         let source = dir.path().join(program);
         std::fs::write(&source, script).unwrap();

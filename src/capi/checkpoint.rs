@@ -1,12 +1,15 @@
 //! Checkpoints: the host's state at a place of its order, two of them on disk, each whole or not there.
+//!
+//! A state is one stream of bytes, or pages (`checkpoint_pages`).
 
+use super::checkpoint_pages::{Said, each_page};
 use super::conf::{duramen_conf, values_of};
 use super::entry::{Grows, bytes, enter, give, give_sized, out, struct_size};
 use super::handle::{self, Call, Object};
 use super::log::log_failure;
 use super::status::*;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::file::{BodyWriter, CHUNK_BYTES, Head};
+use crate::checkpoint::file::{Body, BodyWriter, CHUNK_BYTES, Head, Previous};
 use crate::checkpoint::opened::{BodyReader, Opened};
 use crate::checkpoint::store::Store;
 use crate::quorum::{FaultModel, Group};
@@ -41,11 +44,19 @@ pub struct duramen_checkpoint_info {
     pub position: u64,
     /// How many bytes the state has.
     pub bytes: u64,
-    /// Stands for all of it: place, label and bytes (a tree of BLAKE3 digests).
+    /// Stands for all of it: place, label and bytes (a tree of BLAKE3 digests). Of one in pages also for the files that it lies on: the same pages
+    /// have another root where other ones were written before.
     pub root: [u8; 32],
     /// The host's.
     pub label: [u8; 32],
+    /// How many pages the state has, free ones among them; DURAMEN_NO_PAGES: it is one stream of bytes.
+    pub pages: u64,
+    /// How many files it is made of. 1: all of it was written; more: they have what changed.
+    pub files: u64,
 }
+
+/// Of a duramen_checkpoint_info: the state is one stream of bytes.
+pub const DURAMEN_NO_PAGES: u64 = u64::MAX;
 
 // SAFETY: repr(C), struct_size first, and zeros are numbers and bytes.
 unsafe impl Grows for duramen_checkpoint_info {
@@ -59,8 +70,68 @@ fn alone() -> Group {
     Group::new(FaultModel::Crash, 1, 0).expect("one bears no fault")
 }
 
+/// The folder, and what the host said of it.
+pub(super) struct Folder {
+    pub store: Store,
+    pub said: Option<Said>,
+}
+
+impl Folder {
+    /// Errors: a checkpoint of that position would not come after those that are there.
+    pub fn check_place(&self, position: u64) -> Result<(), Failure> {
+        if position == u64::MAX {
+            return Err(Failure::argument("position UINT64_MAX: none comes after it"));
+        }
+        match self.store.kept().last() {
+            Some(newest) if position <= newest.0 => Err(Failure::argument(format!(
+                "position {position}: there is a checkpoint of {newest}; positions must rise"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// One whose files can be read so far.
+    pub fn read(&self, seq: Seq) -> Result<Opened, CheckpointError> {
+        self.store.read(seq, OWNER, alone())
+    }
+
+    /// Gives a body its name: of `pages`, or a stream.
+    pub fn seal(
+        &mut self,
+        (position, label): (u64, [u8; 32]),
+        body: Body,
+        pages: Option<u64>,
+        previous: Option<Previous>,
+    ) -> Result<Digest, Failure> {
+        let head = Head {
+            cluster: OWNER,
+            replica: ReplicaId(0),
+            members: alone(),
+            seq: Seq(position),
+            batches: Digest(label),
+            replies: Digest::ZERO,
+            time: WallTime(0),
+            pages,
+            table_bytes: 0,
+            header_bytes: 0,
+            body_bytes: body.bytes(),
+            previous,
+        };
+        self.store.seal(body, &head).map_err(|e| not_written(&e))
+    }
+}
+
+pub(super) fn not_written(error: &io::Error) -> Failure {
+    Failure::io("the checkpoint was not written", error)
+}
+
 /// Behind the handle.
-struct HostCheckpoints(Mutex<Store>);
+pub(super) struct HostCheckpoints {
+    pub folder: Mutex<Folder>,
+    /// Files of a checkpoint in pages, at most.
+    pub full_every: u32,
+    pub handle: usize,
+}
 
 impl Object for HostCheckpoints {
     type Opaque = duramen_checkpoint;
@@ -138,7 +209,24 @@ fn read_through(opened: &Opened, mut each: impl FnMut(&[u8]) -> Result<(), Failu
     }
 }
 
+/// How many bytes its state has. All of it is read for that.
+fn examine(opened: &Opened) -> Result<u64, Failure> {
+    let Some(pages) = opened.head.pages else {
+        return read_through(opened, |_| Ok(())).map(|()| opened.head.body_bytes);
+    };
+    let mut bytes = 0;
+    each_page(opened, pages, |_, page| {
+        bytes += page.len() as u64;
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
 impl HostCheckpoints {
+    fn over(store: Store, full_every: u32) -> Self {
+        Self { folder: Mutex::new(Folder { store, said: None }), full_every, handle: 0 }
+    }
+
     fn write(
         &self,
         (position, label): (u64, [u8; 32]),
@@ -146,63 +234,51 @@ impl HostCheckpoints {
         fill: unsafe extern "C" fn(*mut c_void, *mut c_void, usize, *mut usize) -> i32,
         user: *mut c_void,
     ) -> Result<Digest, Failure> {
-        let io = |e: io::Error| Failure::io("the checkpoint was not written", &e);
-        if position == u64::MAX {
-            return Err(Failure::argument("position UINT64_MAX: none comes after it"));
-        }
-        let mut store = self.0.lock();
-        if let Some(newest) = store.kept().last().filter(|newest| position <= newest.0) {
-            let why = format!("position {position}: there is a checkpoint of {newest}; positions must rise");
-            return Err(Failure::argument(why));
-        }
+        let mut folder = self.folder.lock();
+        folder.check_place(position)?;
         let mut why = None;
-        let written =
-            store.write(bytes.min(i64::MAX as u64), &mut |_| Ok(()), |out| pull(fill, user, out, &mut why));
+        let hint = bytes.min(i64::MAX as u64);
+        let written = folder.store.write(hint, &mut |_| Ok(()), |out| pull(fill, user, out, &mut why));
         let body = match (why, written) {
             (Some(why), _) => return Err(why),
-            (None, written) => written.map_err(io)?.0,
+            (None, written) => written.map_err(|e| not_written(&e))?.0,
         };
-        let head = Head {
-            cluster: OWNER,
-            replica: ReplicaId(0),
-            members: alone(),
-            seq: Seq(position),
-            batches: Digest(label),
-            replies: Digest::ZERO,
-            time: WallTime(0),
-            pages: None,
-            table_bytes: 0,
-            header_bytes: 0,
-            body_bytes: body.bytes(),
-            previous: None,
-        };
-        store.seal(body, &head).map_err(io)
+        folder.seal((position, label), body, None, None)
     }
 
-    fn opened(&self, position: u64) -> Result<Opened, Failure> {
-        let store = self.0.lock();
-        if !store.kept().contains(&Seq(position)) {
+    /// Errors: there is none; it is not what was written; it is of the other kind.
+    pub fn opened(&self, position: u64, in_pages: Option<bool>) -> Result<Opened, Failure> {
+        let folder = self.folder.lock();
+        if !folder.store.kept().contains(&Seq(position)) {
             let why = format!("there is no checkpoint of position {position}");
             return Err(Failure::new(DURAMEN_E_NOT_FOUND, why));
         }
-        Ok(store.read(Seq(position), OWNER, alone())?)
+        let opened = folder.read(Seq(position))?;
+        match in_pages {
+            Some(wanted) if wanted != opened.head.pages.is_some() => {
+                let is = if wanted { "one stream of bytes" } else { "in pages" };
+                let why = format!("the checkpoint of position {position} is {is}");
+                Err(Failure::new(DURAMEN_E_OTHER_KIND, why))
+            }
+            _ => Ok(opened),
+        }
     }
 
-    /// The newest one below `below` all of which is what was written. Damaged ones are put aside on the way.
-    fn newest(&self, below: u64) -> Result<Opened, Failure> {
+    /// The newest one below `below` all of which is what was written, and how many bytes its state has. Damaged ones are put aside on the way.
+    fn newest(&self, below: u64) -> Result<(Opened, u64), Failure> {
         let mut last = None;
         loop {
-            let position = self.0.lock().kept().iter().rev().find(|seq| seq.0 < below).copied();
+            let position = self.folder.lock().store.kept().iter().rev().find(|seq| seq.0 < below).copied();
             let Some(position) = position else {
                 let none = || Failure::new(DURAMEN_E_NOT_FOUND, "there is no checkpoint");
                 return Err(last.unwrap_or_else(none));
             };
-            let opened = self.opened(position.0);
-            match opened.and_then(|opened| read_through(&opened, |_| Ok(())).map(|()| opened)) {
-                Ok(opened) => return Ok(opened),
+            let opened = self.opened(position.0, None);
+            match opened.and_then(|opened| examine(&opened).map(|bytes| (opened, bytes))) {
+                Ok(found) => return Ok(found),
                 Err(damage) if damage.code == DURAMEN_E_DAMAGED => {
                     ::log::error!("checkpoint of position {position}: {}; it is put aside", damage.message);
-                    let aside = self.0.lock().discard(position);
+                    let aside = self.folder.lock().store.discard(position);
                     aside.map_err(|e| Failure::io("a damaged checkpoint was not put aside", &e))?;
                     last = Some(damage);
                 }
@@ -212,9 +288,20 @@ impl HostCheckpoints {
     }
 }
 
+/// A folder on a test's disk.
+#[cfg(test)]
+pub(super) fn open_on(
+    disk: std::sync::Arc<dyn crate::log::storage::Disk>,
+    full_every: u32,
+) -> io::Result<*mut duramen_checkpoint> {
+    let store = Store::on(disk, "checkpoints".into())?;
+    let folder = HostCheckpoints::over(store, full_every);
+    Ok(handle::insert_with(folder, |folder, handle| folder.handle = handle).expect("a handle"))
+}
+
 /// Opens the folder `dir` for checkpoints of this process alone; it is made if it is missing. What a crash left unfinished is removed.
 ///
-/// Keys used (see duramen_conf_set): dir. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
+/// Keys used (see duramen_conf_set): dir, full-every. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
 /// failure. Thread: any. Starts no thread.
 ///
 /// Errors: DURAMEN_E_BUSY (another process has it), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -232,7 +319,8 @@ pub unsafe extern "C" fn duramen_checkpoint_open(
         unsafe { place.write(std::ptr::null_mut()) };
         let values = values_of(conf)?;
         let store = Store::open(Path::new(values.text("dir"))).map_err(log_failure)?;
-        let opened = handle::insert(HostCheckpoints(Mutex::new(store)))?;
+        let folder = HostCheckpoints::over(store, values.number("full-every") as u32);
+        let opened = handle::insert_with(folder, |folder, handle| folder.handle = handle)?;
         unsafe { place.write(opened) };
         Ok(DURAMEN_OK)
     })
@@ -302,14 +390,16 @@ pub unsafe extern "C" fn duramen_checkpoint_newest(
         store.not_within("looking")?;
         // SAFETY: the caller's promise.
         let size = unsafe { struct_size("info", info)? };
-        let opened = store.newest(below)?;
+        let (opened, bytes) = store.newest(below)?;
         let head = &opened.head;
         let found = duramen_checkpoint_info {
             struct_size: size,
             position: head.seq.0,
-            bytes: head.body_bytes,
+            bytes,
             root: opened.root.0,
             label: head.batches.0,
+            pages: head.pages.unwrap_or(DURAMEN_NO_PAGES),
+            files: opened.heads().count() as u64,
         };
         // SAFETY: the caller's promise.
         unsafe { give_sized(info, size, found) };
@@ -321,8 +411,8 @@ pub unsafe extern "C" fn duramen_checkpoint_newest(
 ///
 /// Ownership: a piece lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
 ///
-/// Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before is right, the rest is lost),
-/// DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+/// Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_OTHER_KIND (it is in pages), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before
+/// is right, the rest is lost), DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
 /// DURAMEN_E_POISONED.
 ///
 /// # Safety
@@ -337,7 +427,7 @@ pub unsafe extern "C" fn duramen_checkpoint_read(
     handle::with::<HostCheckpoints>(checkpoint, |store: &Call<'_, HostCheckpoints>| {
         store.not_within("reading")?;
         let take = take.ok_or_else(|| Failure::argument("take is NULL: nobody would see the state"))?;
-        let opened = store.opened(position)?;
+        let opened = store.opened(position, Some(false))?;
         read_through(&opened, |piece| {
             // SAFETY: the host gave function and user for each other; the piece lives until after the call.
             match unsafe { take(user, piece.as_ptr().cast(), piece.len()) } {

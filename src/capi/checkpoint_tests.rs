@@ -65,14 +65,14 @@ unsafe extern "C" fn take(user: *mut c_void, bytes: *const c_void, len: usize) -
     if state.bytes.len() >= state.most { 6 } else { 0 }
 }
 
-fn open(dir: &Path) -> (*mut duramen_checkpoint, i32) {
+pub(super) fn open(dir: &Path) -> (*mut duramen_checkpoint, i32) {
     let conf = Conf::new(dir, &[]);
     let mut folder = null_mut();
     let code = unsafe { duramen_checkpoint_open(conf.0, &raw mut folder) };
     (folder, code)
 }
 
-fn write(folder: *mut duramen_checkpoint, position: u64, bytes: usize) -> Result<[u8; 32], i32> {
+pub(super) fn write(folder: *mut duramen_checkpoint, position: u64, bytes: usize) -> Result<[u8; 32], i32> {
     let (mut state, mut root, label) = (State::of(position, bytes), [0; 32], [position as u8; 32]);
     let code = unsafe {
         duramen_checkpoint_write(
@@ -88,24 +88,25 @@ fn write(folder: *mut duramen_checkpoint, position: u64, bytes: usize) -> Result
     if code == 0 { Ok(root) } else { Err(code) }
 }
 
-fn info() -> duramen_checkpoint_info {
+pub(super) fn info() -> duramen_checkpoint_info {
     let struct_size = size_of::<duramen_checkpoint_info>();
-    duramen_checkpoint_info { struct_size, position: 0, bytes: 0, root: [0; 32], label: [0; 32] }
+    let (root, label) = ([0; 32], [0; 32]);
+    duramen_checkpoint_info { struct_size, position: 0, bytes: 0, root, label, pages: 0, files: 0 }
 }
 
-fn newest(folder: *mut duramen_checkpoint, below: u64) -> Result<duramen_checkpoint_info, i32> {
+pub(super) fn newest(folder: *mut duramen_checkpoint, below: u64) -> Result<duramen_checkpoint_info, i32> {
     let mut info = info();
     let code = unsafe { duramen_checkpoint_newest(folder, below, &raw mut info) };
     if code == 0 { Ok(info) } else { Err(code) }
 }
 
-fn read(folder: *mut duramen_checkpoint, position: u64) -> Result<Vec<u8>, i32> {
+pub(super) fn read(folder: *mut duramen_checkpoint, position: u64) -> Result<Vec<u8>, i32> {
     let mut state = State::new(Vec::new());
     let code = unsafe { duramen_checkpoint_read(folder, position, Some(take), state.user()) };
     if code == 0 { Ok(state.bytes) } else { Err(code) }
 }
 
-fn close(folder: *mut duramen_checkpoint) {
+pub(super) fn close(folder: *mut duramen_checkpoint) {
     assert_eq!(duramen_checkpoint_destroy(folder, 20_000), 0);
 }
 
@@ -121,7 +122,7 @@ pub(super) fn works(dir: &Path) {
     close(folder);
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let all = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = all.filter(|path| !path.ends_with("LOCK")).collect();
     files.sort();
@@ -142,6 +143,7 @@ fn the_last_two_states_are_there_and_what_was_written() {
         let found = newest(folder, u64::MAX).unwrap();
         assert_eq!((found.position, found.bytes), (position, bytes as u64));
         assert_eq!((found.root, found.label), (*roots.last().unwrap(), [position as u8; 32]));
+        assert_eq!((found.pages, found.files), (DURAMEN_NO_PAGES, 1));
         assert_eq!(read(folder, position), Ok(State::of(position, bytes).bytes));
     }
     assert_eq!(write(folder, 40, 5), Err(DURAMEN_E_ARGUMENT), "positions rise");
@@ -287,7 +289,11 @@ fn a_host_of_a_later_version_gets_what_there_is() {
     later.info.struct_size = size_of::<Later>();
     assert_eq!(unsafe { duramen_checkpoint_newest(folder, u64::MAX, (&raw mut later).cast()) }, 0);
     assert_eq!((later.info.position, later.info.struct_size, later.more), (7, size_of::<Later>(), 42));
-    later.info.struct_size = size_of::<duramen_checkpoint_info>() - 1;
+    // The first version, without pages and files; and one that is none.
+    later.info = duramen_checkpoint_info { struct_size: 88, pages: 4711, ..info() };
+    assert_eq!(unsafe { duramen_checkpoint_newest(folder, u64::MAX, (&raw mut later).cast()) }, 0);
+    assert_eq!((later.info.position, later.info.pages), (7, 4711));
+    later.info.struct_size = 87;
     let code = unsafe { duramen_checkpoint_newest(folder, u64::MAX, (&raw mut later).cast()) };
     assert_eq!(code, DURAMEN_E_ABI);
     close(folder);

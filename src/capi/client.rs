@@ -326,7 +326,10 @@ pub unsafe extern "C" fn duramen_client_open(
 /// thread "duramen-calls" (or, at the end, in duramen_client_destroy). Re-entrancy: may be called from any callback, and `cb` may submit.
 /// Outcomes come in the order in which requests end.
 ///
-/// Errors: DURAMEN_E_BUSY (outstanding-max requests have no outcome yet, or their callbacks have not run: poll, then try again),
+/// Room after DURAMEN_E_BUSY: every callback that begins has made room for one request, with callbacks = poll and thread alike, and may submit it itself, or
+/// wake who waits for it. (A request that ended as DURAMEN_UNKNOWN_OUTCOME because its deadline passed may count on until it is answered or the client destroyed.)
+///
+/// Errors: DURAMEN_E_BUSY (outstanding-max requests have no outcome yet, or their callbacks have not begun: poll, or wait for one, then try again),
 /// DURAMEN_E_TOO_LARGE (the cluster's limits.request_bytes), DURAMEN_E_ARGUMENT (`cb` is NULL, unknown flags), DURAMEN_E_STATE (being destroyed),
 /// DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///

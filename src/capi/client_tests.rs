@@ -199,6 +199,48 @@ fn callbacks_run_on_their_thread_and_may_call_what_they_may() {
     assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
 }
 
+/// Submits the next one, until there were twenty.
+unsafe extern "C" fn submit_next(user: *mut c_void, outcome: i32, reply: *const c_void, len: usize) {
+    let heard = unsafe { &*user.cast::<Heard>() };
+    if heard.count() < 19 {
+        heard.within.lock().push(submit_with(heard.client, &1u64.to_le_bytes(), 0, submit_next, heard));
+    }
+    unsafe { hear(user, outcome, reply, len) };
+}
+
+#[test]
+fn a_callback_tells_of_the_room_that_a_submit_lacked() {
+    let (cluster, _sums) = sums(FaultModel::Crash, 3, 64);
+    for callbacks in ["thread", "poll"] {
+        let client = cluster.client(&[("callbacks", callbacks), ("outstanding-max", "1")]);
+        let heard = Heard::of(client);
+        assert_eq!(submit_with(client, &1u64.to_le_bytes(), 0, submit_next, &heard), DURAMEN_OK);
+        until("no callbacks", || {
+            let polled = callbacks == "thread" || duramen_client_poll(client, 0, 1000) >= 0;
+            polled && heard.count() == 20
+        });
+        assert_eq!(*heard.within.lock(), [DURAMEN_OK; 19], "{callbacks}");
+        // It is one at a time: of many at once some are turned down, and each of those has room after a callback.
+        let (mut taken, mut refused) = (20, 0);
+        while taken < 60 {
+            match submit(client, &1u64.to_le_bytes(), 0, &heard) {
+                DURAMEN_OK => taken += 1,
+                code => {
+                    assert_eq!(code, DURAMEN_E_BUSY);
+                    refused += 1;
+                    until("no room", || {
+                        assert!(callbacks == "thread" || duramen_client_poll(client, 0, 1000) >= 0);
+                        heard.count() == taken
+                    });
+                }
+            }
+        }
+        assert!(refused > 0);
+        assert_eq!(duramen_client_destroy(client, 10_000), DURAMEN_OK);
+        assert_eq!(heard.count(), 60);
+    }
+}
+
 #[test]
 fn a_thread_of_callbacks_that_panics_poisons_its_client_and_destroy_runs_the_rest() {
     let (cluster, _sums) = sums(FaultModel::Crash, 3, 64);

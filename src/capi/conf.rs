@@ -3,6 +3,7 @@
 use super::entry::{copy_text, enter, give_text, text};
 use super::handle::{self, Object};
 use super::status::*;
+use crate::checkpoint::increments::CHAIN_MAX;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
@@ -56,6 +57,7 @@ pub(super) const KEYS: &[Key] = &[
     key("queue-mib", "64", Shape::Number(1, 1 << 16)),
     key("group-kib", "1024", Shape::Word(&["4", "16", "64", "256", "512", "1024"])),
     key("prefill-segments", "0", Shape::Number(0, 1 << 20)),
+    key("full-every", "8", Shape::Number(1, CHAIN_MAX as u64)),
 ];
 
 /// What a `duramen_conf` holds.
@@ -175,6 +177,8 @@ pub extern "C" fn duramen_conf_new() -> *mut duramen_conf {
 /// | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
 /// | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
 /// | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
+/// | full-every         | 8            | count | checkpoint      | files that a checkpoint in pages is made of at most, 1 to 32: then   |
+/// |                    |              |       |                 | all pages are written again                                          |
 ///
 /// Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
 /// NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.

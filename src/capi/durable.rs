@@ -49,6 +49,9 @@ pub struct duramen_durable_callbacks {
     pub logged: Option<unsafe extern "C" fn(user: *mut c_void, upto: u64)>,
     /// The layer ended by itself (once at most): code and a line that lives until this returns. Nothing is released any more. NULL: not wanted.
     pub ended: Option<unsafe extern "C" fn(user: *mut c_void, code: i32, why: *const c_char)>,
+    /// There is room again after duramen_durable_deliver returned DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE, once for all that was turned down: deliver it
+    /// again, from here or from where it was refused. What waits was taken into a round, which executes after this returns. NULL: not wanted.
+    pub room: Option<unsafe extern "C" fn(user: *mut c_void)>,
 }
 
 // SAFETY: repr(C), struct_size first, and zeros are NULLs.
@@ -128,12 +131,21 @@ struct Queue {
     /// All up to here are executed and on disk.
     done: Seq,
     recycle: Option<Seq>,
+    /// The log's queue is full, so that what waits is not taken before the log says something.
+    held: bool,
     /// The log has said something that a round is to look at.
     news: bool,
     /// Something was turned down for which there is room now.
     room: Room,
     ended: Option<(i32, String)>,
     closing: bool,
+}
+
+impl Queue {
+    /// A round would take nothing.
+    fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() || self.held
+    }
 }
 
 struct Shared {
@@ -158,21 +170,31 @@ impl Shared {
         }
     }
 
-    /// Up to `max` batches, none if there are none.
-    fn take(&self, max: usize) -> Vec<Batch> {
+    /// Up to `max` batches, of so many bytes together, none if there are none; and whether some wait of which the next one is too much.
+    fn take(&self, max: usize, bytes_max: usize) -> (Vec<Batch>, bool) {
         let mut queue = self.queue.lock();
         if queue.closing || queue.ended.is_some() {
             queue.waiting.clear();
         }
-        let max = max.min(queue.waiting.len());
-        let batches: Vec<Batch> = queue.waiting.drain(..max).collect();
+        let (mut count, mut bytes) = (0, 0);
+        for batch in queue.waiting.iter().take(max) {
+            bytes += batch.cost;
+            if bytes > bytes_max {
+                break;
+            }
+            count += 1;
+        }
+        let batches: Vec<Batch> = queue.waiting.drain(..count).collect();
         queue.waiting_bytes = queue.waiting.iter().map(|batch| batch.cost).sum();
-        if queue.waiting.is_empty() {
-            // Under the lock: the next one rings again.
+        let is_held = batches.is_empty() && !queue.waiting.is_empty();
+        // What the log said meanwhile may be that there is room.
+        queue.held = is_held && !queue.news;
+        if queue.is_quiet() {
+            // Under the lock: the next one, or what the log says, rings again.
             self.bell.silence();
         }
         self.look_for_room(&mut queue);
-        batches
+        (batches, is_held)
     }
 
     /// After a round: what rang meanwhile may be done.
@@ -180,7 +202,7 @@ impl Shared {
         let queue = self.queue.lock();
         // Each is set before it rings.
         let rings = queue.news || queue.recycle.is_some() || queue.room == Room::Again;
-        if queue.waiting.is_empty() && !rings {
+        if queue.is_quiet() && !rings {
             self.bell.silence();
         }
     }
@@ -203,15 +225,15 @@ impl Shared {
         again
     }
 
-    /// Waits for something to do until then; false: nothing will come.
-    fn wait_for_work(&self, until: Option<Instant>, polled: bool) -> bool {
+    /// Waits for something to do until then; false: nothing will come. `hears`: room is something, too.
+    fn wait_for_work(&self, until: Option<Instant>, hears: bool) -> bool {
         let mut queue = self.queue.lock();
         loop {
             if queue.closing || queue.ended.is_some() {
                 return false;
             }
-            let is_news = queue.news || queue.recycle.is_some() || (queue.room == Room::Again && polled);
-            if is_news || !queue.waiting.is_empty() {
+            let is_news = queue.news || queue.recycle.is_some() || (queue.room == Room::Again && hears);
+            if is_news || !queue.is_quiet() {
                 return true;
             }
             match until {
@@ -245,6 +267,17 @@ impl Callbacks {
                 unsafe { release(self.table.user, seq.0) };
             }
         }
+    }
+
+    /// Whether there was room to tell of.
+    fn tell_of_room(&self) -> bool {
+        let Some(room) = self.table.room else { return false };
+        let again = self.shared.has_room_again();
+        if again {
+            // SAFETY: the host gave function and user for each other.
+            unsafe { room(self.table.user) };
+        }
+        again
     }
 
     fn end(&self, code: i32, why: String) {
@@ -320,44 +353,54 @@ struct Work {
     host: Callbacks,
 }
 
+/// What a round did.
+#[derive(Default)]
+struct Rounded {
+    batches: usize,
+    /// The host was told of room.
+    has_told: bool,
+    /// Something is not on disk yet.
+    is_behind: bool,
+    /// It took nothing because the log's queue is full.
+    is_held: bool,
+}
+
 impl Work {
-    /// One round over at most so many of the batches that wait: how many.
-    fn round(&mut self, max: usize) -> Result<usize, Failure> {
-        let Self { layer: Some(layer), host } = self else { return Ok(0) };
+    /// One round over at most so many of the batches that wait.
+    fn round(&mut self, max: usize) -> Result<Rounded, Failure> {
+        let Self { layer: Some(layer), host } = self else { return Ok(Rounded::default()) };
         if let Some((code, why)) = &host.shared.queue.lock().ended {
             return Err(Failure::new(*code, format!("the layer has ended: {why}")));
         }
         host.shared.recycle(layer);
         // Before the look: what comes after it is news again.
         host.shared.queue.lock().news = false;
-        let batches = host.shared.take(max);
-        let count = batches.len();
-        let worked = layer.poll(host).and_then(|()| layer.deliver(batches, host));
+        // Where nobody waits for the disk, nobody waits for room in its queue either.
+        let bytes_max = if layer.mode() == Mode::Async { layer.queue_room() } else { usize::MAX };
+        let (taken, is_held) = host.shared.take(max, bytes_max);
+        let (batches, has_told) = (taken.len(), host.tell_of_room());
+        let worked = layer.poll(host).and_then(|()| layer.deliver(taken, host));
         // What its callbacks gave up.
         host.shared.recycle(layer);
         host.shared.hush();
         let (code, why) = match (host.failed.clone(), worked) {
             (Some(why), _) => (DURAMEN_E_CALLBACK, why),
-            (None, Ok(())) => return Ok(count),
+            (None, Ok(())) => {
+                return Ok(Rounded { batches, has_told, is_behind: layer.is_behind(), is_held });
+            }
             (None, Err(error)) => layer_failure(error),
         };
         host.end(code, why.clone());
         Err(Failure::new(code, why))
     }
-
-    fn is_behind(&self) -> bool {
-        self.layer.as_ref().is_some_and(DurableLayer::is_behind)
-    }
 }
 
-/// A round, after which the layer has ended if it panicked: how many batches it took, and whether something is not on disk yet.
-fn round_of(work: &Mutex<Work>, max: usize) -> Result<(usize, bool), Failure> {
-    let mut is_behind = false;
+/// A round, after which the layer has ended if it panicked.
+fn round_of(work: &Mutex<Work>, max: usize) -> Result<Rounded, Failure> {
+    let mut rounded = Rounded::default();
     let worked = catching(|| {
-        let mut work = work.lock();
-        let count = work.round(max)?;
-        is_behind = work.is_behind();
-        Ok(count as i32)
+        rounded = work.lock().round(max)?;
+        Ok(DURAMEN_OK)
     });
     if let Err(Failure { code: DURAMEN_E_INTERNAL, message }) = &worked {
         let work = work.lock();
@@ -366,7 +409,7 @@ fn round_of(work: &Mutex<Work>, max: usize) -> Result<(usize, bool), Failure> {
             work.host.end(DURAMEN_E_INTERNAL, message.clone());
         }
     }
-    Ok((worked? as usize, is_behind))
+    worked.map(|_| rounded)
 }
 
 fn layer_failure(error: LayerError) -> (i32, String) {
@@ -399,7 +442,7 @@ fn options(values: &Values) -> LogOptions {
 }
 
 impl HostDurable {
-    fn open(values: &Values, table: duramen_durable_callbacks) -> Result<Self, Failure> {
+    fn open(values: &Values, options: LogOptions, table: duramen_durable_callbacks) -> Result<Self, Failure> {
         if table.execute.is_none() || table.release.is_none() {
             return Err(Failure::argument("execute or release is NULL"));
         }
@@ -409,7 +452,6 @@ impl HostDurable {
             "async" => Mode::Async,
             _ => Mode::Parallel,
         };
-        let options = options(values);
         let batch_bytes_max = options.record_bytes_max;
         // What waits, and a round under way, must fit into the log's reserve, which is a segment less its largest record, whether they
         // are written together or each alone.
@@ -468,11 +510,12 @@ impl HostDurable {
             return Ok(());
         }
         let (shared, work, handle) = (self.shared.clone(), self.work.clone(), self.handle);
+        let hears = work.lock().host.table.room.is_some();
         let thread = std::thread::Builder::new().name("duramen-rounds".into()).spawn(move || {
             let mut look = None;
-            while shared.wait_for_work(look, false) {
+            while shared.wait_for_work(look, hears) {
                 let _scope = Scope::enter(handle);
-                let is_behind = round_of(&work, usize::MAX).is_ok_and(|(_, is_behind)| is_behind);
+                let is_behind = round_of(&work, usize::MAX).is_ok_and(|rounded| rounded.is_behind);
                 look = is_behind.then(|| Instant::now() + BEHIND_LOOK);
             }
         });
@@ -623,6 +666,36 @@ impl Object for HostDurable {
     }
 }
 
+fn start(
+    values: &Values,
+    options: LogOptions,
+    table: duramen_durable_callbacks,
+) -> Result<*mut duramen_durable, Failure> {
+    let layer = HostDurable::open(values, options, table)?;
+    let mut trouble = Ok(());
+    let layer = handle::insert_with(layer, |layer, handle| {
+        layer.handle = handle;
+        trouble = layer.start_thread();
+    })?;
+    if let Err(why) = trouble {
+        handle::destroy::<HostDurable>(layer, handle::DURAMEN_FOREVER);
+        return Err(why);
+    }
+    Ok(layer)
+}
+
+/// On an emulated device.
+#[cfg(test)]
+pub(super) fn open_on(
+    device: Arc<crate::log::Device>,
+    conf: *const duramen_conf,
+    table: duramen_durable_callbacks,
+) -> *mut duramen_durable {
+    let values = values_of(conf).expect("a configuration");
+    let options = LogOptions { device: Some(device), ..options(&values) };
+    start(&values, options, table).expect("it opens")
+}
+
 /// Makes an empty log for a layer in the folder `dir`, and the folder if it is missing. As duramen_log_format; a log of one cannot be opened as
 /// the other.
 ///
@@ -661,16 +734,8 @@ pub unsafe extern "C" fn duramen_durable_open(
         // SAFETY: the caller's promises, here and below.
         unsafe { place.write(std::ptr::null_mut()) };
         let table = unsafe { sized("callbacks", callbacks)? };
-        let layer = HostDurable::open(&values_of(conf)?, table)?;
-        let mut trouble = Ok(());
-        let layer = handle::insert_with(layer, |layer, handle| {
-            layer.handle = handle;
-            trouble = layer.start_thread();
-        })?;
-        if let Err(why) = trouble {
-            handle::destroy::<HostDurable>(layer, handle::DURAMEN_FOREVER);
-            return Err(why);
-        }
+        let values = values_of(conf)?;
+        let layer = start(&values, options(&values), table)?;
         unsafe { place.write(layer) };
         Ok(DURAMEN_OK)
     })
@@ -679,13 +744,16 @@ pub unsafe extern "C" fn duramen_durable_open(
 /// Delivers a batch of `count` operations, the next one in the host's order, and returns at once. All batches that wait make one round: they
 /// are logged with one write while they execute, and released after both (mode = parallel; see duramen_conf_set for the others).
 ///
+/// A disk that does not answer holds up at most what `queue-mib` say, what is being written, and what waits, which is a fourth of a segment: then this
+/// returns DURAMEN_E_BUSY, also with mode = async, whose batches are executed and released until then.
+///
 /// `seq` is the host's number of the batch, above that of the one before it, and above those that were replayed; gaps are allowed.
 ///
 /// Ownership: operations are copied before this returns; `ops` may be NULL if `count` is 0. Thread: any, but the order is the host's: deliver
 /// one after the other. Re-entrancy: any callback.
 ///
-/// Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
-/// the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
+/// Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: poll, or wait for `room`), DURAMEN_E_NO_SPACE (`segments`, or
+/// the disk, are full: recycle, then wait for `room`), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
 /// operation, with mode = naive 4 KiB), DURAMEN_E_ARGUMENT (`seq` does not rise, or is UINT64_MAX; NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
 /// DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 ///
@@ -747,11 +815,13 @@ fn polls(durable: &HostDurable) -> Result<(), Failure> {
 
 /// Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
 /// mode = async), and releases them. If none waits, waits `timeout_ms` for one, or for room after DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE (0: does not
-/// wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code.
+/// wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code. With mode = async it takes as
+/// many as `queue-mib` have room for; if there is none, it waits as long for the disk, and then returns DURAMEN_E_BUSY.
 ///
 /// Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
 ///
-/// Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
+/// Errors: DURAMEN_E_BUSY (mode = async: the disk is as far behind as it may be, and batches wait for it; nothing was taken),
+/// DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
 /// DURAMEN_E_IO (a write failed), DURAMEN_E_NO_SPACE; DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_durable_poll(durable: *mut duramen_durable, max: u32, timeout_ms: i32) -> i32 {
@@ -761,12 +831,15 @@ pub extern "C" fn duramen_durable_poll(durable: *mut duramen_durable, max: u32, 
         let max = if max == 0 { u32::MAX } else { max }.min(i32::MAX as u32);
         let until = u64::try_from(timeout_ms).map_or(None, handle::until);
         loop {
-            let (count, is_behind) = round_of(&durable.work, max as usize)?;
-            if count > 0
-                || durable.shared.has_room_again()
-                || until.is_some_and(|until| Instant::now() >= until)
-            {
-                return Ok(count as i32);
+            let Rounded { batches, has_told, is_behind, is_held } = round_of(&durable.work, max as usize)?;
+            if batches > 0 || has_told || durable.shared.has_room_again() {
+                return Ok(batches as i32);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return match is_held {
+                    true => Err(Failure::new(DURAMEN_E_BUSY, "queue-mib wait for the disk")),
+                    false => Ok(0),
+                };
             }
             let look = is_behind.then(|| Instant::now() + BEHIND_LOOK);
             let look = look.into_iter().chain(until).min();
@@ -874,7 +947,8 @@ pub unsafe extern "C" fn duramen_durable_metrics(
 /// `deadline_ms`: how long to wait for calls, the round and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
 /// callback of this layer.
 ///
-/// Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+/// Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; while the disk does not answer it has buffers and threads of the layer, and
+/// nothing but an answer ends that), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn duramen_durable_destroy(durable: *mut duramen_durable, deadline_ms: u64) -> i32 {
     handle::destroy::<HostDurable>(durable, deadline_ms)

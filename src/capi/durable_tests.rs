@@ -3,6 +3,7 @@ use super::durable::*;
 use super::log::{duramen_bytes, duramen_log_format, duramen_log_open};
 use super::log_tests::{Conf, child, kill_after, readable, real_dir};
 use super::status::*;
+use crate::log::Device;
 use parking_lot::Mutex;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
@@ -17,6 +18,11 @@ struct Seen {
     released: Vec<u64>,
     logged: u64,
     ended: Option<(i32, String)>,
+    /// How often it was told of room.
+    told: u32,
+    /// What it delivers when it is: to which layer, the number, the bytes; and the codes.
+    again: Option<(usize, u64, Vec<u8>)>,
+    delivered: Vec<i32>,
     /// Its execute fails there.
     fails_at: u64,
     /// Its execute takes so long.
@@ -81,6 +87,18 @@ unsafe extern "C" fn ended(user: *mut c_void, code: i32, why: *const c_char) {
     assert!(unsafe { seen(user) }.ended.replace((code, why)).is_none(), "once");
 }
 
+unsafe extern "C" fn room(user: *mut c_void) {
+    let again = {
+        let mut seen = unsafe { seen(user) };
+        seen.told += 1;
+        seen.again.take()
+    };
+    if let Some((layer, seq, op)) = again {
+        let code = deliver(std::ptr::without_provenance_mut(layer), seq, &[&op]);
+        unsafe { seen(user) }.delivered.push(code);
+    }
+}
+
 impl Host {
     fn new() -> Self {
         Self(Mutex::default())
@@ -95,7 +113,15 @@ impl Host {
             release: Some(release),
             logged: Some(logged),
             ended: Some(ended),
+            room: None,
         }
+    }
+
+    /// Also told of room.
+    fn open_with_room(&self, conf: &Conf) -> *mut duramen_durable {
+        let (table, mut layer) = (duramen_durable_callbacks { room: Some(room), ..self.table() }, null_mut());
+        assert_eq!(unsafe { duramen_durable_open(conf.0, &raw const table, &raw mut layer) }, 0);
+        layer
     }
 
     fn open(&self, conf: &Conf) -> Result<*mut duramen_durable, i32> {
@@ -475,4 +501,167 @@ fn a_polling_host_hears_of_room_that_came_back() {
     assert_eq!(deliver(layer, seq, &[&op]), 0);
     assert!(readable(fd, 0) && duramen_durable_poll(layer, 0, 0) == 1 && !readable(fd, 50));
     close(layer);
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_host_with_a_thread_hears_of_room_that_came_back() {
+    let dir = real_dir("capi-durable-");
+    let conf = conf(dir.path(), &[("callbacks", "thread"), ("segment-mib", "1"), ("segments", "4")]);
+    assert_eq!(duramen_durable_format(conf.0), 0);
+    let host = Host::new();
+    let layer = host.open_with_room(&conf);
+    let told = || host.0.lock().told;
+    let (op, mut seq) = (vec![3u8; 60 << 10], 1);
+    loop {
+        let before = told();
+        match deliver(layer, seq, &[&op]) {
+            0 => seq += 1,
+            DURAMEN_E_BUSY => until("no room after a round", || told() > before),
+            code => break assert_eq!(code, DURAMEN_E_NO_SPACE),
+        }
+    }
+    assert_eq!(duramen_durable_wait(layer, seq - 1, 20_000), 0);
+    assert_eq!(deliver(layer, seq, &[&op]), DURAMEN_E_NO_SPACE);
+    assert_eq!(deliver(layer, seq, &[&op]), DURAMEN_E_NO_SPACE);
+    let before = told();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(told(), before, "there is none");
+    assert_eq!(duramen_durable_recycle(layer, seq - 1), 0);
+    until("no room after a recycling", || told() > before);
+    assert_eq!(deliver(layer, seq, &[&op]), 0);
+    assert_eq!(duramen_durable_wait(layer, seq, 20_000), 0);
+    assert_eq!(told(), before + 1, "once for both");
+    close(layer);
+}
+
+#[test]
+fn what_was_turned_down_may_be_delivered_by_the_callback_that_tells_of_room() {
+    for callbacks in ["thread", "poll"] {
+        let dir = real_dir("capi-durable-");
+        let conf = conf(dir.path(), &[("callbacks", callbacks), ("segment-mib", "1")]);
+        assert_eq!(duramen_durable_format(conf.0), 0);
+        let host = Host::new();
+        host.0.lock().slow = Duration::from_millis(30);
+        let layer = host.open_with_room(&conf);
+        let (op, mut seq) = (vec![3u8; 60 << 10], 1);
+        loop {
+            // It may come before the call has returned.
+            host.0.lock().again = Some((layer.addr(), seq, op.clone()));
+            match deliver(layer, seq, &[&op]) {
+                0 => seq += 1,
+                code => break assert_eq!(code, DURAMEN_E_BUSY),
+            }
+        }
+        if callbacks == "poll" {
+            assert!(host.0.lock().told == 0 && readable(duramen_durable_fd(layer), 0));
+            assert_eq!(duramen_durable_poll(layer, 0, 0), seq as i32 - 1);
+            assert_eq!(host.0.lock().told, 1);
+            assert_eq!(duramen_durable_poll(layer, 0, 0), 1, "which the callback delivered");
+            assert!(!readable(duramen_durable_fd(layer), 50));
+        }
+        until("no room", || !host.0.lock().delivered.is_empty());
+        assert_eq!(duramen_durable_wait(layer, seq, 20_000), 0);
+        let seen = host.0.lock();
+        assert_eq!((seen.told, seen.delivered.as_slice()), (1, &[0][..]));
+        assert_eq!(seen.released, (1..=seq).collect::<Vec<_>>(), "{callbacks}");
+        drop(seen);
+        close(layer);
+    }
+}
+
+const STUCK: Duration = Duration::from_secs(5);
+const ASYNC: &[(&str, &str)] = &[("mode", "async"), ("queue-mib", "1")];
+
+/// A layer with mode = async on a disk that is stuck, and how many batches it takes before it says [`DURAMEN_E_BUSY`] for good: no call lasts,
+/// and what the log takes is executed and released.
+fn stall(conf: &Conf, host: &Host, polled: bool) -> (*mut duramen_durable, u64) {
+    let layer = open_on(Device::stuck(STUCK), conf.0, host.table());
+    let (op, mut seq, mut busy_since) = (vec![3u8; 60 << 10], 1, None);
+    loop {
+        let began = Instant::now();
+        let code = deliver(layer, seq, &[&op]);
+        let polls = if polled && code == DURAMEN_E_BUSY { duramen_durable_poll(layer, 0, 20) } else { 0 };
+        assert!(began.elapsed() < STUCK / 4, "a call took {:?}", began.elapsed());
+        assert!(polls >= 0 || polls == DURAMEN_E_BUSY, "{}", message(layer));
+        match code {
+            0 => (seq, busy_since) = (seq + 1, None),
+            code => {
+                assert_eq!(code, DURAMEN_E_BUSY, "{}", message(layer));
+                let since = busy_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > Duration::from_millis(200) {
+                    assert!(!polled || polls == DURAMEN_E_BUSY);
+                    break;
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    // A queue of 1.5 MiB, what fits into the segment in writes under way, and what waits: half a MiB.
+    let taken = seq - 1;
+    assert!((8..=100).contains(&taken), "{taken} batches of 60 KiB");
+    let seen = host.0.lock();
+    assert_eq!((seen.logged, seen.ended.is_none()), (0, true));
+    assert_eq!(seen.released, (1..=seen.released.len() as u64).collect::<Vec<_>>());
+    assert!((seen.released.len() as u64) < taken, "some wait");
+    drop(seen);
+    (layer, taken)
+}
+
+#[test]
+fn a_stuck_disk_bounds_an_asynchronous_layer_which_goes_on_when_it_answers() {
+    for callbacks in ["thread", "poll"] {
+        let dir = real_dir("capi-durable-");
+        let conf = conf(dir.path(), &[ASYNC, &[("callbacks", callbacks)]].concat());
+        assert_eq!(duramen_durable_format(conf.0), 0);
+        let (host, polled) = (Host::new(), callbacks == "poll");
+        let (layer, last) = stall(&conf, &host, polled);
+        assert!(!polled || !readable(duramen_durable_fd(layer), 0), "a poll would take nothing");
+        assert_eq!(duramen_durable_wait(layer, 1, 0), DURAMEN_E_TIMEOUT);
+        // Nothing but the descriptor says when to go on.
+        let end = Instant::now() + Duration::from_secs(20);
+        while polled && host.0.lock().logged < last {
+            assert!(Instant::now() < end && readable(duramen_durable_fd(layer), 20_000));
+            let code = duramen_durable_poll(layer, 0, 0);
+            assert!(code >= 0 || code == DURAMEN_E_BUSY, "{}", message(layer));
+        }
+        assert_eq!(duramen_durable_wait(layer, last, 20_000), 0);
+        assert_eq!(deliver(layer, last + 1, &[b"and on"]), 0);
+        assert!(!polled || duramen_durable_poll(layer, 0, 0) == 1);
+        until("it does not go on", || host.0.lock().released.len() as u64 == last + 1);
+        close(layer);
+    }
+}
+
+#[test]
+fn destroy_keeps_its_deadline_while_a_disk_is_stuck() {
+    for callbacks in ["thread", "poll"] {
+        let dir = real_dir("capi-durable-");
+        let conf = conf(dir.path(), &[ASYNC, &[("callbacks", callbacks)]].concat());
+        assert_eq!(duramen_durable_format(conf.0), 0);
+        let host = Host::new();
+        let (layer, last) = stall(&conf, &host, callbacks == "poll");
+        for deadline in [0, 100, 1] {
+            let began = Instant::now();
+            assert_eq!(duramen_durable_destroy(layer, deadline), DURAMEN_E_TIMEOUT, "{callbacks}");
+            assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+        }
+        assert_eq!(deliver(layer, last + 1, &[b"x"]), DURAMEN_E_STATE);
+        assert_eq!(duramen_durable_wait(layer, 1, 0), DURAMEN_E_STATE);
+        // It answers in the end.
+        close(layer);
+        let executed = host.0.lock().executed.clone();
+        assert!(host.0.lock().ended.is_none() && (executed.len() as u64) < last);
+        assert_eq!(deliver(layer, last + 1, &[b"x"]), DURAMEN_E_HANDLE);
+        let again = Host::new();
+        close(again.open(&conf).unwrap());
+        assert!(again.0.lock().replayed == executed, "what was executed was written, and nothing else");
+    }
 }

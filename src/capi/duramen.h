@@ -142,6 +142,11 @@
 #define DURAMEN_E_CONTRACT (-21)
 
 /**
+ * A checkpoint of the other kind: in pages where one stream of bytes is asked for, or the other way round.
+ */
+#define DURAMEN_E_OTHER_KIND (-22)
+
+/**
  * No limit, where a function takes a time in milliseconds and says so.
  */
 #define DURAMEN_FOREVER UINT64_MAX
@@ -229,9 +234,14 @@
 #define DURAMEN_KIND_MAX 239
 
 /**
- * The largest page of a state that is transferred.
+ * The largest page of a state that is transferred, or written into a checkpoint.
  */
 #define DURAMEN_TRANSFER_PAGE_BYTES_MAX (256 << 10)
+
+/**
+ * Of a duramen_checkpoint_info: the state is one stream of bytes.
+ */
+#define DURAMEN_NO_PAGES UINT64_MAX
 
 /**
  * A folder with a host's last two checkpoints. A handle.
@@ -552,19 +562,63 @@ typedef struct duramen_checkpoint_info {
    */
   uint64_t bytes;
   /**
-   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests).
+   * Stands for all of it: place, label and bytes (a tree of BLAKE3 digests). Of one in pages also for the files that it lies on: the same pages
+   * have another root where other ones were written before.
    */
   uint8_t root[32];
   /**
    * The host's.
    */
   uint8_t label[32];
+  /**
+   * How many pages the state has, free ones among them; DURAMEN_NO_PAGES: it is one stream of bytes.
+   */
+  uint64_t pages;
+  /**
+   * How many files it is made of. 1: all of it was written; more: they have what changed.
+   */
+  uint64_t files;
 } duramen_checkpoint_info;
 
 /**
  * Takes the next bytes of a state, which live until this returns. Returns 0, or anything else to give up.
  */
 typedef int32_t (*duramen_take_fn)(void *user, const void *bytes, size_t len);
+
+/**
+ * A state of the host as numbered pages. It must not change while it is served, or written into a checkpoint.
+ */
+typedef struct duramen_page_source {
+  /**
+   * sizeof(duramen_page_source).
+   */
+  size_t struct_size;
+  /**
+   * Handed to each callback.
+   */
+  void *user;
+  /**
+   * How many pages there are: indexes 0 to pages - 1; 2^32 at most.
+   */
+  uint64_t pages;
+  /**
+   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
+   * page). Returns 0, or anything else if it cannot: in duramen_transfer_serve and duramen_checkpoint_write_pages that is the end, later it is asked
+   * again. One call at a time: on the thread in duramen_checkpoint_write_pages; of a state that is served on any thread: the one in
+   * duramen_transfer_serve or duramen_transfer_install, "duramen-transfer".
+   */
+  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
+  /**
+   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy; of a checkpoint before
+   * duramen_checkpoint_write_pages returns. NULL: not wanted.
+   */
+  void (*free)(void *user);
+} duramen_page_source;
+
+/**
+ * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
+ */
+typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
 
 /**
  * Takes one operation of batch `seq`, the `index`th from 0. It lives until this returns. Returns 0, or anything else to stop.
@@ -605,35 +659,12 @@ typedef struct duramen_durable_callbacks {
    * The layer ended by itself (once at most): code and a line that lives until this returns. Nothing is released any more. NULL: not wanted.
    */
   void (*ended)(void *user, int32_t code, const char *why);
+  /**
+   * There is room again after duramen_durable_deliver returned DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE, once for all that was turned down: deliver it
+   * again, from here or from where it was refused. What waits was taken into a round, which executes after this returns. NULL: not wanted.
+   */
+  void (*room)(void *user);
 } duramen_durable_callbacks;
-
-/**
- * A state of the host as numbered pages. It must not change while it is served.
- */
-typedef struct duramen_page_source {
-  /**
-   * sizeof(duramen_page_source).
-   */
-  size_t struct_size;
-  /**
-   * Handed to each callback.
-   */
-  void *user;
-  /**
-   * How many pages there are: indexes 0 to pages - 1.
-   */
-  uint64_t pages;
-  /**
-   * Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
-   * page). Returns 0, or anything else if it cannot: in duramen_transfer_serve that is the end, later it is asked again. On any thread, but one call at a time: the one in duramen_transfer_serve or
-   * duramen_transfer_install, "duramen-transfer".
-   */
-  int32_t (*page)(void *user, uint64_t index, void *buf, size_t cap, size_t *len);
-  /**
-   * Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
-   */
-  void (*free)(void *user);
-} duramen_page_source;
 
 /**
  * How a transfer is.
@@ -672,11 +703,6 @@ typedef struct duramen_transfer_info {
    */
   uint64_t sent_bytes;
 } duramen_transfer_info;
-
-/**
- * Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
- */
-typedef int32_t (*duramen_page_fn)(void *user, uint64_t index, const void *page, size_t len);
 
 /**
  * The symbol "duramen_test_services" of a shared object that `duramen test-service --library` is to test: returns the kind of state machine
@@ -753,6 +779,8 @@ duramen_conf *duramen_conf_new(void);
  * | queue-mib          | 64           | MiB   | log, durable    | appended and not in a write yet; more are DURAMEN_E_BUSY             |
  * | group-kib          | 1024         | KiB   | log, durable    | largest single write: 4, 16, 64, 256, 512 or 1024                    |
  * | prefill-segments   | 0            | count | log, durable    | segments filled with zeros before open returns (for benchmarks)      |
+ * | full-every         | 8            | count | checkpoint      | files that a checkpoint in pages is made of at most, 1 to 32: then   |
+ * |                    |              |       |                 | all pages are written again                                          |
  *
  * Ownership: key and value are copied. `err` (may be NULL if `errlen` is 0) gets one line about what is wrong, cut to `errlen` with a
  * NUL; an empty one on success. Thread: any. Errors: DURAMEN_E_CONFIG (no such key, no such value), DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -835,7 +863,10 @@ int32_t duramen_client_open(const duramen_conf *conf,
  * thread "duramen-calls" (or, at the end, in duramen_client_destroy). Re-entrancy: may be called from any callback, and `cb` may submit.
  * Outcomes come in the order in which requests end.
  *
- * Errors: DURAMEN_E_BUSY (outstanding-max requests have no outcome yet, or their callbacks have not run: poll, then try again),
+ * Room after DURAMEN_E_BUSY: every callback that begins has made room for one request, with callbacks = poll and thread alike, and may submit it itself, or
+ * wake who waits for it. (A request that ended as DURAMEN_UNKNOWN_OUTCOME because its deadline passed may count on until it is answered or the client destroyed.)
+ *
+ * Errors: DURAMEN_E_BUSY (outstanding-max requests have no outcome yet, or their callbacks have not begun: poll, or wait for one, then try again),
  * DURAMEN_E_TOO_LARGE (the cluster's limits.request_bytes), DURAMEN_E_ARGUMENT (`cb` is NULL, unknown flags), DURAMEN_E_STATE (being destroyed),
  * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
@@ -1241,7 +1272,7 @@ int32_t duramen_log_destroy(duramen_log *log,
 /**
  * Opens the folder `dir` for checkpoints of this process alone; it is made if it is missing. What a crash left unfinished is removed.
  *
- * Keys used (see duramen_conf_set): dir. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
+ * Keys used (see duramen_conf_set): dir, full-every. Ownership: `conf` stays the caller's; `*out` is the caller's until duramen_checkpoint_destroy, and NULL on
  * failure. Thread: any. Starts no thread.
  *
  * Errors: DURAMEN_E_BUSY (another process has it), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT, DURAMEN_E_HANDLE.
@@ -1293,8 +1324,8 @@ int32_t duramen_checkpoint_newest(duramen_checkpoint *checkpoint,
  *
  * Ownership: a piece lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
  *
- * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before is right, the rest is lost),
- * DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_OTHER_KIND (it is in pages), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over before
+ * is right, the rest is lost), DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE,
  * DURAMEN_E_POISONED.
  */
 int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
@@ -1310,6 +1341,55 @@ int32_t duramen_checkpoint_read(duramen_checkpoint *checkpoint,
  */
 int32_t duramen_checkpoint_destroy(duramen_checkpoint *checkpoint,
                                    uint64_t deadline_ms);
+
+/**
+ * Writes a checkpoint of a state in pages, as duramen_checkpoint_write does of one stream of bytes: it is there whole or not at all, positions rise, two
+ * are kept, and `label`, `root` and what is there after a failure are the same. Of a state that changes little it writes little: only pages that changed
+ * since the last but one are asked of `source`, and lie on top of that one's files. All pages are asked for and written
+ * - if there are not two others in pages, and by the first call after duramen_checkpoint_open,
+ * - when a checkpoint would be made of more than `full-every` files,
+ * - when what changed is more than half of the state, or all files with changes more than half of the one with all pages,
+ * - when there are fewer pages than before,
+ * - when `since` is not the newest checkpoint that is there.
+ *
+ * The newest two share no file: a damaged one costs one checkpoint, never both. They take three times the bytes of the state on disk at most, and once
+ * more that while one is written.
+ *
+ * `changed`: the indexes, ascending and each once, of all pages that were written or freed since the state was that of the checkpoint of position
+ * `since`; those behind its last page count by themselves. A page that is not named is taken to be what it was: that is the host's word.
+ * After a failed call they are still to be named by the next one. `since` UINT64_MAX: not known, and `changed` is not looked at.
+ * duramen_checkpoint_info.files says what was written.
+ *
+ * Ownership: `source` is copied; its `user` and the state belong to the library until its `free` is called, which is before this returns, unless it
+ * returns DURAMEN_E_HANDLE, DURAMEN_E_POISONED, DURAMEN_E_STATE, DURAMEN_E_REENTRANT or DURAMEN_E_ABI, or `source` is NULL; `changed` is not kept. Thread of the
+ * callbacks: this one; they may be asked for a page twice. Re-entrancy: they may use other handles. One is written at a time; others wait.
+ *
+ * Errors: DURAMEN_E_CALLBACK (page failed), DURAMEN_E_NO_SPACE, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`position` does not rise; `changed` does not, or
+ * names pages that are not there; more than 2^32 pages; a page above DURAMEN_TRANSFER_PAGE_BYTES_MAX; NULL), DURAMEN_E_ABI, DURAMEN_E_REENTRANT,
+ * DURAMEN_E_STATE (being destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_write_pages(duramen_checkpoint *checkpoint,
+                                       uint64_t position,
+                                       const uint8_t *label,
+                                       const duramen_page_source *source,
+                                       uint64_t since,
+                                       const uint64_t *changed,
+                                       size_t count,
+                                       uint8_t *root);
+
+/**
+ * Hands every page of the checkpoint of `position` to `take`, index by index, free ones with length 0, each after it was verified.
+ *
+ * Ownership: a page lives until `take` returns. Thread of `take`: this one. Re-entrancy: `take` may use other handles.
+ *
+ * Errors: DURAMEN_E_NOT_FOUND, DURAMEN_E_OTHER_KIND (it is one stream of bytes), DURAMEN_E_CALLBACK (take gave up), DURAMEN_E_DAMAGED (what was handed over
+ * before is right, the rest is lost), DURAMEN_E_REFUSED, DURAMEN_E_IO, DURAMEN_E_ARGUMENT (`take` is NULL), DURAMEN_E_REENTRANT, DURAMEN_E_STATE (being
+ * destroyed), DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
+ */
+int32_t duramen_checkpoint_read_pages(duramen_checkpoint *checkpoint,
+                                      uint64_t position,
+                                      duramen_page_fn take,
+                                      void *user);
 
 /**
  * Makes an empty log for a layer in the folder `dir`, and the folder if it is missing. As duramen_log_format; a log of one cannot be opened as
@@ -1341,13 +1421,16 @@ int32_t duramen_durable_open(const duramen_conf *conf,
  * Delivers a batch of `count` operations, the next one in the host's order, and returns at once. All batches that wait make one round: they
  * are logged with one write while they execute, and released after both (mode = parallel; see duramen_conf_set for the others).
  *
+ * A disk that does not answer holds up at most what `queue-mib` say, what is being written, and what waits, which is a fourth of a segment: then this
+ * returns DURAMEN_E_BUSY, also with mode = async, whose batches are executed and released until then.
+ *
  * `seq` is the host's number of the batch, above that of the one before it, and above those that were replayed; gaps are allowed.
  *
  * Ownership: operations are copied before this returns; `ops` may be NULL if `count` is 0. Thread: any, but the order is the host's: deliver
  * one after the other. Re-entrancy: any callback.
  *
- * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: wait, or poll), DURAMEN_E_NO_SPACE (`segments`, or
- * the disk, are full: recycle, then again), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
+ * Errors, of which nothing was taken: DURAMEN_E_BUSY (too much waits for the next round: poll, or wait for `room`), DURAMEN_E_NO_SPACE (`segments`, or
+ * the disk, are full: recycle, then wait for `room`), DURAMEN_E_TOO_LARGE (above 16 MiB or a fourth of a segment, with 4 bytes for each
  * operation, with mode = naive 4 KiB), DURAMEN_E_ARGUMENT (`seq` does not rise, or is UINT64_MAX; NULL); the code with which the layer ended: DURAMEN_E_IO (a write failed), DURAMEN_E_CALLBACK; DURAMEN_E_STATE (being destroyed),
  * DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
@@ -1382,11 +1465,13 @@ int32_t duramen_durable_fd(duramen_durable *durable);
 /**
  * Does one round on this thread: executes up to `max` (0: all) of the batches that wait while they are logged, waits for the disk (except with
  * mode = async), and releases them. If none waits, waits `timeout_ms` for one, or for room after DURAMEN_E_BUSY or DURAMEN_E_NO_SPACE (0: does not
- * wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code.
+ * wait; negative: without limit, until the layer is destroyed). Returns how many batches it took (at least 0), or a code. With mode = async it takes as
+ * many as `queue-mib` have room for; if there is none, it waits as long for the disk, and then returns DURAMEN_E_BUSY.
  *
  * Thread: any; one polls at a time, others wait for it. Re-entrancy: not from a callback of this layer.
  *
- * Errors: DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
+ * Errors: DURAMEN_E_BUSY (mode = async: the disk is as far behind as it may be, and batches wait for it; nothing was taken),
+ * DURAMEN_E_STATE (callbacks = thread; being destroyed), DURAMEN_E_REENTRANT, the code with which the layer ended: DURAMEN_E_CALLBACK,
  * DURAMEN_E_IO (a write failed), DURAMEN_E_NO_SPACE; DURAMEN_E_HANDLE, DURAMEN_E_POISONED.
  */
 int32_t duramen_durable_poll(duramen_durable *durable,
@@ -1437,7 +1522,8 @@ int32_t duramen_durable_metrics(duramen_durable *durable,
  * `deadline_ms`: how long to wait for calls, the round and the disk; DURAMEN_FOREVER; 0: not at all. Thread: any. Re-entrancy: not from a
  * callback of this layer.
  *
- * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
+ * Errors: DURAMEN_E_TIMEOUT (the handle takes destroy alone: call it again; while the disk does not answer it has buffers and threads of the layer, and
+ * nothing but an answer ends that), DURAMEN_E_REENTRANT (nothing happened), DURAMEN_E_HANDLE.
  */
 int32_t duramen_durable_destroy(duramen_durable *durable,
                                 uint64_t deadline_ms);

@@ -17,7 +17,9 @@ const SOURCES: &[&str] = &[
     "replica",
     "tested",
     "log",
+    "page_source",
     "checkpoint",
+    "checkpoint_pages",
     "durable",
     "transfer",
 ];

@@ -9,7 +9,8 @@
 //! | [`logging`] | log lines to the host |
 //! | [`log`], `bell`, `buffers` | the durable log; descriptors to watch; memory of large records |
 //! | [`durable`] | logging beside execution, in an order of the host's |
-//! | [`checkpoint`] | states on disk |
+//! | [`checkpoint`], [`checkpoint_pages`] | states on disk; those in pages, of which only what changed is written |
+//! | [`page_source`] | states in pages, as hosts give them |
 //! | [`transfer`], `transfer_owner` | states from several peers; what their thread does for a host |
 //! | [`client`], `outcomes` | requests; where their ends wait for callbacks |
 //! | [`service`], [`pages`], `lent` | state machines of hosts; what their callbacks are lent |
@@ -75,6 +76,12 @@ pub mod durable;
 /// States on disk.
 pub mod checkpoint;
 
+/// Those in pages.
+pub mod checkpoint_pages;
+
+/// Where pages come from.
+pub mod page_source;
+
 /// States from peers.
 pub mod transfer;
 
@@ -97,6 +104,8 @@ pub mod handle;
 mod base_tests;
 #[cfg(test)]
 mod buffers_tests;
+#[cfg(test)]
+mod checkpoint_pages_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]

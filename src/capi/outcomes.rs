@@ -36,7 +36,7 @@ struct Inner {
     queue: Mutex<Queue>,
     filled: Condvar,
     event: Option<File>,
-    /// Tickets out and outcomes waiting.
+    /// Tickets out and outcomes whose callback has not begun.
     unanswered: AtomicUsize,
     most: usize,
 }
@@ -123,9 +123,10 @@ impl Outcomes {
         while count < max {
             let Some(Ended { function, user, outcome, reply }) = self.next() else { break };
             let at = if reply.is_empty() { std::ptr::null() } else { reply.as_ptr().cast() };
+            // Before the call: it is how a host hears of room, and may submit the next one.
+            self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
             // SAFETY: the host gave function and user for each other; the reply lives until after the call.
             unsafe { function(user.0, outcome, at, reply.len()) };
-            self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
             count += 1;
         }
         count

@@ -46,6 +46,8 @@ pub const DURAMEN_E_CALLBACK: i32 = -19;
 pub const DURAMEN_E_NOT_FOUND: i32 = -20;
 /// A state machine of the host does not keep its contract: see duramen_service_test.
 pub const DURAMEN_E_CONTRACT: i32 = -21;
+/// A checkpoint of the other kind: in pages where one stream of bytes is asked for, or the other way round.
+pub const DURAMEN_E_OTHER_KIND: i32 = -22;
 
 /// Number, name, text.
 pub(super) const CODES: &[(i32, &CStr, &CStr)] = &[
@@ -71,6 +73,7 @@ pub(super) const CODES: &[(i32, &CStr, &CStr)] = &[
     (DURAMEN_E_CALLBACK, c"DURAMEN_E_CALLBACK", c"a callback reported failure"),
     (DURAMEN_E_NOT_FOUND, c"DURAMEN_E_NOT_FOUND", c"there is no such thing"),
     (DURAMEN_E_CONTRACT, c"DURAMEN_E_CONTRACT", c"a service does not keep its contract"),
+    (DURAMEN_E_OTHER_KIND, c"DURAMEN_E_OTHER_KIND", c"a checkpoint of the other kind: pages, or one stream"),
 ];
 
 /// One line about a result code, in English. Of a number that is none: "unknown code".

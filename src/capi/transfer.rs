@@ -2,7 +2,8 @@
 
 use super::conf::{Values, duramen_conf, values_of};
 use super::entry::{Grows, bytes, enter, give, give_sized, give_text, out, sized, struct_size};
-use super::handle::{self, Call, Ending, Object, Scope};
+use super::handle::{self, Call, Ending, Object};
+use super::page_source::{Source, duramen_page_fn, duramen_page_source, hand_page};
 use super::status::*;
 use super::transfer_owner::{HostOwner, Phase, Shared, Tell, guarded, vouched};
 use crate::checkpoint::frozen::Frozen;
@@ -39,46 +40,6 @@ pub struct duramen_transfer {
     _opaque: (),
 }
 
-/// The largest page of a state that is transferred.
-pub const DURAMEN_TRANSFER_PAGE_BYTES_MAX: usize = 256 << 10;
-/// More pages than any machine holds.
-const PAGES_MAX: u64 = 1 << 32;
-
-/// A state of the host as numbered pages. It must not change while it is served.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct duramen_page_source {
-    /// sizeof(struct duramen_page_source).
-    pub struct_size: usize,
-    /// Handed to each callback.
-    pub user: *mut c_void,
-    /// How many pages there are: indexes 0 to pages - 1.
-    pub pages: u64,
-    /// Copies page `index` into `buf`, which takes `cap` = DURAMEN_TRANSFER_PAGE_BYTES_MAX bytes, and its length into `*len` (it is 0 before; 0: a free
-    /// page). Returns 0, or anything else if it cannot: in duramen_transfer_serve that is the end, later it is asked again. On any thread, but one call at a time: the one in duramen_transfer_serve or
-    /// duramen_transfer_install, "duramen-transfer".
-    pub page: Option<
-        unsafe extern "C" fn(
-            user: *mut c_void,
-            index: u64,
-            buf: *mut c_void,
-            cap: usize,
-            len: *mut usize,
-        ) -> i32,
-    >,
-    /// Nobody reads this state any more: once, on any thread, at the latest in duramen_transfer_destroy. NULL: not wanted.
-    pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
-}
-
-// SAFETY: repr(C), struct_size first, and zeros are NULLs and numbers.
-unsafe impl Grows for duramen_page_source {
-    const FIRST_SIZE: usize = 5 * size_of::<usize>();
-}
-
-/// Takes a page, which lives until this returns; `len` 0: it is free. Returns 0, or anything else to give up.
-pub type duramen_page_fn =
-    Option<unsafe extern "C" fn(user: *mut c_void, index: u64, page: *const c_void, len: usize) -> i32>;
-
 /// How a transfer is.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -108,40 +69,21 @@ unsafe impl Grows for duramen_transfer_info {
 
 /// A state of the host; its digests are kept.
 struct HostPages {
-    source: duramen_page_source,
-    /// One call at a time.
-    calling: Mutex<()>,
+    source: Source,
     /// A page could not be given: it was said once.
     failed: AtomicBool,
     digests: Vec<Digest>,
     algorithm: DigestAlgorithm,
     bytes: u64,
-    /// Of the transfer.
-    handle: usize,
-}
-
-// SAFETY: `user` is not followed here; any thread may call, one at a time (`duramen_page_source`).
-unsafe impl Send for HostPages {}
-// SAFETY: as above; `calling` holds the others off.
-unsafe impl Sync for HostPages {}
-
-impl Drop for HostPages {
-    fn drop(&mut self) {
-        if let Some(free) = self.source.free {
-            let _scope = Scope::enter(self.handle);
-            // SAFETY: the host gave function and user for each other.
-            unsafe { free(self.source.user) };
-        }
-    }
 }
 
 impl HostPages {
     /// Reads and hashes all pages.
     fn read(mut self) -> Result<Self, Failure> {
         let mut page = Vec::new();
-        for index in 0..self.source.pages {
+        for index in 0..self.source.pages() {
             page.clear();
-            self.copy(index, &mut page)?;
+            self.source.copy(index, &mut page)?;
             self.bytes += page.len() as u64;
             self.digests.push(match page.is_empty() {
                 true => Digest::ZERO,
@@ -149,26 +91,6 @@ impl HostPages {
             });
         }
         Ok(self)
-    }
-
-    fn copy(&self, index: u64, out: &mut Vec<u8>) -> Result<(), Failure> {
-        let Some(page) = self.source.page else { return Err(Failure::argument("page is NULL")) };
-        let (at, mut len) = (out.len(), 0);
-        out.resize(at + DURAMEN_TRANSFER_PAGE_BYTES_MAX, 0);
-        let _one = self.calling.lock();
-        let _scope = Scope::enter(self.handle);
-        let buf = out[at..].as_mut_ptr().cast();
-        // SAFETY: the host gave function and user for each other; the buffer has that many bytes.
-        let code =
-            unsafe { page(self.source.user, index, buf, DURAMEN_TRANSFER_PAGE_BYTES_MAX, &raw mut len) };
-        out.truncate(at + if code == 0 { len.min(DURAMEN_TRANSFER_PAGE_BYTES_MAX) } else { 0 });
-        match code {
-            0 if len <= DURAMEN_TRANSFER_PAGE_BYTES_MAX => Ok(()),
-            0 => Err(Failure::argument(format!("page {index}: {len} bytes are more than a page has"))),
-            code => {
-                Err(Failure::new(DURAMEN_E_CALLBACK, format!("page {index}: the callback returned {code}")))
-            }
-        }
     }
 }
 
@@ -192,15 +114,15 @@ impl PagedSnapshot for HostPages {
     }
 
     fn page_count(&self) -> u64 {
-        self.source.pages
+        self.source.pages()
     }
 
     fn page(&self, index: u64, out: &mut Vec<u8>) -> bool {
         let before = out.len();
-        if index >= self.source.pages {
+        if index >= self.source.pages() {
             return false;
         }
-        if let Err(why) = self.copy(index, out)
+        if let Err(why) = self.source.copy(index, out)
             && !self.failed.swap(true, Ordering::Relaxed)
         {
             ::log::error!("a state that is served, tried again: {}", why.message);
@@ -314,13 +236,12 @@ impl HostTransfer {
 
     /// The state's name, which follows from place and pages; and the state, ready to be served.
     fn image(&self, position: u64, source: duramen_page_source) -> Result<(Arc<Image>, Digest), Failure> {
-        let (calling, digests, algorithm) = (Mutex::new(()), Vec::new(), self.algorithm);
-        // From here on it is freed whatever happens.
-        let failed = AtomicBool::new(false);
-        let pages = HostPages { source, calling, failed, digests, algorithm, bytes: 0, handle: self.handle };
-        if position == 0 || source.page.is_none() || source.pages > PAGES_MAX {
-            return Err(Failure::argument("position 0, more than 2^32 pages, or page is NULL"));
+        let source = Source::new(source, self.handle)?;
+        if position == 0 {
+            return Err(Failure::argument("position 0"));
         }
+        let (failed, digests, algorithm) = (AtomicBool::new(false), Vec::new(), self.algorithm);
+        let pages = HostPages { source, failed, digests, algorithm, bytes: 0 };
         let frozen = Frozen {
             seq: Seq(position),
             time: WallTime(0),
@@ -636,15 +557,7 @@ pub unsafe extern "C" fn duramen_transfer_install(
                     return Err(restore_failure(&e));
                 }
             };
-            let at = if page.is_empty() { std::ptr::null() } else { page.as_ptr().cast() };
-            // SAFETY: the host gave function and user for each other; the page lives until after the call.
-            match unsafe { take(user, index, at, page.len()) } {
-                0 => {}
-                code => {
-                    let why = format!("page {index}: the callback returned {code}");
-                    return Err(Failure::new(DURAMEN_E_CALLBACK, why));
-                }
-            }
+            hand_page(take, user, index, &page)?;
         }
         transfer.end_fetch(&received);
         Ok(DURAMEN_OK)

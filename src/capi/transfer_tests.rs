@@ -1,5 +1,6 @@
 use super::base_tests::message;
 use super::log_tests::{Conf, readable, real_dir};
+use super::page_source::*;
 use super::status::*;
 use super::transfer::*;
 use crate::init::{InitOptions, init};

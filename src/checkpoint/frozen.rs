@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use super::file::{BodyWriter, CheckpointError};
 use super::increments::Extent;
 use super::opened::Opened;
-use super::page_run::PageRun;
+use super::page_run::{PageRun, PageRuns};
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::execute::executor::Executor;
 use crate::service::{Service, Snapshot};
@@ -107,15 +107,9 @@ pub fn thaw(
             runs.push(PageRun::new(body, head)?);
         }
         runs.push(PageRun::new(newest, head)?);
-        // A page is as the last file says that has it; one that none has is free.
-        let mut source = |index| {
-            let mut having = runs.iter_mut().filter(|run| run.has(index)).rev();
-            let page = having.next().map_or(Ok(None), PageRun::take)?;
-            having.try_for_each(PageRun::skip)?;
-            Ok(page)
-        };
-        service.restore_pages(&header, pages, &mut source)?;
-        runs.iter().try_for_each(PageRun::end)?;
+        let mut runs = PageRuns::new(runs);
+        service.restore_pages(&header, pages, &mut |index| runs.take(index))?;
+        runs.end()?;
         Ok(table)
     })
 }

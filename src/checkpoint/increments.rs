@@ -18,6 +18,13 @@ use crate::types::*;
 /// Most files of a chain.
 pub const CHAIN_MAX: u32 = 32;
 
+/// Bytes that one more file may have on top of `files`, the one with all pages first; `None`: the chain begins anew.
+pub fn room_on(full_every: u32, files: &[u64]) -> Option<u64> {
+    let (full, increments) = files.split_first()?;
+    let room = (full / 2).checked_sub(increments.iter().sum())?;
+    (files.len() < full_every.min(CHAIN_MAX) as usize).then_some(room)
+}
+
 /// What goes into a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Extent {
@@ -78,10 +85,7 @@ impl Increments {
         since: Seq,
         files: &[u64],
     ) -> Option<Extent> {
-        let (full, increments) = files.split_first()?;
-        if files.len() >= self.full_every.min(CHAIN_MAX) as usize {
-            return None;
-        }
+        let room = room_on(self.full_every, files)?;
         let (_, before) = self.known.iter().find(|(seq, _)| *seq == since)?;
         if before.len() > digests.len() {
             return None;
@@ -91,8 +95,7 @@ impl Increments {
             (0..digests.len()).filter(|index| differs(*index)).map(|index| index as u64).collect();
         // Index and length stand before each.
         let bytes: u64 = pages.iter().map(|index| 12 + state.page_bytes(*index)).sum();
-        let all = increments.iter().sum::<u64>() + beside + bytes;
-        (all <= full / 2).then_some(Extent::Changed { since, pages, bytes })
+        (beside + bytes <= room).then_some(Extent::Changed { since, pages, bytes })
     }
 
     /// A state is on disk; only generations `kept` are there now.

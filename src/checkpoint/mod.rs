@@ -35,7 +35,7 @@ pub(crate) mod pacer;
 pub(crate) mod stretch;
 
 /// The pages in one file.
-mod page_run;
+pub(crate) mod page_run;
 
 /// Two of them on disk.
 pub(crate) mod store;

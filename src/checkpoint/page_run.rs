@@ -1,4 +1,4 @@
-//! The pages in one file's body, in order: all of them, or the changed ones.
+//! The pages in one file's body, in order: all of them, or the changed ones; and those of a whole chain.
 
 use std::io::{self, Read};
 
@@ -92,6 +92,29 @@ impl<'a> PageRun<'a> {
         let mut out = [0; N];
         self.body.read_exact(&mut out)?;
         Ok(out)
+    }
+}
+
+/// The pages of a checkpoint, from the bodies of its files.
+pub struct PageRuns<'a>(Vec<PageRun<'a>>);
+
+impl<'a> PageRuns<'a> {
+    /// Of the run in each file, the one with all pages first.
+    pub fn new(runs: Vec<PageRun<'a>>) -> Self {
+        Self(runs)
+    }
+
+    /// The page at `index`, which comes after the one asked for before: as the last file says that has it; one that none has is free.
+    pub fn take(&mut self, index: u64) -> Result<Option<Vec<u8>>, RestoreError> {
+        let mut having = self.0.iter_mut().filter(|run| run.has(index)).rev();
+        let page = having.next().map_or(Ok(None), PageRun::take)?;
+        having.try_for_each(PageRun::skip)?;
+        Ok(page)
+    }
+
+    /// Errors: pages are left over.
+    pub fn end(&self) -> Result<(), RestoreError> {
+        self.0.iter().try_for_each(PageRun::end)
     }
 }
 

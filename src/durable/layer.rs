@@ -10,8 +10,8 @@ use parking_lot::RwLock;
 use super::record::{Assembler, Delivery, is_first};
 use super::rounds::RoundStats;
 use crate::log::{
-    self, AppendRefusal, Durable, DurableGate, Log, LogError, LogEvent, LogOptions, LogReader, Persisted,
-    Record, RecoveryReport, record_bytes,
+    self, AppendRefusal, BLOCK_BYTES, Durable, DurableGate, Log, LogError, LogEvent, LogOptions, LogReader,
+    Persisted, Record, RecoveryReport, record_bytes,
 };
 use crate::types::{Lsn, Seq};
 
@@ -426,6 +426,12 @@ impl DurableLayer {
     /// Whether the log takes new work.
     pub fn has_room(&self) -> bool {
         self.log.has_room()
+    }
+
+    /// How many bytes of records a round may have now without waiting for room in the log's queue. An empty queue takes every delivery.
+    pub fn queue_room(&self) -> usize {
+        // The log may append a small record of its own.
+        self.log.queued_bytes_max().saturating_sub(self.log.queued_bytes() + BLOCK_BYTES)
     }
 
     /// Which way its writes reach the disk.

@@ -44,6 +44,14 @@ impl Device {
         Arc::new(Self { name, latency, bytes_per_second, free_at: Mutex::new(None) })
     }
 
+    /// Answers nothing for so long from now, and then everything at once.
+    #[cfg(test)]
+    pub(crate) fn stuck(time: Duration) -> Arc<Self> {
+        let device = Self::new("a stuck disk", Duration::ZERO, 1 << 40);
+        *device.free_at.lock() = Some(Instant::now() + time);
+        device
+    }
+
     /// In every output beside figures taken with it.
     pub fn label(&self) -> String {
         let (latency, rate) = (self.latency.as_micros(), self.bytes_per_second / 1_000_000);

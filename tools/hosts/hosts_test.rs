@@ -115,7 +115,10 @@ fn a_store_with_its_own_order_keeps_what_it_acknowledged() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.ends_with("PASS\n"), "{said}");
     let kills: Vec<&str> = said.lines().filter(|line| line.starts_with("killed after ")).collect();
-    assert!(kills.len() == 4 && !kills[3].ends_with("checkpoint at 0"), "{said}");
+    assert!(kills.len() == 4 && !kills[3].contains("checkpoint at 0,"), "{said}");
+    // Now and then all pages are written, and one may be killed right then; not each time.
+    let files = |line: &&str| line.strip_suffix(" files")?.rsplit(' ').next()?.parse::<u32>().ok();
+    assert!(kills.iter().any(|line| files(line) > Some(1)), "{said}");
     assert!(said.contains(" came from 2 peers: "), "{said}");
 }
 

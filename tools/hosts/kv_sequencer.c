@@ -3,8 +3,9 @@
  *   kv_sequencer DIR [--kills N] [--cluster CLUSTER]      DIR: a folder of its own, made if it is missing
  *
  * One sequencer numbers what its client threads put; duramen_durable_* logs each batch while it executes and lets the acknowledgements go
- * after both; duramen_checkpoint_* keeps the table, so that the log can be recycled. The program starts itself as a child that puts as fast
- * as it can, kills it with SIGKILL, opens what it left, and holds that against what was acknowledged; N times (5): PASS or FAIL.
+ * after both; duramen_checkpoint_* keeps the table, of which it writes the pages that changed, so that the log can be recycled. The
+ * program starts itself as a child that puts as fast as it can, kills it with SIGKILL, opens what it left, and holds that against what was
+ * acknowledged; N times (5): PASS or FAIL.
  * With CLUSTER, which `duramen init` made (its replicas do not run: it gives addresses and keys), a new store in DIR/joined then gets the
  * state by duramen_transfer_*, from two that serve it, and must hold the same.
  * `kv_sequencer --put DIR` is such a child: it prints one line for each acknowledged put.
@@ -26,11 +27,13 @@
 #include "duramen.h"
 
 #define CLIENTS 8
-#define KEYS 64               /* of each client */
+#define KEYS 4096             /* of each client */
 #define CHECKPOINT_EVERY 400  /* batches */
-#define SLOTS 4096            /* of the table; more than there are keys */
+#define SLOTS 65536           /* of the table; more than there are keys */
 #define STOP_MS 10000
-#define PAGE_BYTES 4096       /* of the table, where it is transferred */
+#define PAGE_BYTES 4096       /* of the table, where it is saved and transferred */
+#define PAGES (sizeof(struct table) / PAGE_BYTES)
+#define UNKNOWN UINT64_MAX    /* no place: all pages are written */
 #define SERVERS 2
 #define FETCH_MS 30000
 
@@ -48,7 +51,7 @@ struct table {
 
 static struct entry *find(struct table *table, uint32_t key)
 {
-    uint32_t at = key * 2654435761u % SLOTS;
+    uint32_t at = key % SLOTS; /* neighbours side by side, so that few pages change */
 
     while (table->slots[at].value != 0 && table->slots[at].key != key)
         at = (at + 1) % SLOTS;
@@ -80,18 +83,23 @@ struct store {
     duramen_durable *log;
     duramen_checkpoint *saves;
     struct table table; /* changed on the layer's thread alone */
+    unsigned char changed[PAGES]; /* since the last copy */
     uint64_t executed;
     uint64_t next;
     uint64_t loaded; /* the place of the checkpoint that it began with */
+    uint64_t files;  /* that it was made of */
     int failed;
 
     pthread_mutex_t lock; /* of what follows; never held while duramen is called */
     pthread_cond_t moved;
     struct request *waiting, **waiting_end;
     struct batch *sent, **sent_end;
-    struct table *copy; /* for the checkpoint thread */
+    struct table *copy; /* for the checkpoint thread, and which of its pages changed since the one before */
+    uint64_t copy_changed[PAGES];
+    size_t copy_count;
     uint64_t copy_at;
     int saving;
+    int room; /* after what was delivered last */
 };
 
 static void complain(const char *what, int32_t code)
@@ -113,6 +121,7 @@ static void apply(struct store *store, uint64_t seq, const void *op, size_t len)
     entry = find(&store->table, put.key);
     entry->key = put.key;
     entry->value = put.value;
+    store->changed[(size_t)((unsigned char *)entry - (unsigned char *)&store->table) / PAGE_BYTES] = 1;
     store->executed = seq;
 }
 
@@ -130,9 +139,16 @@ static int32_t on_replay(void *user, uint64_t seq, uint32_t index, const void *o
 /* Between two batches the table is that of a place: now and then a copy of it goes to the checkpoint thread. */
 static void copy_now(struct store *store, uint64_t seq)
 {
+    uint64_t page;
+
     pthread_mutex_lock(&store->lock);
     if (!store->saving) {
         *store->copy = store->table;
+        store->copy_count = 0;
+        for (page = 0; page < PAGES; page++)
+            if (store->changed[page])
+                store->copy_changed[store->copy_count++] = page;
+        memset(store->changed, 0, sizeof store->changed);
         store->copy_at = seq;
         store->saving = 1;
         pthread_cond_broadcast(&store->moved);
@@ -169,6 +185,16 @@ static void on_release(void *user, uint64_t seq)
     pthread_mutex_unlock(&store->lock);
 }
 
+static void on_room(void *user)
+{
+    struct store *store = user;
+
+    pthread_mutex_lock(&store->lock);
+    store->room = 1;
+    pthread_cond_broadcast(&store->moved);
+    pthread_mutex_unlock(&store->lock);
+}
+
 static void on_end(void *user, int32_t code, const char *why)
 {
     struct store *store = user;
@@ -182,36 +208,38 @@ static void on_end(void *user, int32_t code, const char *why)
 
 /* ---- checkpoints ---- */
 
-struct stream {
-    unsigned char *bytes;
-    size_t at, size;
-};
-
-static int32_t on_fill(void *user, void *buf, size_t cap, size_t *len)
+static int32_t on_page(void *user, uint64_t index, void *buf, size_t cap, size_t *len)
 {
-    struct stream *from = user;
-
-    *len = from->size - from->at < cap ? from->size - from->at : cap;
-    memcpy(buf, from->bytes + from->at, *len);
-    from->at += *len;
+    if (cap < PAGE_BYTES)
+        return 1;
+    memcpy(buf, (unsigned char *)user + index * PAGE_BYTES, PAGE_BYTES);
+    *len = PAGE_BYTES;
     return 0;
 }
 
-static int32_t on_take(void *user, const void *bytes, size_t len)
+static int32_t on_install(void *user, uint64_t index, const void *page, size_t len)
 {
-    struct stream *to = user;
-
-    if (len > to->size - to->at)
+    if (len != PAGE_BYTES || index >= PAGES)
         return 1;
-    memcpy(to->bytes + to->at, bytes, len);
-    to->at += len;
+    memcpy((unsigned char *)user + index * PAGE_BYTES, page, len);
     return 0;
+}
+
+static duramen_page_source pages_of(struct table *table)
+{
+    duramen_page_source source = { 0 };
+
+    source.struct_size = sizeof source;
+    source.user = table;
+    source.pages = PAGES;
+    source.page = on_page;
+    return source;
 }
 
 static void *save(void *user)
 {
     struct store *store = user;
-    struct stream stream;
+    duramen_page_source source = pages_of(store->copy);
     uint64_t at, before = store->loaded;
     int32_t code;
 
@@ -224,11 +252,9 @@ static void *save(void *user)
 
         /* Not ahead of the log: what it has, the log has. */
         code = duramen_durable_wait(store->log, at, DURAMEN_FOREVER);
-        stream.bytes = (unsigned char *)store->copy;
-        stream.size = sizeof *store->copy;
-        stream.at = 0;
         if (code == DURAMEN_OK)
-            code = duramen_checkpoint_write(store->saves, at, NULL, stream.size, on_fill, &stream, NULL);
+            code = duramen_checkpoint_write_pages(store->saves, at, NULL, &source, before > 0 ? before : UNKNOWN,
+                                                  store->copy_changed, store->copy_count, NULL);
         if (code != DURAMEN_OK) {
             complain("a checkpoint", code);
             return NULL;
@@ -246,7 +272,6 @@ static void *save(void *user)
 static int32_t load(struct store *store)
 {
     duramen_checkpoint_info info = { 0 };
-    struct stream stream;
     int32_t code;
 
     info.struct_size = sizeof info;
@@ -255,14 +280,12 @@ static int32_t load(struct store *store)
         return DURAMEN_OK;
     if (code != DURAMEN_OK)
         return code;
-    stream.bytes = (unsigned char *)&store->table;
-    stream.size = sizeof store->table;
-    stream.at = 0;
-    code = duramen_checkpoint_read(store->saves, info.position, on_take, &stream);
-    if (code == DURAMEN_OK && stream.at != stream.size)
-        code = DURAMEN_E_DAMAGED;
+    code = DURAMEN_E_DAMAGED;
+    if (info.pages == PAGES)
+        code = duramen_checkpoint_read_pages(store->saves, info.position, on_install, &store->table);
     store->loaded = store->executed = info.position;
     store->next = info.position + 1;
+    store->files = info.files;
     return code;
 }
 
@@ -298,6 +321,7 @@ static int open_store(struct store *store, const char *dir)
     callbacks.execute = on_execute;
     callbacks.release = on_release;
     callbacks.ended = on_end;
+    callbacks.room = on_room;
 
     mkdir(dir, 0700);
     snprintf(path, sizeof path, "%s/checkpoints", dir);
@@ -371,12 +395,17 @@ static void *sequence(void *user)
         store->sent_end = &batch->next;
         pthread_mutex_unlock(&store->lock);
         for (;;) {
-            struct timespec moment = { 0, 1000000 };
-
+            pthread_mutex_lock(&store->lock);
+            store->room = 0;
+            pthread_mutex_unlock(&store->lock);
             code = duramen_durable_deliver(store->log, seq, ops, count);
             if (code != DURAMEN_E_BUSY && code != DURAMEN_E_NO_SPACE)
                 break;
-            nanosleep(&moment, NULL); /* a round, or a checkpoint, makes room */
+            /* A round, or a checkpoint, makes room. */
+            pthread_mutex_lock(&store->lock);
+            while (!store->room && !store->failed)
+                pthread_cond_wait(&store->moved, &store->lock);
+            pthread_mutex_unlock(&store->lock);
         }
         if (code != DURAMEN_OK) {
             complain("deliver", code);
@@ -486,7 +515,7 @@ static uint64_t kill_after(const char *self, const char *dir, uint64_t most)
 }
 
 /* Whether everything that was acknowledged is there; the store's own number of batches goes up. */
-static int holds(const char *dir, uint64_t *batches, uint64_t *saved)
+static int holds(const char *dir, uint64_t *batches, uint64_t *saved, uint64_t *files)
 {
     static struct store store;
     uint64_t lost = 0;
@@ -499,6 +528,7 @@ static int holds(const char *dir, uint64_t *batches, uint64_t *saved)
             lost++;
     *batches = store.executed;
     *saved = store.loaded;
+    *files = store.files;
     if (!close_store(&store))
         return 0;
     if (lost > 0)
@@ -508,39 +538,18 @@ static int holds(const char *dir, uint64_t *batches, uint64_t *saved)
 
 /* ---- a store that joins ---- */
 
-static int32_t on_page(void *user, uint64_t index, void *buf, size_t cap, size_t *len)
-{
-    if (cap < PAGE_BYTES)
-        return 1;
-    memcpy(buf, (unsigned char *)user + index * PAGE_BYTES, PAGE_BYTES);
-    *len = PAGE_BYTES;
-    return 0;
-}
-
-static int32_t on_install(void *user, uint64_t index, const void *page, size_t len)
-{
-    if (len != PAGE_BYTES || index >= sizeof(struct table) / PAGE_BYTES)
-        return 1;
-    memcpy((unsigned char *)user + index * PAGE_BYTES, page, len);
-    return 0;
-}
-
 /* The table of `place` goes from two servers to a third end: whether it came. */
 static int32_t transfer(const char *cluster, const char *dir, uint64_t place, struct table *from, struct table *to)
 {
     duramen_conf *conf = duramen_conf_new();
     duramen_transfer *ends[SERVERS + 1] = { NULL };
-    duramen_page_source source = { 0 };
+    duramen_page_source source = pages_of(from);
     duramen_transfer_info info = { 0 };
     uint8_t roots[SERVERS][32];
     char path[4096];
     int32_t code, closed;
     uint32_t i;
 
-    source.struct_size = sizeof source;
-    source.user = from;
-    source.pages = sizeof *from / PAGE_BYTES;
-    source.page = on_page;
     info.struct_size = sizeof info;
     code = set(conf, "dir", cluster);
     for (i = 0; code == DURAMEN_OK && i <= SERVERS; i++) {
@@ -590,8 +599,8 @@ static int joins(const char *dir, const char *cluster)
 {
     static struct store store;
     static struct table fetched;
-    struct stream stream = { NULL, 0, 0 };
-    uint64_t place, batches, saved;
+    duramen_page_source source = pages_of(&fetched);
+    uint64_t place, batches, saved, files;
     char path[4096];
     int32_t code;
 
@@ -604,19 +613,17 @@ static int joins(const char *dir, const char *cluster)
     snprintf(path, sizeof path, "%s/joined", dir);
     if (!open_store(&store, path))
         return 0;
-    stream.bytes = (unsigned char *)&fetched;
-    stream.size = sizeof fetched;
-    code = duramen_checkpoint_write(store.saves, place, NULL, stream.size, on_fill, &stream, NULL);
+    code = duramen_checkpoint_write_pages(store.saves, place, NULL, &source, UNKNOWN, NULL, 0, NULL);
     if (code != DURAMEN_OK)
         complain("the first checkpoint", code);
     if (!close_store(&store) || code != DURAMEN_OK)
         return 0;
-    return holds(path, &batches, &saved) && saved == place;
+    return holds(path, &batches, &saved, &files) && saved == place && files == 1;
 }
 
 int main(int argc, char **argv)
 {
-    uint64_t count, batches = 0, saved = 0, before;
+    uint64_t count, batches = 0, saved = 0, files = 0, before;
     const char *cluster = NULL;
     int kills = 5, i, right = argc >= 2 && argc % 2 == 0 && argv[1][0] != '-';
 
@@ -639,9 +646,9 @@ int main(int argc, char **argv)
 
         before = batches;
         count = kill_after(argv[0], argv[1], most);
-        right = count >= most && holds(argv[1], &batches, &saved) && batches > before;
-        printf("killed after %" PRIu64 " acknowledged puts: %" PRIu64 " batches, the last checkpoint at %" PRIu64 "\n", count,
-               batches, saved);
+        right = count >= most && holds(argv[1], &batches, &saved, &files) && batches > before;
+        printf("killed after %" PRIu64 " acknowledged puts: %" PRIu64 " batches, the last checkpoint at %" PRIu64 ", of %" PRIu64
+               " files\n", count, batches, saved, files);
     }
     if (right && cluster != NULL)
         right = joins(argv[1], cluster);
