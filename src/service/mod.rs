@@ -47,6 +47,10 @@ mod null;
 /// Operations for tests and loads.
 pub mod random;
 mod slow;
+mod tuple_space;
+mod tuple_space_fields;
+mod tuple_space_index;
+mod tuple_space_protocol;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
 pub use counter::Counter;
@@ -55,6 +59,12 @@ pub use key_value::{
 };
 pub use null::{NULL_REPLY_BYTES_MAX, NullService};
 pub use slow::SlowService;
+pub use tuple_space::TupleSpace;
+pub use tuple_space_fields::{Field, FieldType, Pattern, TUPLE_FIELDS_MAX};
+pub use tuple_space_protocol::{
+    NotATupleReply, SPACE_NAME_BYTES_MAX, SpaceEntry, TUPLE_BYTES_MAX, TUPLES_BYTES_MAX, TupleOperation,
+    TupleReply,
+};
 
 #[cfg(test)]
 mod key_value_pages_tests;
@@ -62,6 +72,8 @@ mod key_value_pages_tests;
 mod key_value_tests;
 #[cfg(test)]
 mod service_tests;
+#[cfg(test)]
+mod tuple_space_tests;
 
 use std::any::Any;
 use std::io::{self, Read, Write};
