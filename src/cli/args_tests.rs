@@ -120,6 +120,9 @@ fn tuple_reads_fields_and_templates() {
     ];
     let what = tuple::Template { space: "s".into(), template };
     assert_eq!(operation("inp s * ?int ?str ?bytes str:* -1"), Ok(Inp { what }));
+    let what = || tuple::Template { space: "s".into(), template: vec![Pattern::Any] };
+    assert_eq!(operation("in s *"), Ok(In { what: what(), wait_ms: None }));
+    assert_eq!(operation("rd s * --wait-ms 50"), Ok(Rd { what: what(), wait_ms: Some(50) }));
     let cas = Cas {
         space: "s".into(),
         unless: vec![Pattern::Is(text("lock")), Pattern::Any],

@@ -185,6 +185,9 @@ fn tuple_operation(random: &mut Random) -> Vec<u8> {
         8..=19 => TupleOperation::Inp { space, template },
         20..=22 => TupleOperation::RdAll { space, template, limit: 8, after: random.below(500) },
         23..=26 => TupleOperation::Cas { space, template, tuple },
+        // A millisecond is a thousand operations there.
+        27..=30 => TupleOperation::Rd { space, template, wait_ms: 1 + random.below(2) as u32 },
+        31..=35 => TupleOperation::In { space, template, wait_ms: random.below(3) as u32 },
         _ => TupleOperation::Out { space, tuple },
     };
     random.sometimes_malformed(operation.encode().to_vec())

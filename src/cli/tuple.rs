@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use duramen::client::tuples::{Wanted, wait_for_tuple};
 use duramen::client::{Client, ClientOptions, Outcome};
 use duramen::service::{Field, FieldType, Pattern, TupleOperation, TupleReply};
 use duramen::{data_dir, hex};
@@ -64,6 +65,22 @@ pub enum Operation {
         #[command(flatten)]
         what: Template,
     },
+    /// Print the oldest tuple that matches; if there is none, wait for the first
+    Rd {
+        #[command(flatten)]
+        what: Template,
+        /// Milliseconds to wait at most [default: as long as it takes]
+        #[arg(long, value_name = "MS")]
+        wait_ms: Option<u64>,
+    },
+    /// Take the oldest tuple that matches out and print it; if there is none, wait for the first
+    In {
+        #[command(flatten)]
+        what: Template,
+        /// Milliseconds to wait at most [default: as long as it takes]
+        #[arg(long, value_name = "MS")]
+        wait_ms: Option<u64>,
+    },
     /// Print all tuples that match, oldest first
     Rdall {
         #[command(flatten)]
@@ -95,7 +112,7 @@ pub struct Template {
     pub template: Vec<Pattern>,
 }
 
-/// Does it and prints the result. No match, and a cas that found one, exit with 1.
+/// Does it and prints the result. No match, none in time, and a cas that found one, exit with 1.
 pub fn run(args: Args) -> Result<(), CliError> {
     let dir = &args.dir.dir;
     let config = data_dir::load_config(dir)?;
@@ -120,8 +137,29 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Operation::Inp { what: Template { space, template } } => {
             done(space, write(TupleOperation::Inp { space, template })?)
         }
+        Operation::Rd { what, wait_ms } => {
+            done(&what.space, waited(&client, what, false, *wait_ms, args.timeout_ms)?)
+        }
+        Operation::In { what, wait_ms } => {
+            done(&what.space, waited(&client, what, true, *wait_ms, args.timeout_ms)?)
+        }
         Operation::Rdall { what, limit } => rdall(&read, what, *limit),
         Operation::List => list(&read),
+    }
+}
+
+fn waited(
+    client: &Client,
+    what: &Template,
+    takes: bool,
+    wait_ms: Option<u64>,
+    timeout_ms: u64,
+) -> Result<TupleReply, CliError> {
+    let limit = wait_ms.map(Duration::from_millis);
+    let wanted = Wanted { space: &what.space, template: &what.template, takes };
+    match wait_for_tuple(client, wanted, limit, Duration::from_millis(timeout_ms)) {
+        Ok(reply) => Ok(reply),
+        Err(outcome) => reply(outcome),
     }
 }
 
@@ -137,9 +175,17 @@ fn done(space: &str, reply: TupleReply) -> Result<(), CliError> {
         TupleReply::NoSpace => failed(format!("there is no space {space}: `duramen tuple create` makes one")),
         TupleReply::SpaceExists => failed(format!("there is a space {space} already")),
         TupleReply::Malformed(why) => failed(format!("the tuple space takes no such operation: {why}")),
+        TupleReply::TimedOut => failed("no tuple matched in that time".into()),
+        TupleReply::TooManyWait => failed(format!(
+            "as many operations wait as may, {} of one client: end some, or try again later",
+            duramen::service::WAITING_PER_CLIENT_MAX
+        )),
         TupleReply::TooLarge => {
             let bytes = duramen::service::TUPLE_BYTES_MAX;
-            failed(format!("a tuple or template has more than {bytes} bytes"))
+            let waiting = duramen::service::WAITING_TEMPLATE_BYTES_MAX;
+            failed(format!(
+                "a tuple or template has more than {bytes} bytes, or one to wait for more than {waiting}"
+            ))
         }
         other => failed(format!("the tuple space answered {other:?}")),
     }

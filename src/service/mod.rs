@@ -16,7 +16,7 @@
 //!
 //! # Operations that wait
 //! A service may let an operation wait for later ones ([`Service::begin`]): its client hears nothing until one of them ends it, and a
-//! repeated request waits on. The wait is part of the state. Most services need none of it.
+//! repeated request waits on. The wait is part of the state. The tuple space does so; most services need none of it.
 //!
 //! # Pages
 //! A large state is better kept in [`Pages`]: then its root costs what changed, a checkpoint writes and a peer sends what changed.
@@ -56,6 +56,7 @@ mod tuple_space;
 mod tuple_space_fields;
 mod tuple_space_index;
 mod tuple_space_protocol;
+mod tuple_space_waiting;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
 pub use counter::Counter;
@@ -68,7 +69,7 @@ pub use tuple_space::TupleSpace;
 pub use tuple_space_fields::{Field, FieldType, Pattern, TUPLE_FIELDS_MAX};
 pub use tuple_space_protocol::{
     NotATupleReply, SPACE_NAME_BYTES_MAX, SpaceEntry, TUPLE_BYTES_MAX, TUPLES_BYTES_MAX, TupleOperation,
-    TupleReply,
+    TupleReply, WAIT_MS_MAX, WAITING_MAX, WAITING_PER_CLIENT_MAX, WAITING_TEMPLATE_BYTES_MAX,
 };
 
 #[cfg(test)]
@@ -79,6 +80,8 @@ mod key_value_tests;
 mod service_tests;
 #[cfg(test)]
 mod tuple_space_tests;
+#[cfg(test)]
+mod tuple_space_waiting_tests;
 
 use std::any::Any;
 use std::io::{self, Read, Write};

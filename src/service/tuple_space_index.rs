@@ -173,7 +173,7 @@ impl Ids {
 
 /// Hashes of hashes are the hashes.
 #[derive(Default)]
-struct Itself(u64);
+pub(super) struct Itself(u64);
 
 impl Hasher for Itself {
     fn write(&mut self, _: &[u8]) {

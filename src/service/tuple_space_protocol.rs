@@ -11,11 +11,13 @@
 //!  6 inp     name, template
 //!  7 rdall   name, limit u32, id before the first u64, template
 //!  8 cas     name, template, the byte 1, tuple
+//!  9 rd      name, milliseconds to wait u32, template
+//! 10 in      name, milliseconds to wait u32, template
 //! ```
 //! # Replies
 //! ```text
 //!  0 Ok          create, delete, out and cas are done
-//!  1 Tuple       tuple
+//!  1 Tuple       tuple; to rd and in perhaps much later
 //!  2 NoMatch     rdp, inp: no tuple matches
 //!  3 Present     cas: a tuple that matches; nothing was put
 //!  4 Tuples      id of the last one if there may be more, else 0, u64; then each tuple
@@ -25,6 +27,8 @@
 //!  8 Malformed   why, UTF-8
 //!  9 TooLarge    a tuple or template above its bound
 //! 10 NotARead    a write, asked as a query
+//! 11 TimedOut    rd, in: no tuple matched in that time
+//! 12 TooManyWait rd, in: as many wait as may
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -40,6 +44,16 @@ pub const SPACE_NAME_BYTES_MAX: usize = 255;
 /// A reply to `rdall` or `list` has at most this many bytes of tuples or names, unless its first alone has more.
 pub const TUPLES_BYTES_MAX: usize = 1 << 20;
 
+/// The longest wait of one operation, milliseconds of agreed time. Who waits longer asks again: the last request of a client that is gone
+/// takes a tuple for it for so long at most.
+pub const WAIT_MS_MAX: u32 = 60 * 60 * 1000;
+/// A template that is waited for has at most so many bytes.
+pub const WAITING_TEMPLATE_BYTES_MAX: usize = 16 << 10;
+/// Operations that wait, of one client key.
+pub const WAITING_PER_CLIENT_MAX: usize = 128;
+/// Operations that wait, of all.
+pub const WAITING_MAX: usize = 16 << 10;
+
 pub(super) mod code {
     pub const CREATE: u8 = 1;
     pub const DELETE: u8 = 2;
@@ -49,6 +63,8 @@ pub(super) mod code {
     pub const INP: u8 = 6;
     pub const RDALL: u8 = 7;
     pub const CAS: u8 = 8;
+    pub const RD: u8 = 9;
+    pub const IN: u8 = 10;
 }
 
 pub(super) mod status {
@@ -64,6 +80,8 @@ pub(super) mod status {
     pub const MALFORMED: u8 = 8;
     pub const TOO_LARGE: u8 = 9;
     pub const NOT_A_READ: u8 = 10;
+    pub const TIMED_OUT: u8 = 11;
+    pub const TOO_MANY_WAIT: u8 = 12;
 }
 
 /// What can be asked.
@@ -127,6 +145,24 @@ pub enum TupleOperation<'a> {
         /// What to put.
         tuple: &'a [Field],
     },
+    /// Reads the oldest tuple that matches; if there is none, the first that is put.
+    Rd {
+        /// Where.
+        space: &'a str,
+        /// What to look for.
+        template: &'a [Pattern],
+        /// For how long, milliseconds: [`WAIT_MS_MAX`] at most.
+        wait_ms: u32,
+    },
+    /// Takes the oldest tuple that matches; if there is none, the first that is put and that no older [`TupleOperation::In`] takes.
+    In {
+        /// Where.
+        space: &'a str,
+        /// What to look for.
+        template: &'a [Pattern],
+        /// For how long, milliseconds: [`WAIT_MS_MAX`] at most.
+        wait_ms: u32,
+    },
 }
 
 /// What a space holds.
@@ -175,6 +211,10 @@ pub enum TupleReply {
     TooLarge,
     /// A write, asked as a query.
     NotARead,
+    /// No tuple matched in the time given.
+    TimedOut,
+    /// [`WAITING_MAX`] operations wait, or [`WAITING_PER_CLIENT_MAX`] of this client.
+    TooManyWait,
 }
 
 /// These bytes are not a reply of a tuple space.
@@ -220,6 +260,16 @@ impl TupleOperation<'_> {
                 head(code::CAS, space);
                 put_template(&mut out, template);
                 put_marked(&mut out, tuple);
+            }
+            Self::Rd { space, template, wait_ms } => {
+                head(code::RD, space);
+                out.put_u32_le(wait_ms);
+                put_template(&mut out, template);
+            }
+            Self::In { space, template, wait_ms } => {
+                head(code::IN, space);
+                out.put_u32_le(wait_ms);
+                put_template(&mut out, template);
             }
         }
         out.freeze()
@@ -275,6 +325,8 @@ impl TupleReply {
             }
             status::TOO_LARGE => Self::TooLarge,
             status::NOT_A_READ => Self::NotARead,
+            status::TIMED_OUT => Self::TimedOut,
+            status::TOO_MANY_WAIT => Self::TooManyWait,
             _ => return Err(Refused::Malformed("no such reply")),
         };
         input.end().map(|()| decoded)
@@ -289,6 +341,7 @@ pub(super) enum Refused {
     NoSpace,
     SpaceExists,
     NotARead,
+    TooManyWait,
 }
 
 impl Refused {
@@ -301,6 +354,7 @@ impl Refused {
             Refused::NoSpace => &[status::NO_SPACE],
             Refused::SpaceExists => &[status::SPACE_EXISTS],
             Refused::NotARead => &[status::NOT_A_READ],
+            Refused::TooManyWait => &[status::TOO_MANY_WAIT],
         })
     }
 }

@@ -196,6 +196,8 @@ fn what_cannot_be_done_is_answered_with_the_reason() {
         TupleOperation::Inp { space: "t", template: &template },
         TupleOperation::RdAll { space: "t", template: &template, limit: 1, after: 0 },
         TupleOperation::Cas { space: "t", template: &template, tuple: &tuple },
+        TupleOperation::Rd { space: "t", template: &template, wait_ms: 1 },
+        TupleOperation::In { space: "t", template: &template, wait_ms: 1 },
         TupleOperation::Delete { space: "t" },
     ] {
         assert_eq!(run(&mut service, 1, operation), TupleReply::NoSpace, "{operation:?}");
@@ -252,7 +254,7 @@ struct Model {
     last_id: u64,
 }
 
-fn model_matches(template: &[Pattern], tuple: &[Field]) -> bool {
+pub(super) fn model_matches(template: &[Pattern], tuple: &[Field]) -> bool {
     let is = |(pattern, field): (&Pattern, &Field)| match pattern {
         Pattern::Any => true,
         Pattern::Typed(FieldType::Int) => matches!(field, Field::Int(_)),
@@ -379,11 +381,11 @@ fn field(random: &mut Random) -> Field {
     }
 }
 
-fn tuple(random: &mut Random) -> Tuple {
+pub(super) fn tuple(random: &mut Random) -> Tuple {
     (0..1 + random.below(4)).map(|_| field(random)).collect()
 }
 
-fn template(random: &mut Random) -> Template {
+pub(super) fn template(random: &mut Random) -> Template {
     let types = [FieldType::Int, FieldType::Text, FieldType::Bytes];
     let pattern = |random: &mut Random| match random.below(5) {
         0 | 1 => Pattern::Any,
