@@ -5,10 +5,18 @@ mod codec;
 mod hash;
 mod log_append;
 mod order_step;
+mod tuples;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(benches, codec::benches, hash::benches, log_append::benches, order_step::benches);
+criterion_group!(
+    benches,
+    codec::benches,
+    hash::benches,
+    log_append::benches,
+    order_step::benches,
+    tuples::benches
+);
 criterion_main!(benches);
 
 /// A folder on the disk that holds the build.

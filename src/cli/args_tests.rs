@@ -91,6 +91,52 @@ fn kv_has_the_five_operations() {
 }
 
 #[test]
+fn tuple_reads_fields_and_templates() {
+    use duramen::service::{Field, FieldType, Pattern};
+    use tuple::Operation::*;
+    let operation = |line: &str| parse::<tuple::Args>(line).map(|a| a.operation);
+    let text = |text: &str| Field::Text(text.into());
+    let tuple =
+        vec![text("a"), Field::Int(-4), text("4"), Field::Bytes(vec![10, 255]), text(""), text("007")];
+    assert_eq!(
+        operation("out s a -4 str:4 bytes:0aff str: 007"),
+        Ok(Out { space: "s".into(), tuple: tuple.clone() })
+    );
+    let words = tuple::show(&tuple);
+    assert_eq!(words, "a\t-4\tstr:4\tbytes:0aff\tstr:\t007");
+    let again: Vec<Field> = words.split('\t').map(|word| tuple::field(word).unwrap()).collect();
+    assert_eq!(again, tuple, "what is shown can be given");
+    assert_eq!(
+        tuple::show(&[text("*"), text("?x"), text("int:4"), text("a\tb")]),
+        "str:*\tstr:?x\tstr:int:4\ta\\tb"
+    );
+    let template = vec![
+        Pattern::Any,
+        Pattern::Typed(FieldType::Int),
+        Pattern::Typed(FieldType::Text),
+        Pattern::Typed(FieldType::Bytes),
+        Pattern::Is(text("*")),
+        Pattern::Is(Field::Int(-1)),
+    ];
+    let what = tuple::Template { space: "s".into(), template };
+    assert_eq!(operation("inp s * ?int ?str ?bytes str:* -1"), Ok(Inp { what }));
+    let what = || tuple::Template { space: "s".into(), template: vec![Pattern::Any] };
+    assert_eq!(operation("in s *"), Ok(In { what: what(), wait_ms: None }));
+    assert_eq!(operation("rd s * --wait-ms 50"), Ok(Rd { what: what(), wait_ms: Some(50) }));
+    let cas = Cas {
+        space: "s".into(),
+        unless: vec![Pattern::Is(text("lock")), Pattern::Any],
+        out: vec![text("lock"), text("me")],
+    };
+    assert_eq!(operation("cas s --unless lock * --out lock me"), Ok(cas));
+    for wrong in
+        ["out s", "out s *", "out s ?int", "out s int:x", "out s bytes:0", "rdp s ?float", "rdp s", ""]
+    {
+        assert!(operation(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn the_other_commands_read_their_options() {
     let args: status::Args = parse("--json").unwrap();
     assert!(args.json && !args.insecure.insecure && args.client.is_none());

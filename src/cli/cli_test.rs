@@ -78,7 +78,8 @@ fn failures_exit_1_with_one_line_that_says_what_to_do() {
 #[test]
 fn test_service_compares_two_processes_and_finds_the_built_in_services_right() {
     let temp = temp_dir();
-    for (service, root) in [("kv", "root "), ("counter", "root none"), ("null", "root none")] {
+    let services = [("kv", "root "), ("tuples", "root "), ("counter", "root none"), ("null", "root none")];
+    for (service, root) in services {
         let args = ["test-service", "--service", service, "--operations", "400", "--seed", "7"];
         let output = duramen(&args, temp.path());
         let said = String::from_utf8_lossy(&output.stdout);
@@ -105,6 +106,10 @@ fn bench_refuses_what_does_not_go_together() {
         fails(&bench(line), &[line.split(' ').next().unwrap(), "--local N", "leave it out"]);
     }
     fails(&bench("--local 4 --service null --workload a"), &["--workload", "--service kv"]);
+    fails(&bench("--local 4 --service tuples --keys 5"), &["--keys", "--service kv"]);
+    fails(&bench("--local 4 --service tuples --workload a"), &["ddspace-1k"]);
+    fails(&bench("--local 4 --workload ddspace-1k"), &["--service tuples"]);
+    fails(&bench("--local 4 --service tuples --value-size 70000"), &["--value-size", "tuple"]);
     fails(&bench("--local 4 --workload e --read-fraction 0.5"), &["--read-fraction", "leave it out"]);
     fails(&bench("--local 4 --read-fraction 1.5"), &["--read-fraction", "0 to 1"]);
     fails(&bench("--local 4 --rate 0"), &["--rate", "at least 1"]);

@@ -24,6 +24,7 @@ mod status;
 mod test_library;
 mod test_service;
 mod transfer_line;
+mod tuple;
 mod wan;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use duramen::config::{Config, Transport};
 use duramen::quorum::FaultModel;
+use duramen::service::{KeyValueStore, NullService, Service, TupleSpace};
 use duramen::types::DigestAlgorithm;
 use log::LevelFilter;
 
@@ -64,6 +66,8 @@ enum Command {
     Status(status::Args),
     /// Use the replicated key-value store.
     Kv(kv::Args),
+    /// Use the replicated tuple space.
+    Tuple(tuple::Args),
     /// Look at a replica's log while the replica does not run.
     Log(log_files::Args),
     /// Execute a replica's log once more, and compare with what a quorum signed.
@@ -92,6 +96,7 @@ impl Command {
             Command::Recover(args) => recover::run(args),
             Command::Status(args) => status::run(args),
             Command::Kv(args) => kv::run(args),
+            Command::Tuple(args) => tuple::run(args),
             Command::Log(args) => log_files::run(args),
             Command::Replay(args) => replay::run(args),
             Command::DiskCheck(args) => disk_check::run(args),
@@ -113,7 +118,8 @@ impl Command {
             | Command::Demo(_)
             | Command::Figures(_)
             | Command::Kv(_)
-            | Command::Status(_) => LevelFilter::Error,
+            | Command::Status(_)
+            | Command::Tuple(_) => LevelFilter::Error,
             _ => LevelFilter::Warn,
         }
     }
@@ -179,6 +185,8 @@ pub struct InsecureArg {
 pub enum ServiceName {
     /// The key-value store
     Kv,
+    /// The tuple space
+    Tuples,
     /// The null service of the micro-benchmarks: request and reply bytes only
     Null,
 }
@@ -188,7 +196,17 @@ impl ServiceName {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kv => "kv",
+            Self::Tuples => "tuples",
             Self::Null => "null",
+        }
+    }
+
+    /// The service in its first state. `reply_size`: of a reply of the null service to a request that names no length.
+    pub fn make(self, reply_size: u32) -> Box<dyn Service> {
+        match self {
+            Self::Kv => Box::new(KeyValueStore::new()),
+            Self::Tuples => Box::new(TupleSpace::new()),
+            Self::Null => Box::new(NullService::new(reply_size)),
         }
     }
 }

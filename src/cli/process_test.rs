@@ -14,6 +14,10 @@ mod local_cluster;
 #[path = "bench_runs_test.rs"]
 mod bench_runs;
 
+/// `duramen tuple`.
+#[path = "tuples_test.rs"]
+mod tuples;
+
 /// Those that lie.
 #[cfg(feature = "adversary")]
 #[path = "liars_test.rs"]
@@ -92,9 +96,14 @@ impl Running {
     }
 
     fn with(model: FaultModel, change: impl FnOnce(InitOptions) -> InitOptions) -> Running {
+        Self::serving(model, &[], change)
+    }
+
+    /// With these arguments to each `start`.
+    fn serving(model: FaultModel, args: &[&str], change: impl FnOnce(InitOptions) -> InitOptions) -> Running {
         let (one, temp) = (CLUSTERS.lock(), temp_dir());
         let options = change(options(temp.path(), model));
-        let mut cluster = LocalCluster::create(Path::new(EXE), options, &[], false).unwrap();
+        let mut cluster = LocalCluster::create(Path::new(EXE), options, args, false).unwrap();
         cluster.start_all(START_TIME, &|| true).unwrap();
         let keys = data_dir::client_key_file(cluster.dir(), "default");
         let keys = ClientKeys::load(&keys, &cluster.config).unwrap();

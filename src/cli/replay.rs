@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use duramen::data_dir;
 use duramen::replica::{AuditOptions, audit};
-use duramen::service::{KeyValueStore, NullService, Service};
 use duramen::types::ReplicaId;
 
 use super::{CliError, ServiceName, emit};
@@ -29,10 +28,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), CliError> {
     let (dir, id) = replica_of(&args.dir)?;
     let config = data_dir::load_config(&dir)?;
-    let service: Box<dyn Service> = match args.service {
-        ServiceName::Kv => Box::new(KeyValueStore::new()),
-        ServiceName::Null => Box::new(NullService::new(args.reply_size)),
-    };
+    let service = args.service.make(args.reply_size);
     let done = audit(AuditOptions { config, dir, id, service, from_beginning: args.from_beginning })?;
     let from = match done.from {
         Some(seq) => format!("from the checkpoint of place {seq}"),

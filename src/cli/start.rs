@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use duramen::config::{Config, Durability, LogIo};
 use duramen::replica::{RecoveryProgress, Replica, ReplicaOptions};
-use duramen::service::{KeyValueStore, NullService, Service, SlowService};
+use duramen::service::SlowService;
 #[cfg(feature = "adversary")]
 use duramen::sim::adversary::catalogue;
 #[cfg(feature = "adversary")]
@@ -77,10 +77,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
 }
 
 fn run_one(args: &Args, config: Config, id: ReplicaId) -> Result<(), CliError> {
-    let mut service: Box<dyn Service> = match args.service {
-        ServiceName::Kv => Box::new(KeyValueStore::new()),
-        ServiceName::Null => Box::new(NullService::new(args.reply_size)),
-    };
+    let mut service = args.service.make(args.reply_size);
     if args.execute_cost_us > 0 {
         service = Box::new(SlowService::new(service, Duration::from_micros(args.execute_cost_us)));
     }

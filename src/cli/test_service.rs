@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 
 use duramen::service::conformance::{Point, find_fault, trace, with_pool};
 use duramen::service::random::Random;
-use duramen::service::{Counter, KeyValueStore, KvOperation, KvWrite, NullService, Service};
+use duramen::service::{
+    Counter, Field, FieldType, KeyValueStore, KvOperation, KvWrite, NullService, Pattern, Service,
+    TupleOperation, TupleSpace,
+};
 
 use super::{CliError, emit, test_library};
 
@@ -40,6 +43,8 @@ pub struct Args {
 enum Tested {
     /// The key-value store
     Kv,
+    /// The tuple space
+    Tuples,
     /// The counter
     Counter,
     /// The null service of the micro-benchmarks
@@ -50,6 +55,7 @@ impl Tested {
     fn as_str(self) -> &'static str {
         match self {
             Self::Kv => "kv",
+            Self::Tuples => "tuples",
             Self::Counter => "counter",
             Self::Null => "null",
         }
@@ -68,6 +74,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         |one: fn(&mut Random) -> Vec<u8>| (0..args.operations).map(|_| one(&mut random)).collect::<Vec<_>>();
     match args.service {
         Tested::Kv => test(&args, KeyValueStore::new, &operations(kv_operation)),
+        Tested::Tuples => test(&args, TupleSpace::new, &operations(tuple_operation)),
         Tested::Counter => test(&args, Counter::default, &operations(counter_operation)),
         Tested::Null => test(&args, || NullService::new(8), &operations(null_operation)),
     }
@@ -147,6 +154,41 @@ fn kv_operation(random: &mut Random) -> Vec<u8> {
         ]),
         4..=6 => KvOperation::Write(KvWrite::Delete { key: &a }),
         _ => KvOperation::Write(KvWrite::Put { key: &a, value: &v }),
+    };
+    random.sometimes_malformed(operation.encode().to_vec())
+}
+
+fn tuple_operation(random: &mut Random) -> Vec<u8> {
+    // Few enough values to meet again, and several spaces; tuples to fill some pages.
+    let field = |random: &mut Random| match random.below(4) {
+        0 => Field::Int(random.below(30) as i64 - 15),
+        1 | 2 => Field::Text(format!("{:04}", random.below(40)).repeat(1 + random.below(3) as usize)),
+        _ => {
+            let length = [0, 10, 300, 3000][random.below(4) as usize];
+            Field::Bytes(vec![random.below(3) as u8; length])
+        }
+    };
+    let tuple: Vec<Field> = (0..1 + random.below(4)).map(|_| field(random)).collect();
+    let mut pattern = |_| match random.below(6) {
+        0 => Pattern::Is(field(random)),
+        1 => Pattern::Typed([FieldType::Int, FieldType::Text, FieldType::Bytes][random.below(3) as usize]),
+        _ => Pattern::Any,
+    };
+    let template: Vec<Pattern> = tuple.iter().map(&mut pattern).collect();
+    let space = ["a", "bb", "ccc"][random.below(3) as usize];
+    let (tuple, template) = (&tuple[..], &template[..]);
+    let operation = match random.below(64) {
+        0 | 1 => TupleOperation::Create { space },
+        2 => TupleOperation::Delete { space },
+        3 => TupleOperation::List { after: "a", limit: 5 },
+        4..=7 => TupleOperation::Rdp { space, template },
+        8..=19 => TupleOperation::Inp { space, template },
+        20..=22 => TupleOperation::RdAll { space, template, limit: 8, after: random.below(500) },
+        23..=26 => TupleOperation::Cas { space, template, tuple },
+        // A millisecond is a thousand operations there.
+        27..=30 => TupleOperation::Rd { space, template, wait_ms: 1 + random.below(2) as u32 },
+        31..=35 => TupleOperation::In { space, template, wait_ms: random.below(3) as u32 },
+        _ => TupleOperation::Out { space, tuple },
     };
     random.sometimes_malformed(operation.encode().to_vec())
 }

@@ -30,6 +30,9 @@ pub mod reply_votes;
 /// The core's threads and the blocking interface.
 pub mod runtime;
 
+/// Waiting for tuples of the tuple space.
+pub mod tuples;
+
 #[cfg(test)]
 mod reply_votes_tests;
 #[cfg(test)]

@@ -5,6 +5,10 @@
 //! OPEN(client, nonce)  ─→ session, id derived from the OPEN's place in the order, never reused
 //! request (session, n) ─→ n = last + 1 executes; n ≤ last gets its kept reply; n > last + 1 does not execute
 //! ```
+//! A request may wait for later ones ([`Service::begin`](crate::service::Service::begin)): it has executed, and its reply comes when it
+//! comes. A session with such a request is not evicted while its key has others. One that waits is abandoned when its session is evicted
+//! all the same, or when as many later requests of its session have executed as replies are kept.
+//!
 //! An evicted session's requests are `Expired` for ever: its id is gone, so its request 1 cannot execute a second time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::order::mutants::{Mutant, broken};
-use crate::service::{CanonicalReader, DigestWriter, RestoreError, Snapshot};
+use crate::service::{CanonicalReader, DigestWriter, RestoreError, Snapshot, Waiter};
 use crate::types::{ClientId, Digest, DigestAlgorithm, RequestNumber, Seq, SessionId};
 
 /// What the table may keep. The same on all replicas: the bounds decide on what is evicted.
@@ -54,6 +58,8 @@ pub enum Verdict<'a> {
     Execute,
     /// It was executed before. `None`: its reply was too long or is too old to be kept.
     Duplicate(Option<&'a StoredReply>),
+    /// It was executed before, and waits for its reply.
+    Waits,
     /// Its predecessor has not been executed: it is not either.
     Gap,
     /// No such session, or the session of another key.
@@ -80,6 +86,8 @@ pub struct ClientTable {
     opened: BTreeMap<(ClientId, u64), SessionId>,
     /// What each key with a session holds; follows from `sessions`.
     holdings: HashMap<ClientId, Holdings>,
+    /// Requests that waited and are no longer known, since [`ClientTable::take_abandoned`].
+    abandoned: Vec<Waiter>,
 }
 
 /// The sessions of one key, by when they were used: to find the least recently used without a look at all.
@@ -102,12 +110,24 @@ struct Session {
     /// Of the last executed request, or of the OPEN.
     used: Seq,
     last: RequestNumber,
-    /// Replies to the requests up to `last`, without gaps; `None`: too long to keep.
-    replies: VecDeque<Option<StoredReply>>,
+    /// Of the requests up to `last`, without gaps.
+    replies: VecDeque<Kept>,
     /// Of the results in `replies`.
     bytes: usize,
+    /// Requests among them that wait.
+    waits: usize,
     /// Stands in [`Holdings::with_replies`].
     listed: bool,
+}
+
+/// What is kept of an executed request.
+#[derive(Clone, Debug)]
+enum Kept {
+    Reply(StoredReply),
+    /// Its reply was too long.
+    Nothing,
+    /// It has none yet. Where it stands in the order.
+    Waits(Seq, u32),
 }
 
 impl ClientTable {
@@ -129,7 +149,8 @@ impl ClientTable {
     /// Executes the OPEN that stands at `index` in batch `seq`: the session that this client's `nonce` has open already (a
     /// retransmitted OPEN opens once), else a new one.
     ///
-    /// Above the key's quota it takes the place of the key's session with the lowest (batch last executed in, id).
+    /// Above the key's quota it takes the place of the key's session with the lowest (batch last executed in, id), of those without
+    /// requests that wait if there are any.
     pub fn open(&mut self, client: ClientId, nonce: u64, seq: Seq, index: u32) -> SessionId {
         if let Some(&open) = self.opened.get(&(client, nonce)) {
             return open;
@@ -147,6 +168,7 @@ impl ClientTable {
                 last: RequestNumber(0),
                 replies: VecDeque::new(),
                 bytes: 0,
+                waits: 0,
                 listed: false,
             },
         );
@@ -168,7 +190,11 @@ impl ClientTable {
         // From the newest backwards.
         let back = usize::try_from(session.last.0 - number.0).unwrap_or(usize::MAX);
         let place = session.replies.len().checked_sub(1).and_then(|newest| newest.checked_sub(back));
-        Verdict::Duplicate(place.and_then(|place| session.replies[place].as_ref()))
+        match place.map(|place| &session.replies[place]) {
+            Some(Kept::Reply(reply)) => Verdict::Duplicate(Some(reply)),
+            Some(Kept::Waits(..)) => Verdict::Waits,
+            Some(Kept::Nothing) | None => Verdict::Duplicate(None),
+        }
     }
 
     /// Notes that request `number`, found to [`Verdict::Execute`], was executed in batch `seq` with this reply.
@@ -176,7 +202,47 @@ impl ClientTable {
     /// # Panics
     /// If the session is not open or the request is not its next.
     pub fn store(&mut self, session: SessionId, number: RequestNumber, seq: Seq, reply: Bytes) {
-        let id = session;
+        let kept = self.kept(seq, reply);
+        self.add(session, number, seq, kept);
+    }
+
+    /// As [`ClientTable::store`] of a request that waits; it stands at `index` in the batch.
+    ///
+    /// # Panics
+    /// As [`ClientTable::store`].
+    pub fn wait(&mut self, session: SessionId, number: RequestNumber, seq: Seq, index: u32) {
+        self.add(session, number, seq, Kept::Waits(seq, index));
+    }
+
+    /// Notes the reply that batch `seq` brought to a request that waited: whose it is, and its number. `None`: no such request waits.
+    pub fn answer(&mut self, waiter: &Waiter, seq: Seq, reply: Bytes) -> Option<(ClientId, RequestNumber)> {
+        let kept = self.kept(seq, reply);
+        let found = self.sessions.get(&waiter.session)?.place_of(waiter)?;
+        let session = Arc::make_mut(self.sessions.get_mut(&waiter.session).expect("just seen"));
+        let number = RequestNumber(session.last.0 - (session.replies.len() - 1 - found) as u64);
+        session.waits -= 1;
+        session.used = seq;
+        let before = session.bytes;
+        session.bytes += kept.bytes();
+        session.replies[found] = kept;
+        let client = session.client;
+        self.bound(waiter.session, seq, before);
+        Some((client, number))
+    }
+
+    /// The requests that waited and nobody can be told of any more, since the last call, in the order in which that came about.
+    pub fn take_abandoned(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.abandoned)
+    }
+
+    fn kept(&self, seq: Seq, reply: Bytes) -> Kept {
+        match reply.len() <= self.limits.reply_bytes_max {
+            true => Kept::Reply(StoredReply { seq, result: reply }),
+            false => Kept::Nothing,
+        }
+    }
+
+    fn add(&mut self, id: SessionId, number: RequestNumber, seq: Seq, kept: Kept) {
         let session = Arc::make_mut(self.sessions.get_mut(&id).expect("a request of an open session"));
         let in_order = number == session.last.next();
         let may = broken(Mutant::ExecutesTwice) || broken(Mutant::ExecutesPastGaps);
@@ -184,11 +250,19 @@ impl ClientTable {
         session.last = session.last.max(number);
         session.used = seq;
         let before = session.bytes;
-        session
-            .keep((reply.len() <= self.limits.reply_bytes_max).then_some(StoredReply { seq, result: reply }));
-        while session.replies.len() > self.limits.replies_max || session.bytes > self.limits.replies_bytes_max
-        {
-            session.drop_oldest();
+        session.keep(kept);
+        while session.replies.len() > self.limits.replies_max {
+            let dropped = session.drop_oldest();
+            self.abandoned.extend(dropped.map(|(seq, index)| Waiter { session: id, seq, index }));
+        }
+        self.bound(id, seq, before);
+    }
+
+    /// Drops replies above the bounds, after one was added in batch `seq` to a session that had so many bytes of them before.
+    fn bound(&mut self, id: SessionId, seq: Seq, before: usize) {
+        let session = Arc::make_mut(self.sessions.get_mut(&id).expect("an open session"));
+        while session.bytes > self.limits.replies_bytes_max {
+            session.drop_reply();
         }
         let client = session.client;
         let holdings = self.holdings.get_mut(&client).expect("a key with a session");
@@ -245,19 +319,34 @@ impl ClientTable {
     /// Evicts sessions of `client` until one more is within its quota.
     fn make_room(&mut self, client: ClientId) {
         let Some(holdings) = self.holdings.get_mut(&client) else { return };
-        while holdings.sessions.len() >= self.limits.sessions_per_client_max {
-            let Some((found, id)) = holdings.sessions.pop_first() else { return };
+        let mut passed_over = Vec::new();
+        while holdings.sessions.len() + passed_over.len() >= self.limits.sessions_per_client_max {
+            let (found, id) = match holdings.sessions.pop_first() {
+                Some(first) => {
+                    let session = &self.sessions[&first.1];
+                    if session.used > first.0 {
+                        holdings.sessions.insert((session.used, first.1));
+                        continue;
+                    }
+                    if session.waits > 0 {
+                        passed_over.push(first);
+                        continue;
+                    }
+                    first
+                }
+                // All of them wait.
+                None if !passed_over.is_empty() => passed_over.remove(0),
+                None => return,
+            };
             let session = &self.sessions[&id];
-            if session.used > found {
-                holdings.sessions.insert((session.used, id));
-                continue;
-            }
+            self.abandoned.extend(session.waiters(id));
             holdings.bytes -= session.bytes;
             self.opened.remove(&(client, session.nonce));
             // Its entry among those with replies goes when it comes to the front, or here if it is in its place.
             holdings.with_replies.remove(&(found, id));
             self.sessions.remove(&id);
         }
+        holdings.sessions.extend(passed_over);
         // Entries of evicted sessions that were used after they were listed must not add up.
         if holdings.with_replies.len() > 2 * holdings.sessions.len() {
             holdings.with_replies.retain(|(_, id)| self.sessions.contains_key(id));
@@ -279,7 +368,7 @@ impl ClientTable {
             while session.bytes > 0
                 && holdings.bytes + session.bytes - before > self.limits.client_replies_bytes_max
             {
-                session.drop_oldest();
+                session.drop_reply();
             }
             holdings.bytes = holdings.bytes + session.bytes - before;
             session.listed = session.bytes > 0;
@@ -323,32 +412,71 @@ impl ClientTable {
     }
 }
 
+impl Kept {
+    /// Of the result.
+    fn bytes(&self) -> usize {
+        match self {
+            Kept::Reply(reply) => reply.result.len(),
+            Kept::Nothing | Kept::Waits(..) => 0,
+        }
+    }
+}
+
 impl Session {
-    /// Adds the reply to the newest request.
-    fn keep(&mut self, reply: Option<StoredReply>) {
-        self.bytes += reply.as_ref().map_or(0, |reply| reply.result.len());
-        self.replies.push_back(reply);
+    /// Adds what is kept of the newest request.
+    fn keep(&mut self, kept: Kept) {
+        self.bytes += kept.bytes();
+        self.waits += usize::from(matches!(kept, Kept::Waits(..)));
+        self.replies.push_back(kept);
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(Some(dropped)) = self.replies.pop_front() {
-            self.bytes -= dropped.result.len();
+    /// Forgets the oldest request; where it stands in the order if it waits.
+    fn drop_oldest(&mut self) -> Option<(Seq, u32)> {
+        let dropped = self.replies.pop_front()?;
+        self.bytes -= dropped.bytes();
+        let Kept::Waits(seq, index) = dropped else { return None };
+        self.waits -= 1;
+        Some((seq, index))
+    }
+
+    /// Drops the oldest reply, if there is one; requests that wait stay.
+    fn drop_reply(&mut self) {
+        if !matches!(self.replies.front(), Some(Kept::Waits(..))) {
+            self.drop_oldest();
+        } else if let Some(kept) = self.replies.iter_mut().find(|kept| matches!(kept, Kept::Reply(_))) {
+            self.bytes -= kept.bytes();
+            *kept = Kept::Nothing;
         }
     }
 
+    /// Those of its requests that wait, oldest first.
+    fn waiters(&self, id: SessionId) -> impl Iterator<Item = Waiter> {
+        self.replies.iter().filter_map(move |kept| match kept {
+            Kept::Waits(seq, index) => Some(Waiter { session: id, seq: *seq, index: *index }),
+            _ => None,
+        })
+    }
+
+    fn place_of(&self, waiter: &Waiter) -> Option<usize> {
+        let is = |kept: &Kept| matches!(kept, Kept::Waits(seq, index) if (*seq, *index) == (waiter.seq, waiter.index));
+        self.replies.iter().position(is)
+    }
+
     fn canonical_bytes(&self) -> u64 {
-        let kept = self.replies.iter().flatten().count();
-        (SESSION_BYTES + self.replies.len() * 4 + kept * 8 + self.bytes) as u64
+        let kept = self.replies.iter().filter(|kept| matches!(kept, Kept::Reply(_))).count();
+        (SESSION_BYTES + self.replies.len() * 4 + kept * 8 + self.bytes + self.waits * 12) as u64
     }
 }
 
 /// Starts the canonical bytes; the last byte is the format's version. Then: last id given `u64`, number of sessions `u64`, sessions.
 const MAGIC: [u8; 8] = *b"dura-ct\x01";
 /// A session: id `u64`, client `u32`, nonce, batch used, last number `u64`, number of replies `u32`; then the replies, oldest first:
-/// length `u32`, [`NOT_KEPT`] or seq `u64` and bytes.
+/// [`NOT_KEPT`]; or [`WAITS`], seq `u64`, index `u32`; or length `u32`, seq `u64` and bytes.
 const SESSION_BYTES: usize = 40;
 /// In place of the length of a reply that was too long to keep.
 const NOT_KEPT: u32 = u32::MAX;
+/// In place of the length of a reply that is to come.
+const WAITS: u32 = u32::MAX - 1;
 
 impl Snapshot for ClientTable {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -372,8 +500,13 @@ fn write_session(out: &mut dyn Write, id: SessionId, session: &Session) -> io::R
     out.write_all(&(session.replies.len() as u32).to_le_bytes())?;
     for reply in &session.replies {
         match reply {
-            None => out.write_all(&NOT_KEPT.to_le_bytes())?,
-            Some(StoredReply { seq, result }) => {
+            Kept::Nothing => out.write_all(&NOT_KEPT.to_le_bytes())?,
+            Kept::Waits(seq, index) => {
+                out.write_all(&WAITS.to_le_bytes())?;
+                out.write_all(&seq.0.to_le_bytes())?;
+                out.write_all(&index.to_le_bytes())?;
+            }
+            Kept::Reply(StoredReply { seq, result }) => {
                 out.write_all(&(result.len() as u32).to_le_bytes())?;
                 out.write_all(&seq.0.to_le_bytes())?;
                 out.write_all(result)?;
@@ -392,6 +525,7 @@ fn read_session(input: &mut CanonicalReader<'_>) -> Result<(SessionId, Session),
         last: RequestNumber(input.u64("session")?),
         replies: VecDeque::new(),
         bytes: 0,
+        waits: 0,
         listed: false,
     };
     let replies = input.u32("session")?;
@@ -400,13 +534,17 @@ fn read_session(input: &mut CanonicalReader<'_>) -> Result<(SessionId, Session),
     for _ in 0..replies {
         let length = input.u32("reply")?;
         if length == NOT_KEPT {
-            session.keep(None);
+            session.keep(Kept::Nothing);
             continue;
         }
         let seq = Seq(input.u64("reply")?);
+        if length == WAITS {
+            session.keep(Kept::Waits(seq, input.u32("reply")?));
+            continue;
+        }
         let mut result = Vec::new();
         input.append(&mut result, length as usize, "reply")?;
-        session.keep(Some(StoredReply { seq, result: result.into() }));
+        session.keep(Kept::Reply(StoredReply { seq, result: result.into() }));
     }
     Ok((id, session))
 }

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::client_table::*;
-use crate::service::{RestoreError, Snapshot};
+use crate::service::{RestoreError, Snapshot, Waiter};
 use crate::types::*;
 
 const ALICE: ClientId = ClientId(1);
@@ -157,14 +157,107 @@ fn a_clone_stays_as_it_was() {
     assert_ne!(bytes_of(&table), before);
 }
 
-/// Random OPENs and requests, some of them out of turn; returns all answers. `opened` carries over to the next call.
-fn run(
-    table: &mut ClientTable,
-    opened: &mut Vec<SessionId>,
-    seed: u64,
-    steps: std::ops::Range<u64>,
-) -> Vec<String> {
+/// The session's next request waits; it stands first in batch `seq`.
+fn wait(table: &mut ClientTable, client: ClientId, session: SessionId, seq: u64) -> Waiter {
+    let number = table.last_executed(session).expect("open").next();
+    assert_eq!(table.check(client, session, number), Verdict::Execute);
+    table.wait(session, number, Seq(seq), 0);
+    assert_eq!(table.check(client, session, number), Verdict::Waits);
+    Waiter { session, seq: Seq(seq), index: 0 }
+}
+
+#[test]
+fn a_request_waits_until_it_is_answered_and_its_reply_is_kept_like_any() {
+    let mut table = small();
+    let s = table.open(ALICE, 7, Seq(1), 0);
+    let first = wait(&mut table, ALICE, s, 2);
+    execute(&mut table, ALICE, s, 3, b"two");
+    let second = wait(&mut table, ALICE, s, 4);
+    let other = Waiter { index: 1, ..first };
+    assert_eq!(table.answer(&other, Seq(5), Bytes::new()), None);
+    assert_eq!(table.answer(&Waiter { session: SessionId(5), ..first }, Seq(5), Bytes::new()), None);
+    let mut restored = small();
+    restored.restore(&mut bytes_of(&table).as_slice()).unwrap();
+    for table in [&mut table, &mut restored] {
+        let answered = table.answer(&second, Seq(6), Bytes::from_static(b"three"));
+        assert_eq!(answered, Some((ALICE, RequestNumber(3))));
+        assert_eq!(table.check(ALICE, s, RequestNumber(1)), Verdict::Waits);
+        assert_eq!(kept(table, s, 3), Some((6, &b"three"[..])));
+        assert_eq!(table.answer(&second, Seq(6), Bytes::new()), None, "once");
+        let answered = table.answer(&first, Seq(7), Bytes::from_static(&[0; 51]));
+        assert_eq!(answered, Some((ALICE, RequestNumber(1))));
+        assert_eq!(kept(table, s, 1), None, "too long to keep");
+        assert_eq!(table.take_abandoned(), []);
+    }
+    assert_eq!(bytes_of(&table), bytes_of(&restored));
+}
+
+#[test]
+fn a_session_with_a_request_that_waits_is_evicted_after_all_others() {
+    let mut table = small();
+    let [a, b, c] = [0, 1, 2].map(|i| table.open(ALICE, i, Seq(1), i as u32));
+    let of_a = wait(&mut table, ALICE, a, 2);
+    let of_b = wait(&mut table, ALICE, b, 3);
+    execute(&mut table, ALICE, c, 4, b"x");
+    let d = table.open(ALICE, 3, Seq(5), 0);
+    assert_eq!(table.check(ALICE, c, RequestNumber(2)), Verdict::Expired, "the others wait");
+    assert_eq!(table.take_abandoned(), []);
+    let of_d = wait(&mut table, ALICE, d, 6);
+    table.open(ALICE, 4, Seq(7), 0);
+    assert_eq!(table.check(ALICE, a, RequestNumber(1)), Verdict::Expired, "of those that wait the oldest");
+    assert_eq!(table.take_abandoned(), [of_a]);
+    assert_eq!(table.answer(&of_a, Seq(8), Bytes::new()), None);
+    // Answered, it is used last, and evicted in its turn.
+    assert_eq!(table.answer(&of_b, Seq(8), Bytes::new()), Some((ALICE, RequestNumber(1))));
+    table.open(ALICE, 5, Seq(9), 0);
+    assert!(table.last_executed(b).is_some(), "the one of batch 7 was used before");
+    table.open(ALICE, 6, Seq(10), 0);
+    assert_eq!(table.last_executed(b), None);
+    assert_eq!((table.last_executed(d), table.sessions()), (Some(RequestNumber(1)), 3));
+    assert_eq!(table.answer(&of_d, Seq(11), Bytes::new()), Some((ALICE, RequestNumber(1))));
+}
+
+#[test]
+fn replies_of_many_bytes_push_out_replies_and_only_many_requests_one_that_waits() {
+    let mut table = small();
+    let s = table.open(ALICE, 7, Seq(1), 0);
+    let waiter = wait(&mut table, ALICE, s, 2);
+    for seq in 3..6 {
+        execute(&mut table, ALICE, s, seq, &[0; 50]);
+    }
+    assert_eq!(kept(&table, s, 2), None, "150 bytes are too many");
+    assert_eq!(table.check(ALICE, s, RequestNumber(1)), Verdict::Waits);
+    assert_eq!(table.take_abandoned(), []);
+    execute(&mut table, ALICE, s, 6, b"x");
+    assert_eq!(kept(&table, s, 1), None);
+    assert_eq!(table.take_abandoned(), [waiter]);
+    assert_eq!(table.take_abandoned(), []);
+    assert_eq!(table.answer(&waiter, Seq(7), Bytes::new()), None);
+    // Many bytes of the key's other sessions do the same.
+    let waiter = wait(&mut table, ALICE, s, 7);
+    let others = table.open(ALICE, 8, Seq(8), 0);
+    for seq in 9..13 {
+        execute(&mut table, ALICE, others, seq, &[0; 50]);
+    }
+    assert_eq!(table.check(ALICE, s, RequestNumber(6)), Verdict::Waits);
+    assert!(table.answer(&waiter, Seq(14), Bytes::from_static(&[0; 50])).is_some());
+    assert!(kept(&table, s, 6).is_some());
+    let mut restored = small();
+    restored.restore(&mut bytes_of(&table).as_slice()).unwrap();
+    assert_eq!(bytes_of(&restored), bytes_of(&table));
+}
+
+/// What a run carries over to the next.
+#[derive(Clone, Default)]
+struct Known {
+    opened: Vec<SessionId>,
+    waiting: Vec<Waiter>,
+}
+
+/// Random OPENs and requests, some of them out of turn, some of which wait; returns all answers. `known` carries over to the next call.
+fn run(table: &mut ClientTable, known: &mut Known, seed: u64, steps: std::ops::Range<u64>) -> Vec<String> {
     let mut said = Vec::new();
+    let Known { opened, waiting } = known;
     for i in steps {
         let mut random = seed ^ i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut below = |n: u64| {
@@ -174,7 +267,13 @@ fn run(
         let (client, seq) = (ClientId(below(3) as u32), Seq(i / 4 + 1));
         if below(10) == 0 {
             opened.push(table.open(client, below(20), seq, (i % 4) as u32));
-            said.push(format!("{:?}", opened.last()));
+            said.push(format!("{:?} without {:?}", opened.last(), table.take_abandoned()));
+            continue;
+        }
+        if below(40) == 0 && !waiting.is_empty() {
+            let waiter = waiting.swap_remove(below(waiting.len() as u64) as usize);
+            let answered = table.answer(&waiter, seq, vec![i as u8; below(60) as usize].into());
+            said.push(format!("answered {answered:?}"));
             continue;
         }
         // One of the last opened: live or evicted, this key's or another's.
@@ -185,7 +284,13 @@ fn run(
         let verdict = table.check(client, session, number);
         said.push(format!("{verdict:?}"));
         if verdict == Verdict::Execute {
-            table.store(session, number, seq, vec![i as u8; below(60) as usize].into());
+            if below(4) == 0 {
+                table.wait(session, number, seq, (i % 4) as u32);
+                waiting.push(Waiter { session, seq, index: (i % 4) as u32 });
+            } else {
+                table.store(session, number, seq, vec![i as u8; below(60) as usize].into());
+            }
+            said.extend(table.take_abandoned().iter().map(|waiter| format!("without {waiter:?}")));
         }
     }
     said
@@ -193,9 +298,10 @@ fn run(
 
 #[test]
 fn replicas_agree_and_a_restored_one_goes_on_as_they_do() {
+    let mut all_said = Vec::new();
     for seed in 1..=5 {
         let (mut a, mut b, mut restored) = (small(), small(), small());
-        let [mut by_a, mut by_b, mut by_other] = [(); 3].map(|()| Vec::new());
+        let [mut by_a, mut by_b, mut by_other] = [(); 3].map(|()| Known::default());
         assert_eq!(run(&mut a, &mut by_a, seed, 0..3_000), run(&mut b, &mut by_b, seed, 0..3_000));
         run(&mut restored, &mut by_other, seed + 100, 0..500);
         let mut by_restored = by_a.clone();
@@ -208,16 +314,18 @@ fn replicas_agree_and_a_restored_one_goes_on_as_they_do() {
             assert_eq!(a.digest(algorithm), algorithm.hash(&[&bytes_of(&b)]));
             assert_eq!(a.digest(algorithm), restored.digest(algorithm));
         }
-        for word in ["Execute", "Duplicate(Some", "Duplicate(None", "Gap", "Expired"] {
-            assert!(said.iter().any(|line| line.contains(word)), "seed {seed}: no {word} in the test");
-        }
+        all_said.extend(said);
+    }
+    let words = ["Execute", "Duplicate(Some", "Duplicate(None", "Gap", "Expired", "Waits", "answered Some"];
+    for word in words.into_iter().chain(["answered None", "without Waiter"]) {
+        assert!(all_said.iter().any(|line| line.contains(word)), "no {word} in the test");
     }
 }
 
 #[test]
 fn bytes_that_are_no_table_are_refused_and_change_nothing() {
     let mut table = small();
-    run(&mut table, &mut Vec::new(), 1, 0..300);
+    run(&mut table, &mut Known::default(), 1, 0..300);
     let good = bytes_of(&table);
     for cut in 0..good.len() {
         assert!(
@@ -264,7 +372,7 @@ fn tables_that_never_come_about_are_refused() {
         assert!(matches!(error, Err(RestoreError::Malformed { .. })), "{what}: {error:?}");
     }
     let mut huge = good.clone();
-    huge[64..68].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
+    huge[64..68].copy_from_slice(&(u32::MAX - 2).to_le_bytes());
     assert!(matches!(table.restore(&mut huge.as_slice()), Err(RestoreError::Truncated { .. })));
     assert_eq!(bytes_of(&table), good);
 }

@@ -8,6 +8,9 @@
 //! and result, a long result by its [`result_digest`]: that digest also stands for it on the wire, so no byte of a
 //! result is hashed twice.
 //!
+//! A request may wait for a later one ([`Service::begin`]). Nothing is answered then, nor to a repetition. The request that ends
+//! the wait brings two replies, first that of the one that waited; both enter the chain there.
+//!
 //! # Determinism
 //! Execution time is the highest proposed so far, so it never goes back; each request has a seed of its own.
 
@@ -159,6 +162,7 @@ impl Executor {
     fn open(&mut self, client: ClientId, request: Request<&[u8]>, index: u32, out: &mut Executed) {
         let nonce = request.number.0;
         let session = self.table.open(client, nonce, self.executed, index);
+        self.withdraw();
         let reply = opened(nonce, session);
         self.note(&reply, None);
         // A repeated OPEN finds the session in use.
@@ -179,16 +183,23 @@ impl Executor {
         match self.table.check(client, session, number) {
             Verdict::Execute => {
                 let context = Context { seq: self.executed, index, time: self.time, seed, client, session };
-                let result = self.service.execute(&context, operation);
-                let reply = reply(session, number, ReplyStatus::Done, result);
-                let long = reply.body.len() > WHOLE_BYTES_MAX;
-                let digest = long.then(|| result_digest(&self.hasher, &reply.body));
-                self.note(&reply, digest);
-                self.table.store(session, number, self.executed, reply.body.clone());
-                // What the table does not keep cannot be asked for again: everybody sends it whole at once.
-                let digest = digest.filter(|_| self.table.keeps(reply.body.len()));
+                let result = self.service.begin(&context, operation);
+                // These first: should this request push one of them out of its session, its reply would be lost.
+                for (waiter, result) in self.service.answers() {
+                    if let Some((client, number)) = self.table.answer(&waiter, self.executed, result.clone())
+                    {
+                        self.done(client, waiter.session, number, result, out);
+                    }
+                }
                 progress(out, session, number);
-                out.replies.push(Outgoing { client, process: self.process(session), reply, digest });
+                match result {
+                    Some(result) => {
+                        self.table.store(session, number, self.executed, result.clone());
+                        self.done(client, session, number, result, out);
+                    }
+                    None => self.table.wait(session, number, self.executed, index),
+                }
+                self.withdraw();
             }
             Verdict::Duplicate(_) => out.replies.extend(self.resend(client, session, number)),
             Verdict::Expired => {
@@ -196,7 +207,32 @@ impl Executor {
                 let reply = reply(session, number, ReplyStatus::Expired, Bytes::new());
                 out.replies.push(Outgoing { client, process: 0, reply, digest: None });
             }
-            Verdict::Gap => {}
+            Verdict::Gap | Verdict::Waits => {}
+        }
+    }
+
+    /// The request has its reply.
+    fn done(
+        &mut self,
+        client: ClientId,
+        session: SessionId,
+        number: RequestNumber,
+        result: Bytes,
+        out: &mut Executed,
+    ) {
+        let reply = reply(session, number, ReplyStatus::Done, result);
+        let long = reply.body.len() > WHOLE_BYTES_MAX;
+        let digest = long.then(|| result_digest(&self.hasher, &reply.body));
+        self.note(&reply, digest);
+        // What the table does not keep cannot be asked for again: everybody sends it whole at once.
+        let digest = digest.filter(|_| self.table.keeps(reply.body.len()));
+        out.replies.push(Outgoing { client, process: self.process(session), reply, digest });
+    }
+
+    /// Ends what waits and cannot be answered any more.
+    fn withdraw(&mut self) {
+        for waiter in self.table.take_abandoned() {
+            self.service.withdraw(&waiter);
         }
     }
 
@@ -214,7 +250,7 @@ impl Executor {
     }
 
     /// What a repeated request is answered, as the table stands: its kept reply, or `TooOld`; for an OPEN (session 0, its
-    /// nonce as number) the session. `None`: it has to be ordered to be answered.
+    /// nonce as number) the session. `None`: it has to be ordered to be answered, or waits.
     ///
     /// `Expired` only of a session whose OPEN was executed here if there was one: a wrong `Expired` is a vote. An id is at
     /// least its OPEN's place shifted by 20 bits ([`ClientTable::open`]), so one whose upper bits are not above the place
@@ -229,7 +265,7 @@ impl Executor {
             Verdict::Expired if session.0 >> PLACE_BITS <= self.executed.0 => {
                 (ReplyStatus::Expired, Bytes::new())
             }
-            Verdict::Execute | Verdict::Gap | Verdict::Expired => return None,
+            Verdict::Execute | Verdict::Gap | Verdict::Waits | Verdict::Expired => return None,
             Verdict::Duplicate(Some(kept)) => (ReplyStatus::Done, kept.result.clone()),
             Verdict::Duplicate(None) => (ReplyStatus::TooOld, Bytes::new()),
         };

@@ -10,9 +10,9 @@ use crate::wire::messages::*;
 use bytes::Bytes;
 use std::io;
 
-const HASHER: Hasher = Hasher { cluster: ClusterId([7; 16]), algorithm: DigestAlgorithm::Blake3 };
-const CLIENT: ClientId = ClientId(3);
-const PROCESS: u64 = 0xabc;
+pub(super) const HASHER: Hasher = Hasher { cluster: ClusterId([7; 16]), algorithm: DigestAlgorithm::Blake3 };
+pub(super) const CLIENT: ClientId = ClientId(3);
+pub(super) const PROCESS: u64 = 0xabc;
 
 /// Replies with everything it was told; a long operation is echoed as it is.
 #[derive(Clone, Default)]
@@ -57,7 +57,7 @@ fn executor() -> Executor {
     Executor::new(Box::new(Echo::default()), ClientTable::new(limits), HASHER)
 }
 
-fn request(kind: RequestKind, session: u64, number: u64, operation: &[u8]) -> Request<Vec<u8>> {
+pub(super) fn request(kind: RequestKind, session: u64, number: u64, operation: &[u8]) -> Request<Vec<u8>> {
     Request {
         session: SessionId(session),
         number: RequestNumber(number),
@@ -70,7 +70,7 @@ fn invoke(session: SessionId, number: u64) -> Request<Vec<u8>> {
     request(RequestKind::Invoke, session.0, number, b"x")
 }
 
-fn batch_of(seq: u64, time: u64, groups: &[(ClientId, Vec<Request<Vec<u8>>>)]) -> Batch {
+pub(super) fn batch_of(seq: u64, time: u64, groups: &[(ClientId, Vec<Request<Vec<u8>>>)]) -> Batch {
     let groups = groups.iter().map(|(client, requests)| {
         let group = Group::build(&HASHER, *client, requests, |_| (AuthKind::Channel, Vec::new()));
         let digest = group.digest(&HASHER);
@@ -79,7 +79,7 @@ fn batch_of(seq: u64, time: u64, groups: &[(ClientId, Vec<Request<Vec<u8>>>)]) -
     Batch::build(&HASHER, Seq(seq), WallTime(time), 99, groups.collect())
 }
 
-fn batch(seq: u64, requests: Vec<Request<Vec<u8>>>) -> Batch {
+pub(super) fn batch(seq: u64, requests: Vec<Request<Vec<u8>>>) -> Batch {
     batch_of(seq, seq * 10, &[(CLIENT, requests)])
 }
 
@@ -87,7 +87,7 @@ fn nonce(i: u64) -> u64 {
     PROCESS << PROCESS_SESSION_BITS | i
 }
 
-fn open(executor: &mut Executor, i: u64) -> SessionId {
+pub(super) fn open(executor: &mut Executor, i: u64) -> SessionId {
     let seq = executor.executed().0 + 1;
     let executed = executor.execute(&batch(seq, vec![request(RequestKind::Open, 0, nonce(i), b"")]));
     let reply = &executed.replies[0].reply;

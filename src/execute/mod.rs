@@ -10,3 +10,5 @@ pub mod executor;
 mod client_table_tests;
 #[cfg(test)]
 mod executor_tests;
+#[cfg(test)]
+mod waiting_tests;

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What the checkpoint stage is sent.
 pub enum ToCheckpoint {
     /// Write this.
-    Taken(Taken),
+    Taken(Box<Taken>),
     /// The durable mark covers it.
     Covered {
         /// Of which place.
@@ -161,7 +161,7 @@ impl CheckpointStage {
         for message in self.inbox.clone() {
             match message {
                 ToCheckpoint::Taken(taken) => {
-                    let mut next = Some(taken);
+                    let mut next = Some(*taken);
                     while let Some(taken) = next {
                         if self.checkpoint(taken).is_err() {
                             self.shared.checkpointing.store(false, Ordering::Release);
@@ -501,7 +501,7 @@ impl Checkpoints {
         let frozen = freeze();
         shared.checkpoints.lock().freeze_us = began.elapsed().as_micros() as u64;
         let (written, ended) = self.stop_the_world.then(work).unzip();
-        let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Taken { frozen, written }));
+        let _ = self.to_checkpoint.send(ToCheckpoint::Taken(Box::new(Taken { frozen, written })));
         if let Some(ended) = ended {
             ended.wait();
         }

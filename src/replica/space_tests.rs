@@ -80,7 +80,7 @@ fn a_replica_that_is_to_stop_does_not_wait_for_the_checkpoint_that_it_is_writing
     let thread = std::thread::spawn(move || stage.run());
     // Some chunks.
     let taken = Taken { frozen: executor(100).freeze(), written: None };
-    to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
+    to_checkpoint.send(ToCheckpoint::Taken(Box::new(taken))).unwrap();
     until("it writes on", || thread.is_finished());
     assert_eq!(shared.checkpoints.lock().written, 0);
 }
@@ -97,7 +97,7 @@ fn a_checkpoint_that_finds_no_space_is_written_when_there_is_some() {
     // Who waits for a stop-the-world checkpoint waits for the disk, not for an operator.
     let (written, ended) = crate::sync::channel::work();
     let taken = Taken { frozen: executor.freeze(), written: Some(written) };
-    to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
+    to_checkpoint.send(ToCheckpoint::Taken(Box::new(taken))).unwrap();
     to_checkpoint.send(ToCheckpoint::Covered { seq: Seq(8), batches: Digest([6; 32]) }).unwrap();
     until("no alarm", || shared.alarms().iter().any(|alarm| alarm.contains("checkpoint: No space")));
     assert!(ended.within(Duration::from_secs(10)), "execution is held up");
@@ -117,7 +117,7 @@ fn calls_of_a_checkpoint(at: usize, times: usize) -> [usize; 2] {
     let begun = fault.calls();
     let thread = std::thread::spawn(move || stage.run());
     let taken = Taken { frozen: executor(1).freeze(), written: None };
-    to_checkpoint.send(ToCheckpoint::Taken(taken)).unwrap();
+    to_checkpoint.send(ToCheckpoint::Taken(Box::new(taken))).unwrap();
     to_checkpoint.send(ToCheckpoint::Covered { seq: Seq(8), batches: Digest([6; 32]) }).unwrap();
     until(&format!("call {at} lost it"), || shared.checkpoints.lock().written == 1);
     assert_eq!((shared.alarms(), shared.checkpoints.lock().kept.clone()), (Vec::new(), vec![Seq(8)]));

@@ -109,7 +109,17 @@ pub fn trace(
 
 pub(super) fn run(service: &mut impl Service, operations: &[impl AsRef<[u8]>], from: usize) -> Vec<Bytes> {
     let numbered = operations.iter().enumerate().skip(from);
-    numbered.map(|(i, operation)| service.execute(&context(i as u64), operation.as_ref())).collect()
+    numbered.map(|(i, operation)| begin(service, i as u64, operation.as_ref())).collect()
+}
+
+/// What the operation is replied, and the replies to those that waited for it, as one.
+fn begin(service: &mut impl Service, i: u64, operation: &[u8]) -> Bytes {
+    let reply = service.begin(&context(i), operation);
+    let answers = service.answers();
+    match reply {
+        Some(reply) if answers.is_empty() => reply,
+        reply => format!("{reply:?} and {answers:?}").into(),
+    }
 }
 
 fn assert_same(a: &impl Service, b: &impl Service, when: &str) {
@@ -125,7 +135,7 @@ pub fn two_replicas_agree<S: Service>(make: impl Fn() -> S, operations: &[impl A
         // One of the two is also read from, in between: the order of execution does not know.
         let read = a.query(operation);
         assert_eq!(read, a.query(operation), "reading twice differs at operation {i}");
-        let replies = [&mut a, &mut b].map(|service| service.execute(&context(i as u64), operation));
+        let replies = [&mut a, &mut b].map(|service| begin(service, i as u64, operation));
         assert_eq!(replies[0], replies[1], "replies differ at operation {i}");
         if let Some(version) = read.version {
             assert!(version <= Seq(i as u64), "a version from the future at operation {i}");

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::key_value_page::{ENTRY_BYTES, Stored, TreePage, VALUE_MARK, read_entry, write_entry};
+use super::key_value_page::{Stored, TreePage, VALUE_MARK};
 use super::key_value_tree::Tree;
 use super::{
     CanonicalReader, Context, PageSource, PagedSnapshot, QueryReply, RestoreError, Service, Snapshot,
@@ -519,10 +519,8 @@ impl Service for KeyValueStore {
     }
 }
 
-/// Starts the canonical bytes; the last byte is the format's version.
+/// Starts the canonical bytes, before the tree's; the last byte is the format's version.
 const MAGIC: [u8; 8] = *b"dura-kv\x01";
-/// Canonical bytes before the first entry: magic, number of entries.
-const HEADER_BYTES: u64 = 16;
 /// Starts the header of the pages; their root's index follows.
 const PAGES_MAGIC: [u8; 8] = *b"dura-kp\x01";
 
@@ -535,17 +533,11 @@ struct KvSnapshot {
 impl Snapshot for KvSnapshot {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&MAGIC)?;
-        out.write_all(&self.tree.entries().to_le_bytes())?;
-        let failed = self.tree.visit(&[], |key, stored| match write_entry(out, key, stored) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(e) => ControlFlow::Break(e),
-        });
-        failed.map_or(Ok(()), Err)
+        self.tree.write_to(out)
     }
 
     fn bytes(&self) -> u64 {
-        // A stored value has the 1 in front, which is not written.
-        HEADER_BYTES + self.tree.entries() * (ENTRY_BYTES as u64 - 1) + self.tree.bytes()
+        MAGIC.len() as u64 + self.tree.canonical_bytes()
     }
 
     fn pages(&self) -> Option<&dyn PagedSnapshot> {
@@ -556,15 +548,7 @@ impl Snapshot for KvSnapshot {
 fn read_tree(input: &mut CanonicalReader<'_>) -> Result<Tree, RestoreError> {
     let magic: [u8; 8] = input.array("header")?;
     input.ensure(magic == MAGIC, "not a key-value state of this format")?;
-    let entries = input.u64("header")?;
-    let mut tree = Tree::default();
-    let (mut last, mut key, mut value) = (None, Vec::new(), Vec::new());
-    for _ in 0..entries {
-        let version = read_entry(input, &mut key, &mut value)?;
-        input.ensure(last.as_ref().is_none_or(|last| *last < key), "keys do not ascend")?;
-        tree.insert(&key, Stored { version, value: Arc::from(&*value) });
-        last.get_or_insert_with(Vec::new).clone_from(&key);
-    }
+    let tree = Tree::read_from(input)?;
     input.end()?;
     Ok(tree)
 }

@@ -1,4 +1,4 @@
-//! The ordered map under the key-value store: a B+tree whose nodes are numbered pages.
+//! The ordered map under the key-value store and the tuple space: a B+tree whose nodes are numbered pages.
 //!
 //! ```text
 //! Tree ── root ─→ Inner: separators s1 s2 …        child i holds the keys in [s_i, s_i+1)
@@ -8,10 +8,12 @@
 //! Arrows are page indexes, so a write to a leaf leaves the pages above it as they are. Cloning the tree copies one pointer. The first
 //! write to a page after that copies the page: its packed keys and its pointers, not the values.
 
+use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use super::key_value_page::{Inner, Leaf, Stored, TreePage};
-use super::{PageSource, RestoreError};
+use super::key_value_page::{ENTRY_BYTES, Inner, Leaf, Stored, TreePage, read_entry, write_entry};
+use super::{CanonicalReader, PageSource, RestoreError};
 use crate::checkpoint::pages::Pages;
 
 /// Above any tree that operations can build: a level more takes at least 32 times as many.
@@ -45,11 +47,6 @@ impl Tree {
         self.entries
     }
 
-    /// Bytes of all keys and values.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// The pages.
     pub fn pages(&self) -> &Pages<TreePage> {
         &self.pages
@@ -66,6 +63,36 @@ impl Tree {
         let malformed = |reason| RestoreError::Malformed { at: 0, reason };
         let Measured { entries, bytes, .. } = measure(&pages, root).map_err(malformed)?;
         Ok(Self { pages, root, entries, bytes })
+    }
+
+    /// Writes the canonical bytes: number of entries `u64`, entries in key order.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.entries.to_le_bytes())?;
+        let failed = self.visit(&[], |key, stored| match write_entry(out, key, stored) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(e),
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// How many bytes [`Tree::write_to`] writes.
+    pub fn canonical_bytes(&self) -> u64 {
+        // A stored value has the 1 in front, which is not written.
+        8 + self.entries * (ENTRY_BYTES as u64 - 1) + self.bytes
+    }
+
+    /// Reads what [`Tree::write_to`] wrote.
+    pub fn read_from(input: &mut CanonicalReader<'_>) -> Result<Self, RestoreError> {
+        let entries = input.u64("header")?;
+        let mut tree = Tree::default();
+        let (mut last, mut key, mut value) = (None, Vec::new(), Vec::new());
+        for _ in 0..entries {
+            let version = read_entry(input, &mut key, &mut value)?;
+            input.ensure(last.as_ref().is_none_or(|last| *last < key), "keys do not ascend")?;
+            tree.insert(&key, Stored { version, value: Arc::from(&*value) });
+            last.get_or_insert_with(Vec::new).clone_from(&key);
+        }
+        Ok(tree)
     }
 
     /// What stands at `key`.

@@ -14,6 +14,10 @@
 //! so, the same on every replica, and never panics: a panic would stop every replica at the same operation, again after each restart.
 //! [`Service::restore`] reads bytes of a peer or a disk and turns away what is not well-formed, leaving the state as it was.
 //!
+//! # Operations that wait
+//! A service may let an operation wait for later ones ([`Service::begin`]): its client hears nothing until one of them ends it, and a
+//! repeated request waits on. The wait is part of the state. The tuple space does so; most services need none of it.
+//!
 //! # Pages
 //! A large state is better kept in [`Pages`]: then its root costs what changed, a checkpoint writes and a peer sends what changed.
 //! ([`Snapshot::pages`], [`Service::restore_pages`]; the layout of the pages is part of the state then.) The key-value store does so.
@@ -30,6 +34,7 @@
 //! [`conformance`]: crate::service::conformance
 //! [`Service::restore`]: crate::service::Service::restore
 //! [`Service::query`]: crate::service::Service::query
+//! [`Service::begin`]: crate::service::Service::begin
 //! [`Pages`]: crate::checkpoint::pages::Pages
 //! [`Snapshot::pages`]: crate::service::Snapshot::pages
 //! [`Service::restore_pages`]: crate::service::Service::restore_pages
@@ -47,6 +52,11 @@ mod null;
 /// Operations for tests and loads.
 pub mod random;
 mod slow;
+mod tuple_space;
+mod tuple_space_fields;
+mod tuple_space_index;
+mod tuple_space_protocol;
+mod tuple_space_waiting;
 
 pub use canonical::{CanonicalReader, DigestWriter, RestoreError};
 pub use counter::Counter;
@@ -55,6 +65,12 @@ pub use key_value::{
 };
 pub use null::{NULL_REPLY_BYTES_MAX, NullService};
 pub use slow::SlowService;
+pub use tuple_space::TupleSpace;
+pub use tuple_space_fields::{Field, FieldType, Pattern, TUPLE_FIELDS_MAX};
+pub use tuple_space_protocol::{
+    NotATupleReply, SPACE_NAME_BYTES_MAX, SpaceEntry, TUPLE_BYTES_MAX, TUPLES_BYTES_MAX, TupleOperation,
+    TupleReply, WAIT_MS_MAX, WAITING_MAX, WAITING_PER_CLIENT_MAX, WAITING_TEMPLATE_BYTES_MAX,
+};
 
 #[cfg(test)]
 mod key_value_pages_tests;
@@ -62,6 +78,10 @@ mod key_value_pages_tests;
 mod key_value_tests;
 #[cfg(test)]
 mod service_tests;
+#[cfg(test)]
+mod tuple_space_tests;
+#[cfg(test)]
+mod tuple_space_waiting_tests;
 
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -86,6 +106,24 @@ pub struct Context {
     pub client: ClientId,
     /// The session it came in.
     pub session: SessionId,
+}
+
+impl Context {
+    /// Names the operation while it waits.
+    pub fn waiter(&self) -> Waiter {
+        Waiter { session: self.session, seq: self.seq, index: self.index }
+    }
+}
+
+/// An operation that waits, named by where it came from and where it stands in the order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Waiter {
+    /// Its session.
+    pub session: SessionId,
+    /// Its batch.
+    pub seq: Seq,
+    /// Its place in that batch.
+    pub index: u32,
 }
 
 /// The answer to a read outside the order.
@@ -129,6 +167,23 @@ pub trait Service: Send {
     /// Executes one ordered operation and returns its reply. Never panics, whatever the bytes: malformed operations get a reply that
     /// says so, the same on every replica. `operation` is a part of a larger buffer: copy out of it what the state keeps.
     fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes;
+
+    /// As [`Service::execute`], but the operation may wait, then `None`: its reply comes with [`Service::answers`] of a later operation,
+    /// once, unless it is withdrawn before. The service keeps the [`Context::waiter`] in its state, and bounds how many wait.
+    fn begin(&mut self, context: &Context, operation: &[u8]) -> Option<Bytes> {
+        Some(self.execute(context, operation))
+    }
+
+    /// The replies to operations that waited until the one begun last, in an order that is the same on all replicas. Asked for once after
+    /// each [`Service::begin`].
+    fn answers(&mut self) -> Vec<(Waiter, Bytes)> {
+        Vec::new()
+    }
+
+    /// Nobody can be told any more what an operation that waits comes to: it ends, without any effect.
+    fn withdraw(&mut self, waiter: &Waiter) {
+        let _ = waiter;
+    }
 
     /// Answers a read-only operation from the present state. An operation that would write is refused in the reply.
     fn query(&self, operation: &[u8]) -> QueryReply;

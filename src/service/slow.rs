@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Context, PageSource, QueryReply, RestoreError, Service, Snapshot};
+use super::{Context, PageSource, QueryReply, RestoreError, Service, Snapshot, Waiter};
 
 /// Sleeps of less than this take much longer than asked for: shorter debts are gathered.
 const NAP: Duration = Duration::from_millis(1);
@@ -25,16 +25,34 @@ impl SlowService {
     }
 }
 
-impl Service for SlowService {
-    fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes {
+impl SlowService {
+    fn slowly<R>(&mut self, run: impl FnOnce(&mut dyn Service) -> R) -> R {
         let began = Instant::now();
-        let reply = self.inner.execute(context, operation);
+        let reply = run(&mut *self.inner);
         self.owed_ns += self.cost.as_nanos() as i64;
         if self.owed_ns >= NAP.as_nanos() as i64 {
             std::thread::sleep(Duration::from_nanos(self.owed_ns as u64));
         }
         self.owed_ns -= began.elapsed().as_nanos() as i64;
         reply
+    }
+}
+
+impl Service for SlowService {
+    fn execute(&mut self, context: &Context, operation: &[u8]) -> Bytes {
+        self.slowly(|inner| inner.execute(context, operation))
+    }
+
+    fn begin(&mut self, context: &Context, operation: &[u8]) -> Option<Bytes> {
+        self.slowly(|inner| inner.begin(context, operation))
+    }
+
+    fn answers(&mut self) -> Vec<(Waiter, Bytes)> {
+        self.inner.answers()
+    }
+
+    fn withdraw(&mut self, waiter: &Waiter) {
+        self.inner.withdraw(waiter);
     }
 
     fn query(&self, operation: &[u8]) -> QueryReply {

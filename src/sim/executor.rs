@@ -132,7 +132,8 @@ impl Executor {
                             progress.extend(self.table.last_executed(session).map(|last| (session, last)));
                         }
                         Verdict::Duplicate(None) => answers.push(answer(ReplyStatus::TooOld, Bytes::new())),
-                        Verdict::Gap => {}
+                        // The store's operations do not wait.
+                        Verdict::Gap | Verdict::Waits => {}
                         Verdict::Expired => answers.push(answer(ReplyStatus::Expired, Bytes::new())),
                     },
                 }

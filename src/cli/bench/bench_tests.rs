@@ -61,6 +61,42 @@ fn only_writes_count_against_the_write_limit() {
 }
 
 #[test]
+fn random_tuples_are_inserts_of_four_fields_that_all_differ() {
+    use duramen::service::{Pattern, Service};
+    use duramen::service::{TupleOperation, TupleReply, TupleSpace, conformance::context};
+    let (_, tuple_bytes, ..) = Named::DdSpace1k.parts();
+    let workload = Workload::new(Kind::Tuples { tuple_bytes }, 1);
+    let (mut random, mut service) = (StdRng::seed_from_u64(7), TupleSpace::new());
+    assert!(workload.accepts_first(&service.execute(&context(0), &workload.first().unwrap())));
+    assert!(workload.accepts_first(&service.execute(&context(0), &workload.first().unwrap())));
+    for i in 0..200 {
+        let Step::Write(operation) = workload.draw(&mut random) else { panic!("all are inserts") };
+        assert!(workload.accepts_write(&service.execute(&context(i), &operation)));
+    }
+    let template = vec![Pattern::Any; 4];
+    let operation = TupleOperation::RdAll { space: "bench", template: &template, limit: 300, after: 0 };
+    let reply = TupleReply::decode(&service.query(&operation.encode()).result);
+    let Ok(TupleReply::Tuples { tuples, more_after: None }) = reply else { panic!("{reply:?}") };
+    let mut seen = std::collections::HashSet::new();
+    for tuple in &tuples {
+        let lengths = tuple.iter().map(|field| match field {
+            duramen::service::Field::Text(text) => text.len(),
+            other => panic!("{other:?} is no text"),
+        });
+        assert_eq!(lengths.sum::<usize>(), 1024);
+        assert!(tuple.iter().all(|field| seen.insert(format!("{field:?}"))), "a field twice");
+    }
+    assert_eq!((tuples.len(), seen.len()), (200, 800));
+    assert_eq!(Kind::Tuples { tuple_bytes: 10 }.write_share(), 1.0);
+    // Fields too short for names of their own are fields all the same.
+    for tuple_bytes in [0, 1, 7, 70] {
+        let workload = Workload::new(Kind::Tuples { tuple_bytes }, 1);
+        let Step::Write(operation) = workload.draw(&mut random) else { panic!("all are inserts") };
+        assert!(workload.accepts_write(&service.execute(&context(1000), &operation)), "{tuple_bytes}");
+    }
+}
+
+#[test]
 fn zipf_prefers_few_keys_and_uniform_none() {
     let most_popular = |named| {
         let mut counts = std::collections::HashMap::new();

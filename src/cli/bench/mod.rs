@@ -47,10 +47,10 @@ pub struct Args {
     /// What is replicated
     #[arg(long, value_enum, default_value = "kv")]
     pub service: ServiceName,
-    /// A named mix of operations on the key-value store; what is given beside it replaces a part of it
+    /// A named mix of operations; what is given beside it replaces a part of it. All but ddspace-1k are for the key-value store
     #[arg(long, value_enum)]
     pub workload: Option<Named>,
-    /// Bytes of a value (kv) or of a request (null) [default: 4096, or the workload's]
+    /// Bytes of a value (kv), of a tuple's fields together (tuples) or of a request (null) [default: 4096, of tuples 1024, or the workload's]
     #[arg(long, value_name = "BYTES")]
     pub value_size: Option<u32>,
     /// Bytes of a reply of the null service
@@ -288,6 +288,9 @@ fn kind(args: &Args) -> Kind {
         let request_bytes = value_size(args) as usize;
         return Kind::Null { request_bytes, reply_bytes: args.reply_size };
     }
+    if args.service == ServiceName::Tuples {
+        return Kind::Tuples { tuple_bytes: value_size(args) as usize };
+    }
     let (keys, _, mut mix, distribution) =
         args.workload.map_or((10_000, 4096, Mix::default(), Distribution::Uniform), Named::parts);
     if let Some(read) = args.read_fraction {
@@ -304,7 +307,8 @@ fn kind(args: &Args) -> Kind {
 }
 
 fn value_size(args: &Args) -> u32 {
-    args.value_size.unwrap_or_else(|| args.workload.map_or(4096, |w| w.parts().1 as u32))
+    let usual = if args.service == ServiceName::Tuples { 1024 } else { 4096 };
+    args.value_size.unwrap_or_else(|| args.workload.map_or(usual, |w| w.parts().1 as u32))
 }
 
 fn fail(message: &str) -> CliError {
@@ -323,13 +327,17 @@ fn command_line() -> String {
 }
 
 fn check(args: &Args) -> Result<(), CliError> {
-    let kv_only = args.workload.is_some()
+    let of_tuples = args.workload == Some(Named::DdSpace1k);
+    if of_tuples && args.service != ServiceName::Tuples {
+        return Err(fail("--workload ddspace-1k is for the tuple space: add --service tuples"));
+    }
+    let kv_only = (args.workload.is_some() && !of_tuples)
         || args.keys.is_some()
         || args.distribution.is_some()
         || args.read_fraction.is_some();
-    if args.service == ServiceName::Null && kv_only {
+    if args.service != ServiceName::Kv && kv_only {
         return Err(fail(
-            "--workload, --keys, --distribution and --read-fraction are for --service kv: leave them out",
+            "--workload (but ddspace-1k, of tuples), --keys, --distribution and --read-fraction are for --service kv: leave them out",
         ));
     }
     let local_only = [
@@ -387,6 +395,13 @@ fn check(args: &Args) -> Result<(), CliError> {
     if value_size(args) as usize > duramen::service::VALUE_BYTES_MAX {
         return Err(fail("--value-size is at most 8 MiB"));
     }
+    // Number of fields, and the head of each.
+    let tuple_bytes_max = duramen::service::TUPLE_BYTES_MAX - 2 - 4 * 5;
+    if args.service == ServiceName::Tuples && value_size(args) as usize > tuple_bytes_max {
+        return Err(CliError::Failed(format!(
+            "--value-size of a tuple is at most {tuple_bytes_max}: longer ones the tuple space refuses"
+        )));
+    }
     Ok(())
 }
 
@@ -409,6 +424,9 @@ fn describe(args: &Args) -> String {
             .collect();
             let distribution = format!("{distribution:?}").to_lowercase();
             format!("kv, {}, values of {value_bytes} B, {keys} keys, {distribution}", shares.join(" + "))
+        }
+        Kind::Tuples { tuple_bytes } => {
+            format!("tuple space, inserts of random tuples with 4 text fields, {tuple_bytes} B together")
         }
         Kind::Null { request_bytes, reply_bytes } => {
             format!("null service, requests of {request_bytes} B, replies of {reply_bytes} B")

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use duramen::service::{KvOperation, KvWrite, NullService};
+use duramen::service::{Field, KvOperation, KvWrite, NullService, TupleOperation, TupleReply};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution as _, Zipf};
@@ -14,6 +14,10 @@ const POOL_BYTES_MAX: usize = 512 << 20;
 const VALUES: u64 = 64;
 /// YCSB's constant of skew.
 const ZIPF_EXPONENT: f64 = 0.99;
+/// Where tuples go.
+const SPACE: &str = "bench";
+/// A field of a tuple begins with so many characters of its own; the rest is that of others, too.
+const OWN_BYTES: usize = 16;
 /// YCSB E: a scan reads 1 to so many entries.
 const SCAN_MAX: u32 = 100;
 
@@ -32,6 +36,9 @@ pub enum Named {
     /// The durability paper's: 250,000 keys of 8 bytes loaded first, values of 4096 bytes, all operations replace
     #[value(name = "paper-4k")]
     Paper4k,
+    /// The durability paper's for tuples: random ones of four text fields, 1024 bytes together, all operations insert
+    #[value(name = "ddspace-1k")]
+    DdSpace1k,
     /// YCSB A: half reads, half updates, Zipf
     A,
     /// YCSB B: 95 % reads, 5 % updates, Zipf
@@ -66,6 +73,8 @@ pub struct Mix {
 pub enum Kind {
     /// The key-value store.
     Kv { value_bytes: usize, keys: u64, mix: Mix, distribution: Distribution, preload: bool },
+    /// The tuple space: inserts of random tuples of four text fields.
+    Tuples { tuple_bytes: usize },
     /// Requests and replies of these sizes.
     Null { request_bytes: usize, reply_bytes: u32 },
 }
@@ -90,7 +99,7 @@ impl Kind {
     pub fn write_share(self) -> f64 {
         match self {
             Kind::Kv { mix, .. } => f64::from(1000 - mix.read - mix.scan) / 1000.0,
-            Kind::Null { .. } => 1.0,
+            Kind::Tuples { .. } | Kind::Null { .. } => 1.0,
         }
     }
 }
@@ -113,6 +122,7 @@ impl Named {
         let (uniform, zipf) = (Distribution::Uniform, Distribution::Zipf);
         match self {
             Self::Paper4k => (250_000, 4096, Mix::default(), uniform),
+            Self::DdSpace1k => (1, 1024, Mix::default(), uniform),
             Self::A => ycsb(Mix { read: 500, ..Mix::default() }, zipf),
             Self::B => ycsb(Mix { read: 950, ..Mix::default() }, zipf),
             Self::C => ycsb(Mix { read: 1000, ..Mix::default() }, zipf),
@@ -130,15 +140,24 @@ pub struct Workload {
     pool: Vec<Bytes>,
     values: Vec<Vec<u8>>,
     zipf: Option<Zipf<f64>>,
-    /// Keys there are, inserts included.
+    /// Keys there are, inserts included; of tuples, those sent.
     keys: AtomicU64,
+    /// What names are made of.
+    seed: u64,
 }
 
 impl Workload {
     /// `seed` sets the values' bytes.
     pub fn new(kind: Kind, seed: u64) -> Self {
-        let mut this =
-            Self { kind, pool: Vec::new(), values: Vec::new(), zipf: None, keys: AtomicU64::new(0) };
+        let mut this = Self {
+            kind,
+            pool: Vec::new(),
+            values: Vec::new(),
+            zipf: None,
+            keys: AtomicU64::new(0),
+            // Not those of another run on the same cluster, nor the neighbours of its.
+            seed: scatter(seed),
+        };
         match kind {
             Kind::Kv { value_bytes, keys, distribution, .. } => {
                 let mut random = StdRng::seed_from_u64(seed);
@@ -151,6 +170,10 @@ impl Workload {
                 if keys as usize * (value_bytes + 64) <= POOL_BYTES_MAX {
                     this.pool = (0..keys).map(|key| this.put(key)).collect();
                 }
+            }
+            Kind::Tuples { tuple_bytes } => {
+                let mut random = StdRng::seed_from_u64(seed);
+                this.pool = (0..VALUES).map(|_| insert(tuple_bytes, &mut random)).collect();
             }
             Kind::Null { request_bytes, reply_bytes } => {
                 this.pool.push(NullService::operation(request_bytes, reply_bytes));
@@ -168,6 +191,16 @@ impl Workload {
         self.pool.get(key as usize).cloned().unwrap_or_else(|| self.put(key))
     }
 
+    /// What the service must be told once before all else; it may have been told before.
+    pub fn first(&self) -> Option<Bytes> {
+        matches!(self.kind, Kind::Tuples { .. }).then(|| TupleOperation::Create { space: SPACE }.encode())
+    }
+
+    /// Whether the reply to that is as it should be.
+    pub fn accepts_first(&self, reply: &Bytes) -> bool {
+        matches!(TupleReply::decode(reply), Ok(TupleReply::Ok | TupleReply::SpaceExists))
+    }
+
     /// Keys to load before anything is measured.
     pub fn preload(&self) -> u64 {
         self.kind.preload()
@@ -180,7 +213,11 @@ impl Workload {
 
     /// The next operation.
     pub fn draw(&self, random: &mut StdRng) -> Step {
-        let Kind::Kv { keys, mix, .. } = self.kind else { return Step::Write(self.pool[0].clone()) };
+        let (keys, mix) = match self.kind {
+            Kind::Kv { keys, mix, .. } => (keys, mix),
+            Kind::Tuples { tuple_bytes } => return Step::Write(self.insert(tuple_bytes)),
+            Kind::Null { .. } => return Step::Write(self.pool[0].clone()),
+        };
         let mut dice = random.random_range(0..1000u32);
         let mut falls = |share: u32| {
             let hit = dice < share;
@@ -213,6 +250,22 @@ impl Workload {
         Step::Write(self.update(key))
     }
 
+    /// A tuple that no other has a field in common with, so far as fields are long enough.
+    fn insert(&self, tuple_bytes: usize) -> Bytes {
+        let n = self.keys.fetch_add(1, Ordering::Relaxed);
+        let mut operation = self.pool[(n % VALUES) as usize].to_vec();
+        let mut end = operation.len();
+        for (i, length) in field_lengths(tuple_bytes).into_iter().enumerate().rev() {
+            let own = scatter((n * 4 + i as u64) ^ self.seed);
+            let start = end - length;
+            for (place, at) in operation[start..end.min(start + OWN_BYTES)].iter_mut().enumerate() {
+                *at = b'a' + (own >> (4 * place) & 15) as u8;
+            }
+            end = start - FIELD_HEAD_BYTES;
+        }
+        operation.into()
+    }
+
     /// 0 the most popular.
     fn rank(&self, keys: u64, random: &mut StdRng) -> u64 {
         match &self.zipf {
@@ -232,8 +285,8 @@ impl Workload {
     /// Whether a write's reply says that it was done.
     pub fn accepts_write(&self, reply: &Bytes) -> bool {
         match self.kind {
-            // `KvReply::Ok`, without the cost of decoding.
-            Kind::Kv { .. } => reply[..] == [0],
+            // `Ok` of either, without the cost of decoding.
+            Kind::Kv { .. } | Kind::Tuples { .. } => reply[..] == [0],
             Kind::Null { reply_bytes, .. } => reply.len() == reply_bytes as usize,
         }
     }
@@ -242,6 +295,22 @@ impl Workload {
     pub fn accepts_read(&self, reply: &Bytes) -> bool {
         matches!(reply.first(), Some(1 | 2 | 4))
     }
+}
+
+/// Of a text field: its type and length stand before it.
+const FIELD_HEAD_BYTES: usize = 5;
+
+/// Of four fields with so many bytes together.
+fn field_lengths(tuple_bytes: usize) -> [usize; 4] {
+    let each = tuple_bytes / 4;
+    [tuple_bytes - 3 * each, each, each, each]
+}
+
+fn insert(tuple_bytes: usize, random: &mut StdRng) -> Bytes {
+    let mut text =
+        |length: usize| -> String { (0..length).map(|_| random.random_range('a'..='z')).collect() };
+    let tuple = field_lengths(tuple_bytes).map(|length| Field::Text(text(length)));
+    TupleOperation::Out { space: SPACE, tuple: &tuple }.encode()
 }
 
 /// A bijection whose outputs look random (the finish of splitmix64).
