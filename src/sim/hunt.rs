@@ -6,6 +6,7 @@ use super::operations::{Kind, operation, read};
 use super::scenario::check;
 use super::scenarios::STORIES;
 use super::swarm::{Plan, attempt, members};
+use super::transfer_stories;
 use crate::client::reply_votes::{ReadCount, ReadVotes};
 use crate::order::mutants::{Mutant, break_rule};
 use crate::quorum::FaultModel;
@@ -43,7 +44,8 @@ pub fn hunt(mutant: Mutant, mut plans: impl Iterator<Item = Plan>) -> Kill {
     break_rule(Some(mutant));
     let changed = STORIES.iter().filter(|(_, text)| check(text).is_err()).map(|(name, _)| *name);
     let failed = |story: &fn()| catch_unwind(AssertUnwindSafe(story)).is_err();
-    let directed = DIRECTED.iter().filter(|(_, story)| failed(story)).map(|(name, _)| *name);
+    let told = DIRECTED.iter().chain(transfer_stories::DIRECTED);
+    let directed = told.filter(|(_, story)| failed(story)).map(|(name, _)| *name);
     let stories = changed.chain(directed).collect();
     let seed = plans.find_map(|plan| attempt(&plan).err().map(|why| (plan, why)));
     break_rule(None);
