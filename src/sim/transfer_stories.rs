@@ -20,8 +20,10 @@ pub const DIRECTED: &[(&str, fn())] = &[
         comes_back(lied_to(setup, 1, ReplicaId(2), "stale-offers"), "stale offers");
     }),
     ("a_list_of_digests_leads_to_the_certificate", || {
-        // Who has the lowest number is asked for the first list.
-        comes_back(lied_to(setup(), 1, ReplicaId(0), "false-digests"), "false digests");
+        // The lowest number of those that offer the state is asked for the first list.
+        for (seed, liar) in [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1)] {
+            comes_back(lied_to(setup(), seed, ReplicaId(liar), "false-digests"), "false digests");
+        }
     }),
     ("a_chunk_that_was_not_verified_is_not_installed", || {
         comes_back(lied_to(setup(), 1, ReplicaId(2), "false-chunks"), "false chunks");

@@ -384,9 +384,27 @@ impl Cluster {
                 c.nodes[r.index()].shelf.set_full(true);
                 c.later(down_us, move |c| c.nodes[r.index()].shelf.set_full(false));
             }),
+            6 if self.byzantine.contains(other) => self.later(at, move |c| c.drain(other, 20)),
             _ => {}
         }
         self.troubles = Some(random);
+    }
+
+    /// A liar asks all for all they have, again and again, and has no use for it (B29).
+    fn drain(&mut self, liar: ReplicaId, times: u64) {
+        self.look_at_links(liar);
+        for to in self.all().into_iter().filter(|to| *to != liar) {
+            let Some(seq) = self.nodes[to.index()].transfers.seeder.newest() else { continue };
+            let (ranges, again) = (std::iter::once(0..u64::MAX).collect(), (0..64).collect());
+            let all =
+                TransferMessage::GetChunks { seq, round: 0, ranges, replace: true, packed: false, again };
+            for message in [TransferMessage::Ask, TransferMessage::GetManifest(seq), all] {
+                self.say(liar, to, message);
+            }
+        }
+        if times > 0 {
+            self.after(liar, (1_000, 10_000), move |c| c.drain(liar, times - 1));
+        }
     }
 
     fn trouble_by(&mut self, r: ReplicaId, tail: Tail, down_us: u64) {
