@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::ArgGroup;
 use duramen::quorum::FaultModel;
-use duramen::sim::{FAULTS_MAX, Plan, Report, attempt, minimise};
+use duramen::sim::{FAULTS_MAX, Fetched, Plan, Report, attempt, minimise};
 use parking_lot::Mutex;
 
 use super::{CliError, emit, model};
@@ -51,6 +51,9 @@ pub struct Args {
     /// Clients read beside the order, too
     #[arg(long)]
     reads: bool,
+    /// Replicas are left behind time and again, and fetch states from the others while things go wrong
+    #[arg(long)]
+    transfers: bool,
     /// Instead of what is right, tell every story with each known bug, and run seeds until one finds it; --seeds: at most so many
     #[cfg(feature = "mutants")]
     #[arg(long, requires = "seeds")]
@@ -75,6 +78,7 @@ impl Args {
             calm: self.calm,
             honest: self.honest,
             reads: self.reads,
+            transfers: self.transfers,
         }
     }
 }
@@ -153,6 +157,7 @@ fn command(plan: &Plan) -> String {
     command += if plan.calm { " --calm" } else { "" };
     command += if plan.honest { " --honest" } else { "" };
     command += if plan.reads { " --reads" } else { "" };
+    command += if plan.transfers { " --transfers" } else { "" };
     command
 }
 
@@ -200,6 +205,16 @@ fn many(args: &Args) -> Result<(), CliError> {
         "slowest to settle: seed {} in {} ms; {} correct replicas outside the last view at the end",
         total.slowest.1, total.slowest.0, total.outside
     ))?;
+    if args.transfers {
+        emit(format_args!(
+            "{} fetches begun, {} chunks came, {} bytes were here from earlier ones, {} states of no use, {} lies found out",
+            total.fetched.sessions,
+            total.fetched.chunks,
+            total.fetched.kept,
+            total.fetched.refused,
+            total.fetched.blamed
+        ))?;
+    }
     if total.undecided > 0 {
         emit(format_args!("keys whose histories were too intertwined to be explained: {}", total.undecided))?;
     }
@@ -287,6 +302,7 @@ struct Total {
     rotten: u64,
     checkpoints: u64,
     transferred: u64,
+    fetched: Fetched,
     recycled: u64,
     outside: u64,
     undecided: u64,
@@ -306,6 +322,7 @@ impl Total {
         self.rotten += r.rotten;
         self.checkpoints += r.checkpoints;
         self.transferred += r.transferred;
+        self.fetched += r.fetched;
         self.recycled += r.recycled;
         self.outside += r.outside;
         self.undecided += r.undecided;

@@ -79,6 +79,11 @@ impl Frame {
         u16::from_le_bytes([self.header[4], self.header[5]])
     }
 
+    /// The payload in one piece, copied.
+    pub fn payload(&self) -> Bytes {
+        self.parts.concat().into()
+    }
+
     /// Bytes of payload.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes

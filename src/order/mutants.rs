@@ -124,6 +124,14 @@ mutants! {
     LearnerLeads,
     /// RULES 10: what a damaged record says was prepared counts as never prepared.
     ForgetsDamaged,
+    /// A state is fetched that no certificate names.
+    OffersUnproven,
+    /// Any list of digests is taken for what the certificate names.
+    DigestsUnchecked,
+    /// A received chunk is taken for what its digest names.
+    ChunksUnchecked,
+    /// Chunks that an earlier run received are taken as they lie on disk.
+    StagedUnchecked,
 }
 
 #[cfg(any(test, feature = "mutants"))]

@@ -4,10 +4,13 @@ mod checkpoints;
 mod outputs;
 mod reads;
 mod restarts;
+mod transfer_stage;
 mod transfers;
 
 pub use checkpoints::Checkpoints;
+pub use transfers::Fetched;
 
+use super::adversary::seeder_liar::SeederLiar;
 use super::adversary::{Adversary, Power};
 use super::checkers::history::History;
 use super::checkers::linearizable::{self, Call, Verdict};
@@ -18,12 +21,15 @@ use super::network::{Network, Weather};
 use super::random::Random;
 use super::reader::Reader;
 use super::scheme::ReplicaKeys;
+use super::shelf::Shelf;
 use crate::order::durable::{Base, ELSEWHERE};
 use crate::order::record::OrderRecord;
 use crate::order::restore::{Replay, RestoreError, first_record, learner_record};
 use crate::order::{Input, Now, OrderConfig, Orderer, Output, invariants};
 use crate::quorum::{Group as Members, VoteSet};
 use crate::service::KvReply;
+use crate::transfer::messages::Message as TransferMessage;
+use crate::transfer::{CstConfig, FetchConfig};
 use crate::types::*;
 use crate::wire::auth::{Authenticator, BatchLimits, ClientAuth};
 use crate::wire::batch::{Batch, Hasher};
@@ -66,6 +72,12 @@ pub struct Setup {
     pub encode: bool,
     pub sessions_max: usize,
     pub checkpoints: Option<Checkpoints>,
+    /// How states are fetched.
+    pub fetch: FetchConfig,
+    /// Bytes of a chunk.
+    pub piece_bytes: usize,
+    /// What a seeder sends at most per second; 0: no bound.
+    pub seeder_bytes_per_s: u64,
 }
 
 impl Setup {
@@ -96,6 +108,13 @@ impl Setup {
             encode: true,
             sessions_max: 256,
             checkpoints: None,
+            fetch: FetchConfig {
+                offerers: if members.byzantine() { members.f() as usize + 1 } else { 1 },
+                cst: CstConfig { model: members.model(), f: members.f(), ..CstConfig::default() },
+                ..FetchConfig::default()
+            },
+            piece_bytes: 64,
+            seeder_bytes_per_s: 0,
         }
     }
 
@@ -133,6 +152,9 @@ enum Event {
     Ask { to: ReplicaId, reader: usize, token: u64, key: u8 },
     Read { from: ReplicaId, reader: usize, answer: ReadReply },
     Command(Box<dyn FnOnce(&mut Cluster)>),
+    Transfer { from: ReplicaId, to: ReplicaId, connection: u64, message: Box<TransferMessage> },
+    Drained { node: ReplicaId, to: ReplicaId, connection: u64 },
+    LookAround { node: ReplicaId, boot: u64, due: Tick },
 }
 
 impl Event {
@@ -141,6 +163,9 @@ impl Event {
         match self {
             Self::Deliver { to, .. } | Self::Group { to, .. } | Self::Ask { to, .. } => Some(*to),
             Self::Written { node, .. } | Self::Executed { node, .. } | Self::Tick { node, .. } => Some(*node),
+            Self::Transfer { to: node, .. } | Self::Drained { node, .. } | Self::LookAround { node, .. } => {
+                Some(*node)
+            }
             Self::Answers { .. }
             | Self::Read { .. }
             | Self::Client(_)
@@ -163,6 +188,9 @@ impl Event {
             Self::Reader(at) => 9 << 16 | *at as u64,
             Self::Ask { to, .. } => 10 << 16 | u64::from(to.0),
             Self::Read { from, .. } => 11 << 16 | u64::from(from.0),
+            Self::Transfer { from, to, .. } => 12 << 16 | u64::from(from.0) << 8 | u64::from(to.0),
+            Self::Drained { node, to, .. } => 13 << 16 | u64::from(node.0) << 8 | u64::from(to.0),
+            Self::LookAround { node, .. } => 14 << 16 | u64::from(node.0),
         }
     }
 }
@@ -203,7 +231,13 @@ pub struct Node {
     /// Frozen, and not yet on disk.
     taken: Option<Executor>,
     transfers: Transfers,
+    /// Received states, on disk.
+    pub shelf: Shelf,
+    /// It has no state of its own: none of its checkpoints could be read.
+    hollow: bool,
     pub adversary: Option<Box<dyn Adversary>>,
+    /// How it lies to those that fetch states.
+    pub seeder_liar: Option<SeederLiar>,
     /// Nanoseconds its wall clock is ahead.
     pub skew: i64,
     /// It does nothing until then, and then all that waited.
@@ -269,6 +303,10 @@ pub struct Cluster {
     pub rooted: u64,
     /// States taken over from others.
     pub transferred: u64,
+    /// What happened on the way.
+    pub fetched: Fetched,
+    /// Replicas crash and connections break while states are on their way.
+    pub troubles: Option<Random>,
     /// Log records that they made superfluous.
     pub recycled: u64,
     /// Discards by reason, over all replicas.
@@ -279,6 +317,8 @@ pub struct Cluster {
     /// No replica may halt; directed scenarios of halting say otherwise.
     pub may_halt: bool,
     client_links: BTreeMap<(ClientId, ReplicaId), Tick>,
+    /// Draws what belongs to state transfer.
+    transfer_random: Random,
     /// What was sent before this event, and before all replicas were down, is lost.
     before_era: u64,
     heap: BinaryHeap<Due>,
@@ -304,8 +344,11 @@ impl Cluster {
                     executor: Executor::new(setup.hasher(), setup.sessions_max),
                     checkpoints: VecDeque::new(),
                     taken: None,
-                    transfers: Transfers::default(),
+                    transfers: Transfers::new(setup.seeder_bytes_per_s),
+                    shelf: Shelf::default(),
+                    hollow: false,
                     adversary: None,
+                    seeder_liar: None,
                     skew: 0,
                     paused_until: Tick(0),
                     log_failed: false,
@@ -348,12 +391,15 @@ impl Cluster {
             checkpoints: 0,
             rooted: 0,
             transferred: 0,
+            fetched: Fetched::default(),
+            troubles: None,
             recycled: 0,
             discards: BTreeMap::new(),
             turned_away: BTreeMap::new(),
             prints: std::env::var_os("DURAMEN_TRACE").is_some(),
             may_halt: false,
             client_links: BTreeMap::new(),
+            transfer_random: Random::new(seed ^ 0x7472_616e_7366),
             before_era: 0,
             heap: BinaryHeap::new(),
             order: 0,
@@ -389,6 +435,7 @@ impl Cluster {
             node.executor.diverges = 1 + r.0 as u8;
         }
         node.adversary = Some(adversary);
+        node.seeder_liar = Some(SeederLiar::draw(&mut self.transfer_random));
     }
 
     pub fn add_client(&mut self, requests: u64) -> usize {
@@ -594,6 +641,15 @@ impl Cluster {
             }
             Event::Client(at) => self.client(at),
             Event::Command(what) => what(self),
+            Event::Transfer { from, to, connection, message } => {
+                self.hear(from, to, connection, *message);
+            }
+            Event::Drained { node, to, connection } => self.drained(node, to, connection),
+            Event::LookAround { node, boot, due } => {
+                if self.nodes[node.index()].boot == boot {
+                    self.look_around(node, due);
+                }
+            }
         }
     }
 

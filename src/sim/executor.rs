@@ -1,8 +1,12 @@
 //! The key-value store behind the real session table, with a chain over all operations and one over all replies.
 
+use super::state_bytes::StateBytes;
+use crate::checkpoint::frozen::Frozen;
 use crate::execute::client_table::{ClientTable, ClientTableLimits, Verdict};
-use crate::service::{Context, DigestWriter, KeyValueStore, QueryReply, Service, Snapshot};
+use crate::service::{CanonicalReader, Context, KeyValueStore, QueryReply, RestoreError, Service};
 use crate::sim::operations;
+use crate::transfer::image::Image;
+use crate::transfer::received::Received;
 use crate::types::*;
 use crate::wire::batch::{Batch, Group, Hasher, RequestKind};
 use crate::wire::messages::ReplyStatus;
@@ -53,6 +57,8 @@ pub struct Executor {
     noops: BTreeSet<(ReplicaId, u64)>,
     /// Executed up to here.
     pub executed: Seq,
+    /// The agreed time of that.
+    time: WallTime,
     /// Requests executed, each counted once.
     pub done: u64,
 }
@@ -70,14 +76,35 @@ impl Executor {
             replies: Digest::ZERO,
             noops: BTreeSet::new(),
             executed: Seq(0),
+            time: WallTime(0),
             done: 0,
         }
+    }
+
+    /// One that goes on from a state that others had.
+    pub fn received(received: &Received, hasher: Hasher, sessions_max: usize) -> Result<Self, RestoreError> {
+        let mut this = Self::new(hasher, sessions_max);
+        let manifest = &received.target.manifest;
+        (this.executed, this.time) = (manifest.seq, manifest.time);
+        this.replies = received.target.mark.statement.replies;
+        let mut state = StateBytes::default();
+        this.table = received.restore(&mut state, this.table.limits())?;
+        let mut rest = &state.0[..];
+        let mut input = CanonicalReader::new(&mut rest);
+        this.state = Digest(input.array("history")?);
+        this.done = input.u64("number of requests")?;
+        for _ in 0..input.u64("number of no-ops")? {
+            let (replica, nonce) = (input.u32("replica")?, input.u64("nonce")?);
+            this.noops.insert((ReplicaId(replica), nonce));
+        }
+        this.store.restore(&mut rest)?;
+        Ok(this)
     }
 
     /// Executes the next batch.
     pub fn execute(&mut self, batch: &Batch) -> Outcome {
         assert_eq!(batch.seq, self.executed.next(), "executed out of sequence");
-        self.executed = batch.seq;
+        (self.executed, self.time) = (batch.seq, self.time.max(batch.time));
         let (mut answers, mut fresh) = (Vec::new(), Vec::new());
         let mut progress: BTreeMap<SessionId, RequestNumber> = BTreeMap::new();
         let mut index = 0;
@@ -147,19 +174,25 @@ impl Executor {
         Outcome { answers, progress: progress.into_iter().collect(), fresh }
     }
 
-    /// The root of state and sessions.
-    pub fn root(&self) -> Digest {
-        let algorithm = self.hasher.algorithm;
-        let mut writer = DigestWriter::new(algorithm);
-        self.table.write_to(&mut writer).expect("hashing does no I/O");
-        let (seq, done) = (self.executed.0.to_le_bytes(), self.done.to_le_bytes());
-        let store = self.store.digest(algorithm);
-        self.hasher.hash(&[&writer.finish().0, &self.state.0, &store.0, &seq, &done])
-    }
-
-    /// Another state, as a liar has it to offer.
-    pub fn falsify(&mut self) {
-        self.state.0[0] ^= 1;
+    /// As it is now, to be hashed and sent in pieces of so many bytes.
+    pub fn image(&self, piece_bytes: usize) -> Image {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(&self.state.0);
+        bytes.extend_from_slice(&self.done.to_le_bytes());
+        bytes.extend_from_slice(&(self.noops.len() as u64).to_le_bytes());
+        for (replica, nonce) in &self.noops {
+            bytes.extend_from_slice(&replica.0.to_le_bytes());
+            bytes.extend_from_slice(&nonce.to_le_bytes());
+        }
+        self.store.snapshot().write_to(&mut bytes).expect("memory takes all");
+        let frozen = Frozen {
+            seq: self.executed,
+            time: self.time,
+            replies: self.replies,
+            table: self.table.clone(),
+            state: Box::new(StateBytes(bytes)),
+        };
+        Image::cut(frozen, self.hasher.algorithm, piece_bytes).expect("memory takes all")
     }
 
     /// The highest number executed of each session.

@@ -2,8 +2,9 @@
 //!
 //! Simulated: delay, loss, reordering, duplication, partitions, clogged links; disks that stall, fail, fill up, lose what was not
 //! reported durable, lose what was, or cannot be read any more; clocks and pauses; crashes of any subset; keys.
-//! Real: [`Orderer`](crate::order::Orderer), log records, message encodings, authentication, the session table. (The log's bytes
-//! have a simulated disk of their own in `log`.)
+//! Real: [`Orderer`](crate::order::Orderer), log records, message encodings, authentication, the session table; of state transfer
+//! [`Leecher`](crate::transfer::leecher::Leecher) and [`Seeder`](crate::transfer::seeder::Seeder) with all strategies, images, chunks
+//! and the files they are kept in. (The log's bytes have a simulated disk of their own in `log`.)
 //! A run is a function of its [`Plan`]: `duramen sim`. In tests `DURAMEN_SEEDS=N` runs N seeds of each swarm, `DURAMEN_SEED=S` the
 //! seed S alone; with `DURAMEN_TRACE=1` every input is printed.
 //! With `--reads` clients read beside the order as well. Whatever clients saw must be explained by one key-value store
@@ -24,10 +25,13 @@ pub(crate) mod operations;
 pub mod random;
 pub(crate) mod reader;
 pub(crate) mod scheme;
+pub(crate) mod shelf;
+pub(crate) mod state_bytes;
 pub(crate) mod swarm;
 
 #[cfg(feature = "mutants")]
 pub use crate::order::mutants::{ALL, Mutant};
+pub use cluster::Fetched;
 #[cfg(feature = "mutants")]
 pub use hunt::{Kill, hunt};
 #[cfg(feature = "mutants")]
@@ -40,6 +44,8 @@ mod hunt;
 mod scenario;
 #[cfg(any(test, feature = "mutants"))]
 mod scenarios;
+#[cfg(any(test, feature = "mutants"))]
+mod transfer_stories;
 #[cfg(test)]
 mod twins;
 

@@ -1,5 +1,6 @@
 //! Delay, loss, duplication, reordering, partitions. Two kinds of links: FIFO ones that lose all that is under way when
-//! they break, as TCP connections do, and ones that treat each message alone.
+//! they break, as TCP connections do, and ones that treat each message alone. State transfer has connections of its own, which are
+//! always of the first kind: its cores are told when one breaks, and count on it.
 
 use super::random::Random;
 use crate::types::*;
@@ -36,19 +37,29 @@ struct Link {
     last: Tick,
 }
 
+/// A connection of state transfer between two replicas, the one of the lower id first.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    /// Another one each time it broke.
+    generation: u64,
+    down_until: Tick,
+    last: [Tick; 2],
+}
+
 /// All links between replicas.
 pub struct Network {
     /// How they behave now.
     pub weather: Weather,
     n: usize,
     links: Vec<Link>,
+    streams: Vec<Stream>,
 }
 
 impl Network {
     /// Links between `n` replicas.
     pub fn new(n: u32, weather: Weather) -> Self {
         let n = n as usize;
-        Self { weather, n, links: vec![Link::default(); n * n] }
+        Self { weather, n, links: vec![Link::default(); n * n], streams: vec![Stream::default(); n * n] }
     }
 
     fn link(&mut self, from: ReplicaId, to: ReplicaId) -> &mut Link {
@@ -60,6 +71,7 @@ impl Network {
         let link = self.link(from, to);
         link.cut = cut;
         link.epoch += 1;
+        self.stream_mut(from, to).generation += 1;
     }
 
     /// Makes one direction slow, or not.
@@ -74,6 +86,7 @@ impl Network {
             link.clogged_us = 0;
             link.down_until = Tick(0);
         }
+        self.streams.iter_mut().for_each(|stream| stream.down_until = Tick(0));
     }
 
     /// The connections of a crashed replica break.
@@ -81,6 +94,7 @@ impl Network {
         for other in (0..self.n as u32).map(ReplicaId) {
             self.link(who, other).epoch += 1;
             self.link(other, who).epoch += 1;
+            self.stream_mut(who, other).generation += 1;
         }
     }
 
@@ -130,5 +144,43 @@ impl Network {
         let fifo = self.weather.fifo;
         let link = self.link(from, to);
         !link.cut && (!fifo || link.epoch == epoch)
+    }
+
+    fn stream_mut(&mut self, a: ReplicaId, b: ReplicaId) -> &mut Stream {
+        &mut self.streams[a.min(b).index() * self.n + a.max(b).index()]
+    }
+
+    /// The connection of state transfer between two replicas, while there is one. It needs both directions.
+    pub fn stream(&self, now: Tick, a: ReplicaId, b: ReplicaId) -> Option<u64> {
+        let cut = |from: ReplicaId, to: ReplicaId| self.links[from.index() * self.n + to.index()].cut;
+        let stream = &self.streams[a.min(b).index() * self.n + a.max(b).index()];
+        (now >= stream.down_until && !cut(a, b) && !cut(b, a)).then_some(stream.generation)
+    }
+
+    /// When what is sent now on this connection arrives, unless the connection is gone, or breaks.
+    pub fn stream_send(
+        &mut self,
+        now: Tick,
+        (from, to): (ReplicaId, ReplicaId),
+        connection: u64,
+        random: &mut Random,
+    ) -> Option<Tick> {
+        if self.stream(now, from, to) != Some(connection) {
+            return None;
+        }
+        let (weather, clogged_us) = (self.weather.clone(), self.link(from, to).clogged_us);
+        let stream = self.stream_mut(from, to);
+        if random.per_mille(weather.loss) {
+            stream.generation += 1;
+            stream.down_until = Tick(now.0 + random.between(100, 30_000) * 1000);
+            return None;
+        }
+        let mut us = random.between(weather.delay_us.0, weather.delay_us.1);
+        if random.per_mille(weather.slow) {
+            us *= 50;
+        }
+        let last = &mut stream.last[usize::from(from > to)];
+        *last = Tick(now.0 + (us + clogged_us) * 1000).max(*last);
+        Some(*last)
     }
 }

@@ -4,6 +4,7 @@ use super::hunt::{DIRECTED, hunt};
 use super::scenario::{What, check, parse, rewrite};
 use super::scenarios::STORIES;
 use super::swarm::Plan;
+use super::transfer_stories;
 use crate::order::mutants::{ALL, Mutant};
 use crate::types::ReplicaId;
 use std::path::PathBuf;
@@ -92,6 +93,10 @@ const TOLD: &[(Mutant, &str)] = &[
     (Mutant::LearnerTrustsOne, "a_lost_log_waits_for_as_many_answers_as_can_come"),
     (Mutant::LearnerLeads, "who_was_a_learner_does_not_lead_the_first_view_it_votes_in"),
     (Mutant::ForgetsDamaged, "what_a_damaged_record_says_was_prepared_is_not_forgotten"),
+    (Mutant::OffersUnproven, "a_state_that_no_certificate_names_is_not_fetched"),
+    (Mutant::DigestsUnchecked, "a_list_of_digests_leads_to_the_certificate"),
+    (Mutant::ChunksUnchecked, "a_chunk_that_was_not_verified_is_not_installed"),
+    (Mutant::StagedUnchecked, "what_an_earlier_run_received_is_compared_before_it_counts"),
 ];
 
 #[test]
@@ -109,7 +114,8 @@ fn broken_rules_change_the_stories_told_of_them() {
 
 #[test]
 fn nothing_is_killed_that_is_not_broken() {
-    assert!(DIRECTED.iter().all(|(_, story)| std::panic::catch_unwind(story).is_ok()));
+    let told = DIRECTED.iter().chain(transfer_stories::DIRECTED);
+    assert!(told.into_iter().all(|(_, story)| std::panic::catch_unwind(story).is_ok()));
 }
 
 /// So many seeds with reads beside the order, until one fails: what it says.

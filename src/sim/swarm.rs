@@ -1,12 +1,13 @@
 //! Random runs: each seed draws its group, its rates and its faults, then heals and must make progress.
 
 use super::adversary;
-use super::cluster::{Checkpoints, Cluster, Setup};
+use super::cluster::{Checkpoints, Cluster, Fetched, Setup};
 use super::disk::Tail;
 use super::network::Weather;
 use super::random::Random;
 use crate::order::Input;
 use crate::quorum::{FaultModel, Group as Members};
+use crate::transfer::StrategyKind;
 use crate::types::*;
 use crate::wire::auth::ClientAuth;
 use crate::wire::messages::Mode;
@@ -28,6 +29,8 @@ pub struct Report {
     pub checkpoints: u64,
     /// States taken over from others.
     pub transferred: u64,
+    /// What happened on the way.
+    pub fetched: Fetched,
     /// Log records recycled.
     pub recycled: u64,
     pub events: u64,
@@ -88,6 +91,61 @@ fn draw_checkpoints(setup: &mut Setup, seed: u64) {
             pressed: random.per_mille(400),
         });
     }
+}
+
+/// How states are fetched.
+fn draw_fetch(setup: &mut Setup, seed: u64, honest: bool) {
+    let mut random = Random::new(seed ^ 0x6665_7463_6800);
+    let kinds = [StrategyKind::ALL, [StrategyKind::Pull; 7]].concat();
+    let strategy = *random.pick(&kinds);
+    // It finds out at the end that somebody lied, and never who: of no use beside a liar.
+    let unchecked = strategy == StrategyKind::WholeHash && setup.members.byzantine() && !honest;
+    setup.fetch.strategy = if unchecked { StrategyKind::Pull } else { strategy };
+    setup.fetch.packed = random.per_mille(300);
+    setup.fetch.interval_ns = *random.pick(&[20_000_000, 1_000_000_000]);
+    // Few chunks under way, so that a fetch takes several rounds.
+    setup.fetch.window_bytes_max = *random.pick(&[256, 1024, 64 << 20]);
+    setup.fetch.leader_weight_percent = *random.pick(&[0, 25, 100]);
+    setup.piece_bytes = *random.pick(&[32, 64, 64, 512]);
+    setup.seeder_bytes_per_s = *random.pick(&[0, 0, 4 << 10, 32 << 10]);
+}
+
+/// States are what it is about: logs keep nothing for whoever is behind.
+fn draw_transfers(setup: &mut Setup, seed: u64) {
+    let mut random = Random::new(seed ^ 0x6265_6869_6e64);
+    let n = u64::from(setup.members.n());
+    let period = setup.order.mark_interval * n * random.between(1, 2);
+    let (together, pressed) = (random.per_mille(300), random.per_mille(900));
+    setup.checkpoints = Some(Checkpoints { period, together, recycles: true, pressed });
+}
+
+/// One replica is away for so long that the logs of the others go on without it.
+fn draw_absence(c: &mut Cluster, at: u64, mut random: Random) {
+    let n = u64::from(c.setup.members.n());
+    let victim = ReplicaId(random.below(n) as u32);
+    let (away_us, alone) = (random.between(200_000, 2_000_000), random.per_mille(400));
+    let tail = draw_tail(&mut random);
+    c.later(at, move |c| {
+        if alone {
+            c.all().into_iter().for_each(|other| {
+                c.network.cut(victim, other, true);
+                c.network.cut(other, victim, true);
+            });
+            return c.later(away_us, move |c| {
+                c.all().into_iter().for_each(|other| {
+                    c.network.cut(victim, other, false);
+                    c.network.cut(other, victim, false);
+                });
+            });
+        }
+        let gone =
+            |r: &ReplicaId| c.byzantine.contains(*r) || !c.up(*r) || c.is_forgetful(*r) || c.learns(*r);
+        let counted = c.all().iter().filter(|r| **r != victim && gone(r)).count() as u32;
+        if c.setup.order.votes_durable || counted < c.setup.members.f() && !c.byzantine.contains(victim) {
+            c.crash(victim, tail);
+            c.later(away_us, move |c| c.restart(victim));
+        }
+    });
 }
 
 /// One of the things that go wrong.
@@ -178,8 +236,12 @@ fn fault(c: &mut Cluster, at: u64, seed: u64) {
             let r = ReplicaId(random.below(n) as u32);
             let length_us = random.between(10_000, 1_000_000);
             c.later(at, move |c| {
+                c.nodes[r.index()].shelf.set_full(true);
                 c.step(r, Input::LogRoom(false));
-                c.later(length_us, move |c| c.step(r, Input::LogRoom(true)));
+                c.later(length_us, move |c| {
+                    c.nodes[r.index()].shelf.set_full(false);
+                    c.step(r, Input::LogRoom(true));
+                });
             });
         }
         // A write gives an error; the process is started again.
@@ -286,6 +348,8 @@ pub struct Plan {
     pub honest: bool,
     /// Clients read beside the order, too.
     pub reads: bool,
+    /// Replicas are left behind time and again, and whatever happens happens while they fetch a state.
+    pub transfers: bool,
 }
 
 impl Plan {
@@ -320,6 +384,10 @@ pub fn run(plan: &Plan) -> Report {
     let mut setup = draw_setup(members, &mut random);
     setup.order.votes_durable = votes_durable;
     draw_checkpoints(&mut setup, seed);
+    draw_fetch(&mut setup, seed, plan.honest);
+    if plan.transfers {
+        draw_transfers(&mut setup, seed);
+    }
     if plan.calm {
         setup.weather = Weather::fair();
     }
@@ -366,11 +434,22 @@ pub fn run(plan: &Plan) -> Report {
             fault(&mut c, *at, *seed);
         }
     }
+    if plan.transfers {
+        let mut random = Random::new(seed ^ 0x6162_7365_6e74);
+        c.add_client(400);
+        for _ in 0..random.between(1, 3) {
+            let at = random.below(span_us);
+            let absence = random.fork();
+            draw_absence(&mut c, at, absence);
+        }
+        c.troubles = Some(random);
+    }
     c.run_ms(span_us / 1000 + 1100);
     // Faults end. In crash mode up to f may stay down.
     c.network.mend();
     c.network.weather = Weather::fair();
     c.setup.weather = Weather::fair();
+    c.troubles = None;
     for r in c.all() {
         if c.nodes[r.index()].log_failed {
             c.crash(r, Tail::Lost);
@@ -378,6 +457,7 @@ pub fn run(plan: &Plan) -> Report {
         let node = &mut c.nodes[r.index()];
         node.disk.write_us = c.setup.write_us;
         node.paused_until = Tick(0);
+        node.shelf.set_full(false);
         // Any two within the bound that proposals are held to.
         node.skew = node.skew.clamp(-490_000_000, 490_000_000);
         c.hold_disk(r, false);
@@ -414,6 +494,7 @@ pub fn run(plan: &Plan) -> Report {
         rotten: c.rotten,
         checkpoints: c.checkpoints,
         transferred: c.transferred,
+        fetched: c.fetched,
         recycled: c.recycled,
         settle_ms,
         undecided: c.check_calls(),

@@ -18,6 +18,7 @@ use rayon::ThreadPool;
 
 use crate::checkpoint::frozen::Frozen;
 use crate::checkpoint::pages::{FAN_OUT, node_of, page_digest, root_of, root_of_nodes};
+use crate::order::mutants::{Mutant, broken};
 use crate::service::{PagedSnapshot, Snapshot};
 use crate::types::*;
 use crate::wire::codec::{Reader, Writer};
@@ -30,23 +31,29 @@ const HEADER_BYTES_MAX: usize = 4096;
 /// More pages than any machine holds.
 const PAGES_MAX: u64 = 1 << 40;
 
+/// Whether these are the bytes of the page at an index: of the one that has this digest.
+pub fn is_page(algorithm: DigestAlgorithm, index: u64, bytes: &[u8], expected: &Digest) -> bool {
+    page_digest(algorithm, index, bytes) == *expected || broken(Mutant::ChunksUnchecked)
+}
+
 /// A string of bytes as pages.
 pub struct Pieces {
     bytes: Vec<u8>,
+    piece_bytes: usize,
     /// Of all pieces: whoever asks for one asks for all, again and again.
     digests: OnceLock<(DigestAlgorithm, Vec<Digest>)>,
 }
 
 impl Pieces {
-    fn of(snapshot: &dyn Snapshot) -> io::Result<Self> {
+    fn of(snapshot: &dyn Snapshot, piece_bytes: usize) -> io::Result<Self> {
         let mut bytes = Vec::with_capacity(usize::try_from(snapshot.bytes()).unwrap_or(0));
         snapshot.write_to(&mut bytes as &mut dyn Write)?;
-        Ok(Self { bytes, digests: OnceLock::new() })
+        Ok(Self { bytes, piece_bytes, digests: OnceLock::new() })
     }
 
     fn digests(&self, algorithm: DigestAlgorithm) -> &[Digest] {
         let (of, digests) = self.digests.get_or_init(|| {
-            let pieces = self.bytes.chunks(PIECE_BYTES).enumerate();
+            let pieces = self.bytes.chunks(self.piece_bytes).enumerate();
             (algorithm, pieces.map(|(i, piece)| page_digest(algorithm, i as u64, piece)).collect())
         });
         assert_eq!(*of, algorithm, "a cluster has one algorithm");
@@ -54,9 +61,9 @@ impl Pieces {
     }
 
     fn piece(&self, index: u64) -> Option<&[u8]> {
-        let from = usize::try_from(index).ok()?.checked_mul(PIECE_BYTES)?;
+        let from = usize::try_from(index).ok()?.checked_mul(self.piece_bytes)?;
         let rest = self.bytes.get(from..).filter(|rest| !rest.is_empty())?;
-        Some(&rest[..rest.len().min(PIECE_BYTES)])
+        Some(&rest[..rest.len().min(self.piece_bytes)])
     }
 }
 
@@ -66,7 +73,7 @@ impl PagedSnapshot for Pieces {
     }
 
     fn page_count(&self) -> u64 {
-        self.bytes.len().div_ceil(PIECE_BYTES) as u64
+        self.bytes.len().div_ceil(self.piece_bytes) as u64
     }
 
     fn page(&self, index: u64, out: &mut Vec<u8>) -> bool {
@@ -128,11 +135,16 @@ pub struct Image {
 impl Image {
     /// Errors: the service's, if it cannot write its bytes.
     pub fn of(frozen: Frozen, algorithm: DigestAlgorithm) -> io::Result<Self> {
+        Self::cut(frozen, algorithm, PIECE_BYTES)
+    }
+
+    /// What has no pages is cut into pieces of so many bytes, at most [`PIECE_BYTES`]: the same for a whole cluster.
+    pub fn cut(frozen: Frozen, algorithm: DigestAlgorithm, piece_bytes: usize) -> io::Result<Self> {
         let Frozen { seq, time, replies, table, state } = frozen;
-        let table = Pieces::of(&table)?;
+        let table = Pieces::of(&table, piece_bytes)?;
         let state = match state.pages() {
             Some(_) => State::Paged(state),
-            None => State::Pieces(Pieces::of(&*state)?),
+            None => State::Pieces(Pieces::of(&*state, piece_bytes)?),
         };
         Ok(Self { seq, time, replies, table, state, algorithm })
     }

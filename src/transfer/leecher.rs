@@ -16,6 +16,7 @@ use super::messages::{Message, NODES_MAX, RANGES_MAX};
 use super::packing::Body;
 use super::staging::Staging;
 use crate::checkpoint::pages::{FAN_OUT, node_of};
+use crate::order::mutants::{Mutant, broken};
 use crate::types::*;
 use crate::wire::messages::{MarkStatement, StateCertificate};
 use bytes::Bytes;
@@ -306,7 +307,8 @@ impl Leecher {
         if offers.contains_key(&from) {
             return;
         }
-        let good = |m: &StateCertificate| m.statement.state != Digest::ZERO && (self.proven)(m);
+        let proven = |m: &StateCertificate| (self.proven)(m) || broken(Mutant::OffersUnproven);
+        let good = |m: &StateCertificate| m.statement.state != Digest::ZERO && proven(m);
         if !marks.iter().all(good) {
             return self.ban(from, "offers a state without a quorum's certificate".into(), out);
         }
@@ -502,8 +504,10 @@ impl Leecher {
         let start = first as usize * FAN_OUT;
         let end = (start + NODES_MAX as usize * FAN_OUT).min(all.len());
         let nodes = said.nodes[first as usize..].iter();
+        let leads = |d: &[Digest], node: &Digest| node_of(self.algorithm, d) == *node;
         let right = digests.len() == end - start
-            && digests.chunks(FAN_OUT).zip(nodes).all(|(d, node)| node_of(self.algorithm, d) == *node);
+            && (broken(Mutant::DigestsUnchecked)
+                || digests.chunks(FAN_OUT).zip(nodes).all(|(d, node)| leads(d, node)));
         if right {
             all[start..end].copy_from_slice(&digests);
             self.moved = now;

@@ -1,5 +1,5 @@
-//! What a seeder can lie about (FAULTS B21 to B28): each row makes other messages of those that it would send. In tests, and in
-//! builds with the feature `adversary`.
+//! What a seeder can lie about (FAULTS B21 to B28): each row makes other messages of those that it would send. In the
+//! simulator, in tests, and in processes of a build with the feature `adversary`.
 
 use super::image::Manifest;
 use super::messages::Message;

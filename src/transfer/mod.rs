@@ -40,6 +40,9 @@ pub mod postponing;
 /// What was received, on disk.
 pub mod staging;
 
+/// Where that lies.
+pub mod shelf;
+
 /// The thread that writes it.
 mod stager;
 
@@ -50,7 +53,7 @@ pub mod stage;
 pub mod sockets;
 
 /// What a seeder can lie about.
-#[cfg(any(test, feature = "adversary"))]
+#[cfg(any(test, feature = "adversary", feature = "sim"))]
 pub mod lies;
 
 /// All of it, to be taken over.

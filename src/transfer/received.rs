@@ -1,9 +1,8 @@
 //! A state that was received, ready to be taken over.
 
-use super::image::{Image, PIECE_BYTES, Part};
+use super::image::{Image, PIECE_BYTES, Part, is_page};
 use super::leecher::Target;
 use super::staging::Staging;
-use crate::checkpoint::pages::page_digest;
 use crate::execute::client_table::{ClientTable, ClientTableLimits};
 use crate::service::{RestoreError, Service};
 use crate::types::*;
@@ -30,7 +29,7 @@ impl Received {
         if expected == Digest::ZERO {
             return Ok(None);
         }
-        let right = |bytes: &Vec<u8>| page_digest(self.algorithm, index, bytes) == expected;
+        let right = |bytes: &Vec<u8>| is_page(self.algorithm, index, bytes, &expected);
         if let Some(bytes) = self.staging.read(chunk)?.filter(right) {
             return Ok(Some(bytes));
         }

@@ -9,14 +9,13 @@
 //! Whose states they are, an [`Owner`] says: a replica, or a host of the C ABI under an order of its own.
 
 use super::FetchConfig;
-use super::image::Image;
+use super::image::{Image, is_page};
 use super::leecher::{Leecher, Output, Target};
 use super::messages::Message;
 use super::received::Received;
 use super::seeder::Seeder;
 use super::stager::{FileId, Stager, ToStager};
 use super::staging::{self, Staging};
-use crate::checkpoint::pages::page_digest;
 use crate::net::{NetHandle, To};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::sync::credit::Credit;
@@ -419,7 +418,7 @@ impl<O: Owner> TransferStage<O> {
                             return;
                         }
                         let length = body.len();
-                        let is_right = |bytes: &Bytes| page_digest(algorithm, index, bytes) == expected;
+                        let is_right = |bytes: &Bytes| is_page(algorithm, index, bytes, &expected);
                         let bytes = body.open().filter(is_right);
                         let right = bytes.is_some();
                         if let Some(bytes) = bytes {

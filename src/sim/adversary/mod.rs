@@ -27,6 +27,7 @@ pub mod mutator;
 pub mod rebinder;
 pub mod replayer;
 pub mod reporter;
+pub mod seeder_liar;
 pub mod silent;
 pub mod splitter;
 pub mod spoiler;

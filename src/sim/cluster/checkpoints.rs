@@ -20,8 +20,8 @@ pub struct Checkpoints {
 pub(super) struct Checkpoint {
     pub(super) base: Base,
     pub(super) executor: Executor,
-    /// Of one that came from others.
-    pub(super) certificate: Option<StateCertificate>,
+    /// It came from others.
+    pub(super) foreign: bool,
 }
 
 impl Cluster {
@@ -58,7 +58,7 @@ impl Cluster {
                 return;
             }
             node.taken = None;
-            node.checkpoints.push_back(Checkpoint { base, executor, certificate: None });
+            node.checkpoints.push_back(Checkpoint { base, executor, foreign: false });
             while node.checkpoints.len() > 2 {
                 node.checkpoints.pop_front();
             }

@@ -70,7 +70,7 @@ impl Cluster {
                     }
                 }
                 Output::Rooted(mark) => self.root_is_certified(r, mark),
-                Output::Behind => self.transfer(r),
+                Output::Behind => self.behind(r),
                 Output::Quarantined(why) => {
                     self.note(r, || format!("is quarantined: {why}"));
                     assert!(self.byzantine.contains(r), "{r} is quarantined: {why}");
@@ -79,9 +79,9 @@ impl Cluster {
                     node.checkpoints.clear();
                     node.transfers.distrust();
                 }
-                Output::Restored => {}
+                Output::Restored => self.nodes[r.index()].hollow = false,
                 Output::Install(_) => self.want_install(r),
-                Output::NotInstalled(_) => self.nodes[r.index()].transfers.under_way = false,
+                Output::NotInstalled(seq) => self.not_installed(r, seq),
                 Output::Covered { seq, batches } => self.store_checkpoint(r, Base { seq, batches }),
                 Output::Recycle { upto, below } => {
                     let node = &mut self.nodes[r.index()];

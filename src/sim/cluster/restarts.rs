@@ -1,6 +1,7 @@
 //! Replicas that crash, lose or damage what is on their disks, and start again.
 
 use super::*;
+use crate::transfer::staging::{self, Staging};
 
 impl Cluster {
     pub fn crash(&mut self, r: ReplicaId, tail: Tail) {
@@ -22,6 +23,8 @@ impl Cluster {
         node.proof = None;
         node.taken = None;
         node.executing = false;
+        node.transfers = Transfers::new(self.setup.seeder_bytes_per_s);
+        node.shelf.crash(tail, &mut self.transfer_random);
         node.disk.crash(tail, &mut self.random);
         self.network.disconnect(r);
         self.note(r, || "crash".to_string());
@@ -47,7 +50,7 @@ impl Cluster {
         let node = &mut self.nodes[r.index()];
         // Sometimes the newest checkpoint is damaged: the one before it has to do.
         // One that came from others is all that its log goes on from.
-        let own = node.checkpoints.back().is_some_and(|c| c.certificate.is_none());
+        let own = node.checkpoints.back().is_some_and(|c| !c.foreign);
         if node.checkpoints.len() > 1 && own && self.random.per_mille(200) {
             node.checkpoints.pop_back();
         }
@@ -61,7 +64,7 @@ impl Cluster {
         if spoilt {
             node.checkpoints.clear();
         }
-        let hollow = node.checkpoints.is_empty() && node.disk.first() > Lsn(1);
+        let mut hollow = node.checkpoints.is_empty() && node.disk.first() > Lsn(1);
         let (base, executor) = match node.checkpoints.back() {
             Some(checkpoint) => (checkpoint.base, checkpoint.executor.clone()),
             None => (Base::default(), Executor::new(self.setup.hasher(), self.setup.sessions_max)),
@@ -74,6 +77,7 @@ impl Cluster {
         // Its log goes on from a state that came from others and is lost.
         if ready.is_ok() && matches!(replay.check(), Err(RestoreError::Gap { .. })) {
             replay = empty();
+            hollow = true;
             ready = read_logs(&mut replay, &node.disk, &node.decisions);
         }
         if ready.is_err() && !correct {
@@ -82,15 +86,17 @@ impl Cluster {
             return self.restart(r);
         }
         let ready = ready.unwrap_or_else(|e| panic!("replica {r} does not restart: {e}"));
-        let certificate = node.checkpoints.back().and_then(|c| c.certificate.clone());
-        if let Some(mark) = certificate
-            && let Some(record) = replay.transferred(mark).expect("a state of this history")
-        {
-            node.disk.append(&record);
-            node.disk.sync();
+        node.hollow = hollow;
+        // A state from others whose checkpoint is there, and whose record is not.
+        for seq in staging::staged(&node.shelf).expect("a directory") {
+            let mark = Staging::open(&node.shelf, seq).expect("a file").map(|staging| staging.mark);
+            let record = mark.map(|mark| replay.transferred(mark).expect("a state of this history"));
+            if let Some(record) = record.flatten() {
+                node.disk.append(&record);
+                node.disk.sync();
+            }
         }
         let node = &mut self.nodes[r.index()];
-        node.transfers = Transfers::default();
         let mut passed = vec![node.executor.clone()];
         for batch in ready {
             if correct {
@@ -164,6 +170,7 @@ impl Cluster {
         node.disk.sync();
         node.decisions.clear();
         node.checkpoints.clear();
+        node.shelf.clear();
         node.started = false;
         self.wiped += 1;
         self.note(r, || "gets an empty log".to_string());

@@ -1,34 +1,109 @@
-//! State transfer between simulated replicas: the sockets and chunks are left out, what stands before and after them is not.
+//! Whose states are transferred between simulated replicas: frozen, named, offered; asked for when no log has what comes next; taken
+//! over. What a replica's transfer stage decides stands here (`replica::transfer_stage`), what every stage does in `transfer_stage`.
 
 use super::checkpoints::Checkpoint;
+use super::transfer_stage::Session;
 use super::*;
+use crate::transfer::StrategyKind;
+use crate::transfer::image::Image;
+use crate::transfer::leecher::Leecher;
+use crate::transfer::received::Received;
+use crate::transfer::seeder::Seeder;
+use crate::transfer::staging;
+use std::collections::BTreeSet;
+use std::ops::AddAssign;
 
-/// A state that a certificate names.
-pub(super) type Rooted = (StateCertificate, Executor);
+/// Frozen states and not certified that a replica keeps.
+const IMAGES_MAX: usize = 3;
+/// After a state that could not be taken over the next is asked for so much later, and twice as long each time.
+const REFUSED_MS: u64 = 1000;
 
-/// How many a replica keeps in memory.
-const KEPT: usize = 2;
+/// What happened while states were fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Fetched {
+    /// Sessions begun.
+    pub sessions: u64,
+    /// Chunks that came.
+    pub chunks: u64,
+    /// Bytes that were here from an earlier run.
+    pub kept: u64,
+    /// Liars that were found out.
+    pub blamed: u64,
+    /// Received states that were of no use.
+    pub refused: u64,
+}
+
+impl AddAssign for Fetched {
+    fn add_assign(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.chunks += other.chunks;
+        self.kept += other.kept;
+        self.blamed += other.blamed;
+        self.refused += other.refused;
+    }
+}
 
 /// One replica's part.
-#[derive(Default)]
 pub(super) struct Transfers {
     /// Frozen; no certificate names them yet.
-    taken: VecDeque<Executor>,
-    /// Named, the older first.
-    rooted: VecDeque<Rooted>,
-    /// A state is on its way here.
-    pub(super) under_way: bool,
-    /// It is here.
-    arrived: Option<Rooted>,
+    images: VecDeque<Arc<Image>>,
+    /// Came before its image.
+    early: Option<StateCertificate>,
+    pub(super) seeder: Seeder,
+    /// Connections it knows of.
+    pub(super) links: BTreeMap<ReplicaId, u64>,
+    pub(super) session: Option<Session>,
+    /// All of it is here.
+    pub(super) arrived: Option<Arc<Received>>,
     /// It is to be taken over once all is executed that was handed out before.
     wanted: bool,
+    /// After states that could not be taken over none is asked for so soon: how many, and until when.
+    refused: (u32, Tick),
+    /// Taken over; its file goes when the log knows.
+    pub(super) done: Option<Seq>,
+    /// Files begun.
+    pub(super) files: u64,
+    pub(super) look_due: Tick,
 }
 
 impl Transfers {
+    pub(super) fn new(bytes_per_s: u64) -> Self {
+        Self {
+            images: VecDeque::new(),
+            early: None,
+            seeder: Seeder::new(bytes_per_s),
+            links: BTreeMap::new(),
+            session: None,
+            arrived: None,
+            wanted: false,
+            refused: (0, Tick(0)),
+            done: None,
+            files: 0,
+            look_due: Tick(u64::MAX),
+        }
+    }
+
     /// Own states are wrong.
     pub(super) fn distrust(&mut self) {
-        self.taken.clear();
-        self.rooted.clear();
+        self.images.clear();
+        self.early = None;
+        self.seeder.withdraw();
+    }
+
+    /// A quorum names a state.
+    fn certified(&mut self, mark: StateCertificate) {
+        match self.images.iter().position(|image| image.seq == mark.statement.seq) {
+            Some(at) => {
+                let image = self.images.remove(at).expect("just found");
+                self.seeder.offer(mark, image);
+            }
+            None => self.early = Some(mark),
+        }
+    }
+
+    /// The session is over; what was received stays on disk.
+    pub(super) fn end(&mut self) {
+        (self.session, self.arrived, self.wanted) = (None, None, false);
     }
 }
 
@@ -42,10 +117,17 @@ impl Cluster {
             return;
         }
         let node = &mut self.nodes[r.index()];
-        let (replies, state, boot) = (node.executor.replies, node.executor.root(), node.boot);
-        node.transfers.taken.push_back(node.executor.clone());
-        while node.transfers.taken.len() > KEPT {
-            node.transfers.taken.pop_front();
+        let (replies, boot) = (node.executor.replies, node.boot);
+        let image = Arc::new(node.executor.image(self.setup.piece_bytes));
+        let state = image.root(None);
+        let transfers = &mut node.transfers;
+        let early = transfers.early.take_if(|mark| mark.statement.seq == seq);
+        transfers.images.push_back(image);
+        while transfers.images.len() > IMAGES_MAX {
+            transfers.images.pop_front();
+        }
+        if let Some(mark) = early {
+            transfers.certified(mark);
         }
         // Hashing takes a while.
         let us = self.random.between(10, 20_000);
@@ -56,61 +138,59 @@ impl Cluster {
         });
     }
 
-    /// A quorum names a state that this replica has.
+    /// A quorum names a state that this replica has, or will have.
     pub(super) fn root_is_certified(&mut self, r: ReplicaId, mark: StateCertificate) {
         self.rooted += 1;
-        let transfers = &mut self.nodes[r.index()].transfers;
-        let seq = mark.statement.seq;
-        if let Some(at) = transfers.taken.iter().position(|e| e.executed == seq) {
-            let executor = transfers.taken.remove(at).expect("just found");
-            transfers.rooted.push_back((mark, executor));
-            while transfers.rooted.len() > KEPT {
-                transfers.rooted.pop_front();
-            }
-        }
+        self.nodes[r.index()].transfers.certified(mark);
     }
 
-    /// A replica needs a state: some time later it has received the newest of another one, if that is what it says.
-    pub(super) fn transfer(&mut self, r: ReplicaId) {
-        let node = &mut self.nodes[r.index()];
-        if std::mem::replace(&mut node.transfers.under_way, true) {
+    /// A replica needs a state, as it says every heartbeat: all it can speak to are asked for one.
+    pub(super) fn behind(&mut self, r: ReplicaId) {
+        let node = &self.nodes[r.index()];
+        let (Some(core), transfers) = (&node.core, &node.transfers) else { return };
+        if transfers.session.is_some() || self.now < transfers.refused.1 {
             return;
         }
-        let boot = node.boot;
-        let seeders: Vec<ReplicaId> = self.all().into_iter().filter(|s| *s != r && self.up(*s)).collect();
-        let seeder = (!seeders.is_empty()).then(|| *self.random.pick(&seeders));
-        let mut offer = seeder.and_then(|s| self.nodes[s.index()].transfers.rooted.back().cloned());
-        if let (Some((state, executor)), Some(s)) = (&mut offer, seeder)
-            && self.nodes[s.index()].adversary.is_some()
-        {
-            // A liar has another state, with all that it can sign for it.
-            executor.falsify();
-            state.statement.state = executor.root();
-            state.signatures = vec![(s, self.nodes[s.index()].auth.sign_mark(&state.statement))];
-        }
-        // All who have it send it.
-        if let Some(seq) = offer.as_ref().map(|(state, _)| state.statement.seq) {
-            let has = |s: &ReplicaId| {
-                let rooted = &self.nodes[s.index()].transfers.rooted;
-                *s != r && self.up(*s) && rooted.iter().any(|(state, _)| state.statement.seq == seq)
-            };
-            let seeders: Vec<ReplicaId> = self.all().into_iter().filter(has).collect();
-            seeders.into_iter().for_each(|s| self.step(s, Input::Seeding(seq)));
-        }
-        let us = self.random.between(500, 200_000);
-        self.later(us, move |c| {
-            if c.nodes[r.index()].boot != boot {
-                return;
-            }
-            match offer.filter(|(mark, executor)| executor.root() == mark.statement.state) {
-                Some((mark, executor)) => {
-                    c.nodes[r.index()].transfers.arrived = Some((mark.clone(), executor));
-                    c.note(r, || format!("has received the state of place {}", mark.statement.seq));
-                    c.step(r, Input::Arrived(mark));
-                }
-                None => c.nodes[r.index()].transfers.under_way = false,
-            }
-        });
+        let executed = node.executor.executed;
+        // What is decided here, and not executed, is in the log; and a replica without a state has executed nothing.
+        let above = match node.hollow {
+            true => Seq(core.decided().0.saturating_sub(1)),
+            false if core.lacks_state() => core.decided().max(executed),
+            false => executed,
+        };
+        let own = Some(Arc::new(node.executor.image(self.setup.piece_bytes)));
+        let auth = node.auth.clone();
+        let proven = Box::new(move |mark: &StateCertificate| auth.state_ok(mark));
+        self.look_at_links(r);
+        let connected: BTreeSet<ReplicaId> = self.nodes[r.index()].transfers.links.keys().copied().collect();
+        let (config, algorithm) = (self.setup.fetch.clone(), self.setup.hasher().algorithm);
+        let mut out = Vec::new();
+        let here = (above, own.clone());
+        let leecher = Leecher::start(config, algorithm, here, connected, proven, self.now, &mut out);
+        self.fetched.sessions += 1;
+        self.note(r, || format!("asks for a state above place {above}"));
+        self.nodes[r.index()].transfers.session = Some(Session::new(leecher, own));
+        self.leech(r, |_, _, todo| todo.extend(out));
+        self.look_later(r);
+    }
+
+    /// All of a state is here.
+    pub(super) fn received(&mut self, r: ReplicaId, received: Received) {
+        let mark = received.target.mark.clone();
+        self.note(r, || format!("has received the state of place {}", mark.statement.seq));
+        self.nodes[r.index()].transfers.arrived = Some(Arc::new(received));
+        self.step(r, Input::Arrived(mark));
+    }
+
+    /// It is of no use, or could not be taken over.
+    pub(super) fn not_installed(&mut self, r: ReplicaId, seq: Seq) {
+        self.fetched.refused += 1;
+        let now = self.now;
+        let node = &mut self.nodes[r.index()];
+        node.transfers.end();
+        let times = node.transfers.refused.0;
+        node.transfers.refused = (times + 1, now.plus_ms(REFUSED_MS << times.min(6)));
+        staging::remove(&node.shelf, seq).expect("a directory");
     }
 
     /// The core wants it: once all is executed that was handed out before.
@@ -126,41 +206,62 @@ impl Cluster {
             return;
         }
         node.transfers.wanted = false;
-        let (mark, executor) = node.transfers.arrived.take().expect("it arrived before it was wanted");
+        let received = node.transfers.arrived.clone().expect("it arrived before it was wanted");
         let boot = node.boot;
         if self.random.per_mille(50) {
-            return self.later(10, move |c| {
-                if c.nodes[r.index()].boot == boot {
-                    c.step(r, Input::InstallFailed);
-                }
-            });
+            return self.install_failed(r, boot);
         }
-        node.taken = None;
         let us = self.random.between(10, 50_000);
         self.later(us, move |c| {
-            let us = c.random.between(10, 50_000);
+            if c.nodes[r.index()].boot != boot {
+                return;
+            }
+            let hasher = c.setup.hasher();
+            let executor = match Executor::received(&received, hasher, c.setup.sessions_max) {
+                Ok(executor) => executor,
+                Err(why) => {
+                    // Of all strategies one alone finds out so late who lied.
+                    let known = c.setup.fetch.strategy == StrategyKind::WholeHash || c.byzantine.contains(r);
+                    assert!(known, "{r} cannot take over what it received: {why}");
+                    return c.install_failed(r, boot);
+                }
+            };
+            c.install(r, &received.target.mark, executor);
+        });
+    }
+
+    fn install_failed(&mut self, r: ReplicaId, boot: u64) {
+        self.later(10, move |c| {
+            if c.nodes[r.index()].boot == boot {
+                c.step(r, Input::InstallFailed);
+            }
+        });
+    }
+
+    fn install(&mut self, r: ReplicaId, mark: &StateCertificate, executor: Executor) {
+        let us = self.random.between(10, 50_000);
+        let MarkStatement { seq, batches, .. } = mark.statement;
+        let node = &mut self.nodes[r.index()];
+        let (boot, mark) = (node.boot, mark.clone());
+        (node.executor, node.handed, node.taken) = (executor.clone(), seq, None);
+        let base = Base { seq, batches };
+        node.checkpoints.push_back(Checkpoint { base, executor, foreign: true });
+        while node.checkpoints.len() > 2 {
+            node.checkpoints.pop_front();
+        }
+        self.later(us, move |c| {
             let node = &mut c.nodes[r.index()];
             if node.boot != boot {
                 return;
             }
-            let MarkStatement { seq, batches, .. } = mark.statement;
-            let base = Base { seq, batches };
-            (node.executor, node.handed) = (executor.clone(), seq);
-            node.checkpoints.push_back(Checkpoint { base, executor, certificate: Some(mark.clone()) });
-            while node.checkpoints.len() > 2 {
-                node.checkpoints.pop_front();
-            }
-            c.later(us, move |c| {
-                let node = &mut c.nodes[r.index()];
-                if node.boot != boot {
-                    return;
-                }
-                node.transfers.under_way = false;
-                c.transferred += 1;
-                let progress = c.nodes[r.index()].executor.progress();
-                c.step(r, Input::Installed { state: mark, progress });
-                c.take_root(r, seq);
-            });
+            node.transfers.end();
+            (node.transfers.refused, node.transfers.done) = ((0, Tick(0)), Some(seq));
+            c.transferred += 1;
+            c.note(r, || format!("has taken over the state of place {seq}"));
+            let progress = c.nodes[r.index()].executor.progress();
+            c.step(r, Input::Installed { state: mark, progress });
+            c.take_root(r, seq);
+            c.look_later(r);
         });
     }
 }
