@@ -3,7 +3,7 @@ use super::types::DigestAlgorithm;
 #[test]
 fn a_hash_is_of_all_bytes_however_they_are_cut() {
     const KIB: usize = 1 << 10;
-    let bytes: Vec<u8> = (0..70 * KIB).map(|i| (i * i >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..70 * KIB).map(|i| ((i * i) >> 7) as u8).collect();
     for algorithm in [DigestAlgorithm::Blake3, DigestAlgorithm::Sha256, DigestAlgorithm::Sha512] {
         for end in [0, 1, KIB, KIB + 1, 16 * KIB - 1, 16 * KIB, 16 * KIB + 1, 33 * KIB, 70 * KIB] {
             let whole = algorithm.hash(&[&bytes[..end]]);
