@@ -439,13 +439,19 @@ impl Session {
         Some((seq, index))
     }
 
-    /// Drops the oldest reply, if there is one; requests that wait stay.
+    /// Drops the reply that was given first, if there is one: that of a request that waited is younger than its place. Requests that
+    /// wait stay.
     fn drop_reply(&mut self) {
-        if !matches!(self.replies.front(), Some(Kept::Waits(..))) {
-            self.drop_oldest();
-        } else if let Some(kept) = self.replies.iter_mut().find(|kept| matches!(kept, Kept::Reply(_))) {
-            self.bytes -= kept.bytes();
-            *kept = Kept::Nothing;
+        let given = |(i, kept): (usize, &Kept)| match kept {
+            Kept::Reply(reply) => Some((reply.seq, i)),
+            Kept::Nothing | Kept::Waits(..) => None,
+        };
+        let Some((_, first)) = self.replies.iter().enumerate().filter_map(given).min() else { return };
+        if self.replies.range(..first).all(|kept| matches!(kept, Kept::Nothing)) {
+            (0..=first).for_each(|_| _ = self.drop_oldest());
+        } else {
+            self.bytes -= self.replies[first].bytes();
+            self.replies[first] = Kept::Nothing;
         }
     }
 

@@ -247,6 +247,28 @@ fn replies_of_many_bytes_push_out_replies_and_only_many_requests_one_that_waits(
     assert_eq!(bytes_of(&restored), bytes_of(&table));
 }
 
+#[test]
+fn the_reply_of_one_that_waited_pushes_out_older_ones_and_not_itself() {
+    let mut table = small();
+    let s = table.open(ALICE, 7, Seq(1), 0);
+    let waiter = wait(&mut table, ALICE, s, 2);
+    for seq in 3..5 {
+        execute(&mut table, ALICE, s, seq, if seq == 3 { &[3; 50] } else { &[4; 50] });
+    }
+    // 150 bytes are too many, and it stands before the others.
+    assert!(table.answer(&waiter, Seq(9), Bytes::from_static(&[9; 50])).is_some());
+    assert_eq!(kept(&table, s, 1), Some((9, &[9; 50][..])));
+    assert_eq!(kept(&table, s, 2), None);
+    assert_eq!(kept(&table, s, 3), Some((4, &[4; 50][..])));
+    let mut restored = small();
+    restored.restore(&mut bytes_of(&table).as_slice()).unwrap();
+    assert_eq!(bytes_of(&restored), bytes_of(&table));
+    execute(&mut table, ALICE, s, 10, &[10; 50]);
+    execute(&mut restored, ALICE, s, 10, &[10; 50]);
+    assert_eq!((kept(&table, s, 3), kept(&table, s, 1).is_some()), (None, true));
+    assert_eq!(bytes_of(&restored), bytes_of(&table));
+}
+
 /// What a run carries over to the next.
 #[derive(Clone, Default)]
 struct Known {
