@@ -598,7 +598,9 @@ impl Orderer {
     fn on_group(&mut self, origin: u64, group: AuthenticGroup, out: &mut Vec<Output>) {
         let digest = group.digest();
         let notice = |code| Output::Notice { origin, code, group: digest };
-        if !self.log_room && !self.requests.has(&digest) {
+        // A reply that is given again takes no room: a client that waits for one must not give up for want of it.
+        let is_known = || self.requests.has(&digest) || self.requests.is_executed(group.group());
+        if !self.log_room && !is_known() {
             out.push(notice(NoticeCode::LogFull));
             return;
         }

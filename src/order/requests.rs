@@ -80,7 +80,7 @@ impl Requests {
         if self.groups.contains_key(&digest) {
             return Offered::Known;
         }
-        if self.executed(&group) || self.noops.contains(&digest) {
+        if self.is_executed(&group) || self.noops.contains(&digest) {
             return Offered::Executed;
         }
         let size = group.bytes().len();
@@ -101,7 +101,8 @@ impl Requests {
         Offered::Queued
     }
 
-    fn executed(&self, group: &Group) -> bool {
+    /// Whether all of it was executed: it is answered from what is kept, now or, if one of its requests waits, later.
+    pub fn is_executed(&self, group: &Group) -> bool {
         group.requests().all(|r| {
             r.kind == RequestKind::Invoke && self.progress.get(&r.session).is_some_and(|p| r.number <= *p)
         })
@@ -270,7 +271,7 @@ impl Requests {
     /// Drops groups whose requests were all executed as parts of others.
     pub fn purge(&mut self) {
         let old: Vec<Digest> =
-            self.groups.iter().filter(|(_, w)| self.executed(&w.group)).map(|(d, _)| *d).collect();
+            self.groups.iter().filter(|(_, w)| self.is_executed(&w.group)).map(|(d, _)| *d).collect();
         self.executed_batch(&old, &[]);
     }
 
