@@ -636,6 +636,10 @@ impl<T> ClientCore<T> {
                 });
             }
         }
+        // Alone: a group with an OPEN is ordered each time that it is repeated, and a request may wait for its reply for long.
+        if !requests.is_empty() {
+            return;
+        }
         while let Some(&i) = self.ready.front() {
             let session = self.sessions[i].as_mut().expect("closed sessions have nothing to send");
             if let Stream::Open(id) = session.stream {
