@@ -429,6 +429,8 @@ struct HostDurable {
     reader: DeliveryReader,
     thread: Option<JoinHandle<()>>,
     polled: bool,
+    /// The host has a callback for room.
+    tells_of_room: bool,
     mode: Mode,
     batch_bytes_max: usize,
     waiting_bytes_max: usize,
@@ -452,6 +454,7 @@ impl HostDurable {
             "async" => Mode::Async,
             _ => Mode::Parallel,
         };
+        let tells_of_room = table.room.is_some();
         let batch_bytes_max = options.record_bytes_max;
         // What waits, and a round under way, must fit into the log's reserve, which is a segment less its largest record, whether they
         // are written together or each alone.
@@ -496,6 +499,7 @@ impl HostDurable {
             reader,
             thread: None,
             polled: values.text("callbacks") == "poll",
+            tells_of_room,
             mode,
             batch_bytes_max,
             waiting_bytes_max,
@@ -832,7 +836,8 @@ pub extern "C" fn duramen_durable_poll(durable: *mut duramen_durable, max: u32, 
         let until = u64::try_from(timeout_ms).map_or(None, handle::until);
         loop {
             let Rounded { batches, has_told, is_behind, is_held } = round_of(&durable.work, max as usize)?;
-            if batches > 0 || has_told || durable.shared.has_room_again() {
+            // Where the host has a callback for it, room that came back meanwhile is told by the next round.
+            if batches > 0 || has_told || !durable.tells_of_room && durable.shared.has_room_again() {
                 return Ok(batches as i32);
             }
             if until.is_some_and(|until| Instant::now() >= until) {
