@@ -278,7 +278,8 @@ impl CheckpointStage {
                 since: began.elapsed(),
                 turn: if yields { passed as f64 / turn_places } else { f64::INFINITY },
                 log: shared.log_writes(),
-                crowded: yields && crowding.is_felt(),
+                // A log without room waits for this.
+                crowded: yields && shared.has_log_room() && crowding.is_felt(),
             };
             std::thread::sleep(pacer.pause(bytes, now));
             Ok(())

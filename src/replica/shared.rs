@@ -247,6 +247,12 @@ impl Shared {
         of_decisions.unwrap_or_else(|| of(&self.order.lock().log))
     }
 
+    /// Whether all logs take new records, as published.
+    pub fn has_log_room(&self) -> bool {
+        let of_decisions = self.decisions.lock().as_ref().is_none_or(|(log, _)| log.has_room);
+        of_decisions && self.order.lock().log.has_room
+    }
+
     /// The last place decided, as published.
     pub fn decided(&self) -> Seq {
         self.order.lock().status.map_or(Seq(0), |status| status.decided)
