@@ -725,6 +725,21 @@ fn an_expired_session_is_opened_anew_and_what_was_sent_twice_is_unknown() {
 }
 
 #[test]
+fn an_open_travels_alone() {
+    let mut w = crash();
+    let (a, b) = (w.core.session(), w.core.session());
+    w.submit(a, 0, b"a");
+    w.settle();
+    w.log.clear();
+    w.submit(a, 1, b"x");
+    w.submit(b, 2, b"b");
+    w.settle();
+    // It is ordered again each time that it comes; a request beside it might wait for its reply for long.
+    assert_eq!(w.log.iter().map(|(_, _, numbers)| numbers.len()).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!((w.done(1), w.done(2)), (&b"2:x"[..], &b"3:b"[..]));
+}
+
+#[test]
 fn invalid_groups_are_not_executed_on_the_word_of_one_correct_replica() {
     let mut w = byzantine();
     let s = w.core.session();

@@ -1,11 +1,14 @@
 //! The pool of waiting groups.
 
 use super::requests::{Offered, Requests};
+use super::restore::{Replay, first_record};
+use super::{Input, Now, Output};
 use crate::quorum::{FaultModel, Group as Members};
 use crate::sim::cluster::Setup;
 use crate::types::*;
 use crate::wire::auth::AuthenticGroup;
 use crate::wire::batch::*;
+use crate::wire::messages::NoticeCode;
 
 /// A group of `client` with requests `numbers` of `session`, each of so many bytes.
 fn group(client: u32, session: u64, numbers: std::ops::RangeInclusive<u64>, bytes: usize) -> AuthenticGroup {
@@ -148,4 +151,31 @@ fn an_executed_no_op_that_somebody_hands_on_later_is_not_ordered_again() {
         Digest([i.to_le_bytes()[0], i.to_le_bytes()[1], 1].repeat(11)[..32].try_into().unwrap())
     }));
     assert_eq!(pool.offer(Tick(3), noop), Offered::Queued);
+}
+
+#[test]
+fn a_full_log_refuses_what_is_new_and_answers_what_was_executed() {
+    let setup = Setup::new(Members::new(FaultModel::Crash, 3, 1).expect("3 bear 1"));
+    let mut replay = Replay::new(setup.authenticator(ReplicaId(0)), Default::default(), Lsn(1));
+    replay.record(&first_record()).expect("a log of ours");
+    let mut core = replay.finish(setup.order.clone(), Now::default()).expect("a log of ours");
+    core.requests.executed_batch(&[], &[(SessionId(5), RequestNumber(2))]);
+    let mut out = Vec::new();
+    for input in [
+        Input::LogRoom(false),
+        Input::Group { origin: 7, group: group(1, 5, 1..=2, 8) },
+        Input::Group { origin: 8, group: group(1, 5, 2..=3, 8) },
+    ] {
+        core.step(Now::default(), input, &mut out).expect("nothing wrong with it");
+    }
+    let said: Vec<_> = out
+        .iter()
+        .filter_map(|output| match output {
+            Output::Resend(again) => Some(("again", again.group().len())),
+            Output::Notice { origin: 8, code: NoticeCode::LogFull, .. } => Some(("full", 0)),
+            Output::Notice { .. } => Some(("something else", 0)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [("again", 2), ("full", 0)]);
 }
