@@ -33,7 +33,8 @@ for tool in cc make; do
 done
 
 begin=$(date +%s%N)
-dir=$(cd "$base" && pwd)/duramen-sanitize-$$
+mkdir -p "$base" && base=$(cd "$base" && pwd) || exit 1
+dir=$base/duramen-sanitize-$$
 mkdir "$dir" || exit 1
 pids=() failures=0 backgrounds=0
 say() { printf '[%5.1f s] %-8s %s\n' "$(($(date +%s%N) / 1000000 - begin / 1000000))e-3" "$1" "$2"; }
