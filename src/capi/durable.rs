@@ -2,6 +2,7 @@
 
 use super::bell::Bell;
 use super::conf::{Values, duramen_conf, values_of};
+use super::durable_queue::{Batch, Queue, Room, Shared};
 use super::entry::{Grows, catching, enter, give_text, out, sized};
 use super::handle::{self, Call, Ending, Object, Scope};
 use super::log::{duramen_bytes, log_failure, log_options, parts};
@@ -11,7 +12,6 @@ use crate::log::{Durable, LogError, LogOptions};
 use crate::types::{ClusterId, Digest, Seq, View};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
 use std::ffi::{CString, c_char, c_void};
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,15 +64,6 @@ const OWNER: ClusterId = ClusterId(*b"duramen deliver\0");
 /// How often what was released early is looked after.
 const BEHIND_LOOK: Duration = Duration::from_millis(1);
 
-/// A batch of the host.
-struct Batch {
-    seq: Seq,
-    /// What it takes in the log at most.
-    cost: usize,
-    head: Bytes,
-    body: Bytes,
-}
-
 /// The lengths of the operations, then what they add up to must be the body.
 fn head_of(ops: &[&[u8]]) -> Bytes {
     ops.iter().flat_map(|op| (op.len() as u32).to_le_bytes()).collect()
@@ -110,139 +101,6 @@ fn each_op(
         }
     }
     Ok(())
-}
-
-/// What deliver last said about room, and whether that has changed.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Room {
-    #[default]
-    Enough,
-    Missed,
-    Again,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Batch>,
-    /// What they cost.
-    waiting_bytes: usize,
-    /// The last one that was delivered.
-    last: Seq,
-    /// All up to here are executed and on disk.
-    done: Seq,
-    recycle: Option<Seq>,
-    /// The log's queue is full, so that what waits is not taken before the log says something.
-    held: bool,
-    /// The log has said something that a round is to look at.
-    news: bool,
-    /// Something was turned down for which there is room now.
-    room: Room,
-    ended: Option<(i32, String)>,
-    closing: bool,
-}
-
-impl Queue {
-    /// A round would take nothing.
-    fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() || self.held
-    }
-}
-
-struct Shared {
-    queue: Mutex<Queue>,
-    moved: Condvar,
-    bell: Bell,
-    room: AtomicBool,
-    closing: AtomicBool,
-}
-
-impl Shared {
-    fn update(&self, update: impl FnOnce(&mut Queue)) {
-        update(&mut self.queue.lock());
-        self.moved.notify_all();
-    }
-
-    /// Does what duramen_durable_recycle left.
-    fn recycle(&self, layer: &DurableLayer) {
-        let upto = self.queue.lock().recycle.take();
-        if let Some(upto) = upto {
-            layer.recycle(upto);
-        }
-    }
-
-    /// Up to `max` batches, of so many bytes together, none if there are none; and whether some wait of which the next one is too much.
-    fn take(&self, max: usize, bytes_max: usize) -> (Vec<Batch>, bool) {
-        let mut queue = self.queue.lock();
-        if queue.closing || queue.ended.is_some() {
-            queue.waiting.clear();
-        }
-        let (mut count, mut bytes) = (0, 0);
-        for batch in queue.waiting.iter().take(max) {
-            bytes += batch.cost;
-            if bytes > bytes_max {
-                break;
-            }
-            count += 1;
-        }
-        let batches: Vec<Batch> = queue.waiting.drain(..count).collect();
-        queue.waiting_bytes = queue.waiting.iter().map(|batch| batch.cost).sum();
-        let is_held = batches.is_empty() && !queue.waiting.is_empty();
-        // What the log said meanwhile may be that there is room.
-        queue.held = is_held && !queue.news;
-        if queue.is_quiet() {
-            // Under the lock: the next one, or what the log says, rings again.
-            self.bell.silence();
-        }
-        self.look_for_room(&mut queue);
-        (batches, is_held)
-    }
-
-    /// After a round: what rang meanwhile may be done.
-    fn hush(&self) {
-        let queue = self.queue.lock();
-        // Each is set before it rings.
-        let rings = queue.news || queue.recycle.is_some() || queue.room == Room::Again;
-        if queue.is_quiet() && !rings {
-            self.bell.silence();
-        }
-    }
-
-    /// What was turned down would be taken now: tells once.
-    fn look_for_room(&self, queue: &mut Queue) {
-        if queue.room == Room::Missed && queue.waiting.is_empty() && self.room.load(Ordering::Relaxed) {
-            queue.room = Room::Again;
-            self.bell.ring();
-        }
-    }
-
-    /// Whether room has come back since the last look.
-    fn has_room_again(&self) -> bool {
-        let room = &mut self.queue.lock().room;
-        let again = *room == Room::Again;
-        if again {
-            *room = Room::Enough;
-        }
-        again
-    }
-
-    /// Waits for something to do until then; false: nothing will come. `hears`: room is something, too.
-    fn wait_for_work(&self, until: Option<Instant>, hears: bool) -> bool {
-        let mut queue = self.queue.lock();
-        loop {
-            if queue.closing || queue.ended.is_some() {
-                return false;
-            }
-            let is_news = queue.news || queue.recycle.is_some() || (queue.room == Room::Again && hears);
-            if is_news || !queue.is_quiet() {
-                return true;
-            }
-            match until {
-                None => self.moved.wait(&mut queue),
-                Some(until) if self.moved.wait_until(&mut queue, until).timed_out() => return true,
-                Some(_) => {}
-            }
-        }
-    }
 }
 
 /// The host as the layer sees it.

@@ -73,6 +73,9 @@ pub mod log;
 /// Logging beside execution.
 pub mod durable;
 
+/// What waits for it.
+mod durable_queue;
+
 /// States on disk.
 pub mod checkpoint;
 
