@@ -4,6 +4,7 @@ use clap::{Args as _, CommandFactory};
 use duramen::config::{Durability, LogDevice, LogIo, Transport};
 use duramen::quorum::FaultModel;
 
+use super::as_client::AsClient;
 use super::*;
 
 /// The arguments of one subcommand, as the whole command line would read them.
@@ -24,8 +25,9 @@ fn the_command_line_is_well_formed() {
         log_files::Args::augment_args,
         start::Args::augment_args,
         status::Args::augment_args,
+        tuple::Args::augment_args,
         wan::Args::augment_args,
-    ] as [fn(clap::Command) -> clap::Command; 8]
+    ] as [fn(clap::Command) -> clap::Command; 9]
     {
         check(clap::Command::new("x")).debug_assert();
     }
@@ -86,8 +88,9 @@ fn kv_has_the_five_operations() {
     );
     assert!(operation("").is_err());
     let args: kv::Args = parse("--client bob --timeout-ms 5 get a").unwrap();
-    assert_eq!((args.client.as_str(), args.timeout_ms), ("bob", 5));
-    assert_eq!((args.dir.dir, args.insecure.insecure), (PathBuf::from("./duramen-data"), false));
+    assert_eq!((args.as_client.client.as_str(), args.as_client.timeout_ms), ("bob", 5));
+    let AsClient { dir, insecure, .. } = args.as_client;
+    assert_eq!((dir.dir, insecure.insecure), (PathBuf::from("./duramen-data"), false));
 }
 
 #[test]

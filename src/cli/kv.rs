@@ -1,28 +1,18 @@
 //! `duramen kv`: operations on the replicated key-value store.
 
 use std::io::Write;
-use std::time::Duration;
 
-use duramen::client::{Client, ClientOptions, Outcome};
-use duramen::data_dir;
+use duramen::client::{Client, Outcome};
 use duramen::service::{KvOperation, KvReply, KvWrite};
 
-use super::connect::client_keys;
-use super::{CliError, DirArg, InsecureArg};
+use super::CliError;
+use super::as_client::{AsClient, reply_of};
 
 /// As whom, and what.
 #[derive(clap::Args, Debug, PartialEq)]
 pub struct Args {
     #[command(flatten)]
-    pub dir: DirArg,
-    #[command(flatten)]
-    pub insecure: InsecureArg,
-    /// Act as this client, with its key from the cluster's folder
-    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
-    pub client: String,
-    /// Milliseconds after which the outcome is reported as unknown
-    #[arg(long, global = true, value_name = "MS", default_value_t = 10_000)]
-    pub timeout_ms: u64,
+    pub as_client: AsClient,
     #[command(subcommand)]
     pub operation: Operation,
 }
@@ -76,14 +66,7 @@ pub enum Operation {
 
 /// Does it and prints the result. A key that is not there, and a swap whose expectation failed, exit with 1.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let dir = &args.dir.dir;
-    let config = data_dir::load_config(dir)?;
-    let keys = client_keys(dir, &config, Some(&args.client))?;
-    let mut options = ClientOptions::new(config, keys);
-    options.insecure = args.insecure.insecure;
-    options.deadline = Duration::from_millis(args.timeout_ms);
-    options.connect_timeout = options.deadline;
-    let client = Client::connect(options)?;
+    let client = args.as_client.connect()?;
     let write = |write: KvWrite| reply(client.session().invoke(write.into_operation(), None));
     let missing = |key: &str| CliError::Failed(format!("there is no key {}", key.escape_debug()));
     let odd = |reply: KvReply| Err(CliError::Failed(format!("the store answered {reply:?}")));
@@ -150,14 +133,7 @@ fn scan(client: &Client, from: &str, to: Option<&str>, limit: u32) -> Result<(),
 }
 
 fn reply(outcome: Outcome) -> Result<KvReply, CliError> {
-    match outcome {
-        Outcome::Done(bytes) => Ok(KvReply::decode(&bytes)?),
-        Outcome::NotExecuted(why) => Err(CliError::Failed(format!("not executed: {why}"))),
-        Outcome::UnknownOutcome(why) => {
-            Err(CliError::Failed(format!("perhaps executed, perhaps not: {why}")))
-        }
-        Outcome::Fail(why) => Err(CliError::Failed(format!("the replicas disagree: {why}"))),
-    }
+    Ok(KvReply::decode(&reply_of(outcome)?)?)
 }
 
 /// Bytes as they are, and a line end.

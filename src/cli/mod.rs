@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed (one line `error: …` on stderr says why and what to do), 2 wrong usage (clap's own).
 //! Results go to stdout through [`emit`], logs to stderr.
 
+mod as_client;
 mod bench;
 mod checked_load;
 mod connect;

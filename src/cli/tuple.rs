@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use duramen::client::tuples::{Wanted, wait_for_tuple};
-use duramen::client::{Client, ClientOptions, Outcome};
+use duramen::client::{Client, Outcome};
+use duramen::hex;
 use duramen::service::{Field, FieldType, Pattern, TupleOperation, TupleReply};
-use duramen::{data_dir, hex};
 
-use super::connect::client_keys;
-use super::{CliError, DirArg, InsecureArg, emit};
+use super::as_client::{AsClient, reply_of};
+use super::{CliError, emit};
 
 /// As whom, and what.
 #[derive(clap::Args, Debug, PartialEq)]
@@ -19,15 +18,7 @@ use super::{CliError, DirArg, InsecureArg, emit};
 )]
 pub struct Args {
     #[command(flatten)]
-    pub dir: DirArg,
-    #[command(flatten)]
-    pub insecure: InsecureArg,
-    /// Act as this client, with its key from the cluster's folder
-    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
-    pub client: String,
-    /// Milliseconds after which the outcome is reported as unknown
-    #[arg(long, global = true, value_name = "MS", default_value_t = 10_000)]
-    pub timeout_ms: u64,
+    pub as_client: AsClient,
     #[command(subcommand)]
     pub operation: Operation,
 }
@@ -114,16 +105,10 @@ pub struct Template {
 
 /// Does it and prints the result. No match, none in time, and a cas that found one, exit with 1.
 pub fn run(args: Args) -> Result<(), CliError> {
-    let dir = &args.dir.dir;
-    let config = data_dir::load_config(dir)?;
-    let keys = client_keys(dir, &config, Some(&args.client))?;
-    let mut options = ClientOptions::new(config, keys);
-    options.insecure = args.insecure.insecure;
-    options.deadline = Duration::from_millis(args.timeout_ms);
-    options.connect_timeout = options.deadline;
-    let client = Client::connect(options)?;
+    let client = args.as_client.connect()?;
     let write = |operation: TupleOperation| reply(client.session().invoke(operation.encode(), None));
     let read = |operation: TupleOperation| reply(client.read(operation.encode(), None));
+    let waited = |takes, what, wait_ms| waited((&client, args.as_client.patience()), takes, what, wait_ms);
     match &args.operation {
         Operation::Create { space } => done(space, write(TupleOperation::Create { space })?),
         Operation::Delete { space } => done(space, write(TupleOperation::Delete { space })?),
@@ -137,27 +122,22 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Operation::Inp { what: Template { space, template } } => {
             done(space, write(TupleOperation::Inp { space, template })?)
         }
-        Operation::Rd { what, wait_ms } => {
-            done(&what.space, waited(&client, what, false, *wait_ms, args.timeout_ms)?)
-        }
-        Operation::In { what, wait_ms } => {
-            done(&what.space, waited(&client, what, true, *wait_ms, args.timeout_ms)?)
-        }
+        Operation::Rd { what, wait_ms } => done(&what.space, waited(false, what, *wait_ms)?),
+        Operation::In { what, wait_ms } => done(&what.space, waited(true, what, *wait_ms)?),
         Operation::Rdall { what, limit } => rdall(&read, what, *limit),
         Operation::List => list(&read),
     }
 }
 
 fn waited(
-    client: &Client,
-    what: &Template,
+    (client, patience): (&Client, Duration),
     takes: bool,
+    what: &Template,
     wait_ms: Option<u64>,
-    timeout_ms: u64,
 ) -> Result<TupleReply, CliError> {
     let limit = wait_ms.map(Duration::from_millis);
     let wanted = Wanted { space: &what.space, template: &what.template, takes };
-    match wait_for_tuple(client, wanted, limit, Duration::from_millis(timeout_ms)) {
+    match wait_for_tuple(client, wanted, limit, patience) {
         Ok(reply) => Ok(reply),
         Err(outcome) => reply(outcome),
     }
@@ -235,15 +215,7 @@ fn list(read: &dyn Fn(TupleOperation) -> Result<TupleReply, CliError>) -> Result
 }
 
 fn reply(outcome: Outcome) -> Result<TupleReply, CliError> {
-    let decode = |bytes: Bytes| TupleReply::decode(&bytes);
-    match outcome {
-        Outcome::Done(bytes) => Ok(decode(bytes)?),
-        Outcome::NotExecuted(why) => Err(CliError::Failed(format!("not executed: {why}"))),
-        Outcome::UnknownOutcome(why) => {
-            Err(CliError::Failed(format!("perhaps executed, perhaps not: {why}")))
-        }
-        Outcome::Fail(why) => Err(CliError::Failed(format!("the replicas disagree: {why}"))),
-    }
+    Ok(TupleReply::decode(&reply_of(outcome)?)?)
 }
 
 /// A field as it is written on the command line.
