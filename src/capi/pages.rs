@@ -326,8 +326,7 @@ impl Service for HostPagedService {
 
     fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError> {
         let mut input = CanonicalReader::new(input);
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == MAGIC, "not the state of a paged service")?;
+        input.magic(MAGIC, "not the state of a paged service")?;
         let count = input.u64("header")?;
         input.ensure(count <= DURAMEN_PAGES_MAX, "more pages than can be")?;
         let occupied = input.u64("header")?;
@@ -352,8 +351,7 @@ impl Service for HostPagedService {
         source: &mut PageSource<'_>,
     ) -> Result<(), RestoreError> {
         let mut input = CanonicalReader::new(&mut header);
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == PAGES_MAGIC, "not the pages of a paged service")?;
+        input.magic(PAGES_MAGIC, "not the pages of a paged service")?;
         let most = input.u32("longest page")?;
         input.ensure(most == self.shared.table.page_bytes_max, "another page_bytes_max")?;
         input.end()?;

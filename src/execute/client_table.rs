@@ -226,7 +226,9 @@ impl ClientTable {
         session.bytes += kept.bytes();
         session.replies[found] = kept;
         let client = session.client;
-        self.bound(waiter.session, seq, before);
+        if Self::bound(session, waiter.session, seq, before, &self.limits, &mut self.holdings) {
+            self.drop_replies(client);
+        }
         Some((client, number))
     }
 
@@ -255,25 +257,32 @@ impl ClientTable {
             let dropped = session.drop_oldest();
             self.abandoned.extend(dropped.map(|(seq, index)| Waiter { session: id, seq, index }));
         }
-        self.bound(id, seq, before);
+        let client = session.client;
+        if Self::bound(session, id, seq, before, &self.limits, &mut self.holdings) {
+            self.drop_replies(client);
+        }
     }
 
-    /// Drops replies above the bounds, after one was added in batch `seq` to a session that had so many bytes of them before.
-    fn bound(&mut self, id: SessionId, seq: Seq, before: usize) {
-        let session = Arc::make_mut(self.sessions.get_mut(&id).expect("an open session"));
-        while session.bytes > self.limits.replies_bytes_max {
+    /// Drops replies above the session's bound, after one was added in batch `seq` to a session that had so many bytes of them before.
+    /// Whether its key has more than it may.
+    fn bound(
+        session: &mut Session,
+        id: SessionId,
+        seq: Seq,
+        before: usize,
+        limits: &ClientTableLimits,
+        holdings: &mut HashMap<ClientId, Holdings>,
+    ) -> bool {
+        while session.bytes > limits.replies_bytes_max {
             session.drop_reply();
         }
-        let client = session.client;
-        let holdings = self.holdings.get_mut(&client).expect("a key with a session");
+        let holdings = holdings.get_mut(&session.client).expect("a key with a session");
         holdings.bytes = holdings.bytes + session.bytes - before;
         if session.bytes > 0 && !session.listed {
             session.listed = true;
             holdings.with_replies.insert((seq, id));
         }
-        if holdings.bytes > self.limits.client_replies_bytes_max {
-            self.drop_replies(client);
-        }
+        holdings.bytes > limits.client_replies_bytes_max
     }
 
     /// The number of the session's last executed request, 0 before the first; `None` if it is not open.
@@ -391,8 +400,7 @@ impl ClientTable {
     }
 
     fn read(&self, input: &mut CanonicalReader<'_>) -> Result<Self, RestoreError> {
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == MAGIC, "not a client table of this format")?;
+        input.magic(MAGIC, "not a client table of this format")?;
         let mut table = Self::new(self.limits);
         table.last_id = input.u64("header")?;
         input.ensure(table.last_id < u64::MAX, "no session id is left")?;

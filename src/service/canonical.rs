@@ -67,6 +67,12 @@ impl<'a> CanonicalReader<'a> {
         Ok(out)
     }
 
+    /// Checks that what begins here is of this format; `reason`: why not.
+    pub fn magic(&mut self, expected: [u8; 8], reason: &'static str) -> Result<(), RestoreError> {
+        let magic: [u8; 8] = self.array("header")?;
+        self.ensure(magic == expected, reason)
+    }
+
     /// A `u32`.
     pub fn u32(&mut self, field: &'static str) -> Result<u32, RestoreError> {
         self.array(field).map(u32::from_le_bytes)

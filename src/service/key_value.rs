@@ -510,8 +510,7 @@ impl Service for KeyValueStore {
         source: &mut PageSource<'_>,
     ) -> Result<(), RestoreError> {
         let mut input = CanonicalReader::new(&mut header);
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == PAGES_MAGIC, "not key-value pages of this format")?;
+        input.magic(PAGES_MAGIC, "not key-value pages of this format")?;
         let root = input.u64("root")?;
         input.end()?;
         self.tree = Tree::restore(root, count, source)?;
@@ -546,8 +545,7 @@ impl Snapshot for KvSnapshot {
 }
 
 fn read_tree(input: &mut CanonicalReader<'_>) -> Result<Tree, RestoreError> {
-    let magic: [u8; 8] = input.array("header")?;
-    input.ensure(magic == MAGIC, "not a key-value state of this format")?;
+    input.magic(MAGIC, "not a key-value state of this format")?;
     let tree = Tree::read_from(input)?;
     input.end()?;
     Ok(tree)

@@ -471,8 +471,7 @@ impl Service for TupleSpace {
 
     fn restore(&mut self, input: &mut dyn Read) -> Result<(), RestoreError> {
         let mut input = CanonicalReader::new(input);
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == MAGIC, "not a tuple space of this format")?;
+        input.magic(MAGIC, "not a tuple space of this format")?;
         let last_id = input.u64("header")?;
         let tree = Tree::read_from(&mut input)?;
         input.end()?;
@@ -487,8 +486,7 @@ impl Service for TupleSpace {
         source: &mut PageSource<'_>,
     ) -> Result<(), RestoreError> {
         let mut input = CanonicalReader::new(&mut header);
-        let magic: [u8; 8] = input.array("header")?;
-        input.ensure(magic == PAGES_MAGIC, "not tuple space pages of this format")?;
+        input.magic(PAGES_MAGIC, "not tuple space pages of this format")?;
         let (root, last_id) = (input.u64("root")?, input.u64("last id")?);
         input.end()?;
         *self = Self::of(Tree::restore(root, count, source)?, last_id)?;
