@@ -80,6 +80,24 @@ fn read_ranges(r: &mut Reader) -> Result<Vec<Range<u64>>, DecodeError> {
 }
 
 impl Message {
+    /// Whether a seeder says it, to one that fetches; all else is for a seeder.
+    pub fn is_of_seeder(&self) -> bool {
+        match self {
+            Self::Offer(_)
+            | Self::Manifest { .. }
+            | Self::Digests { .. }
+            | Self::Chunk { .. }
+            | Self::Packed { .. }
+            | Self::Gone(_) => true,
+            Self::Ask
+            | Self::GetManifest(_)
+            | Self::GetDigests { .. }
+            | Self::GetChunks { .. }
+            | Self::Cancel { .. }
+            | Self::End(_) => false,
+        }
+    }
+
     /// For the wire.
     pub fn frame(&self) -> Frame {
         let mut w = Writer::default();

@@ -385,16 +385,9 @@ impl<O: Owner> TransferStage<O> {
             Message::Ask if self.owner.postpones(transfers.now(), from) => return,
             _ => {}
         }
-        match message {
-            Message::Offer(_)
-            | Message::Manifest { .. }
-            | Message::Digests { .. }
-            | Message::Chunk { .. }
-            | Message::Packed { .. }
-            | Message::Gone(_) => {
-                transfers.leech(|leecher, now, out| leecher.on_message(now, from, message, out));
-            }
-            _ => transfers.seed(from, |seeder, now, out| seeder.on_message(now, from, message, out)),
+        match message.is_of_seeder() {
+            true => transfers.leech(|leecher, now, out| leecher.on_message(now, from, message, out)),
+            false => transfers.seed(from, |seeder, now, out| seeder.on_message(now, from, message, out)),
         }
     }
 

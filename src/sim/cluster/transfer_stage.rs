@@ -118,18 +118,11 @@ impl Cluster {
                 }
             }
         };
-        match message {
-            TransferMessage::Offer(_)
-            | TransferMessage::Manifest { .. }
-            | TransferMessage::Digests { .. }
-            | TransferMessage::Chunk { .. }
-            | TransferMessage::Packed { .. }
-            | TransferMessage::Gone(_) => {
-                let chunk = matches!(message, TransferMessage::Chunk { .. } | TransferMessage::Packed { .. });
-                self.fetched.chunks += u64::from(chunk);
-                self.leech(to, |leecher, now, out| leecher.on_message(now, from, message, out));
-            }
-            _ => self.seed(to, from, |seeder, now, out| seeder.on_message(now, from, message, out)),
+        let chunk = matches!(message, TransferMessage::Chunk { .. } | TransferMessage::Packed { .. });
+        self.fetched.chunks += u64::from(chunk);
+        match message.is_of_seeder() {
+            true => self.leech(to, |leecher, now, out| leecher.on_message(now, from, message, out)),
+            false => self.seed(to, from, |seeder, now, out| seeder.on_message(now, from, message, out)),
         }
         self.look_later(to);
     }
