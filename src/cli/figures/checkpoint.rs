@@ -1,8 +1,9 @@
 //! `duramen figures checkpoint`: what a client sees while replicas write checkpoints.
 //!
 //! Source: Dura-SMaRt (ATC'13), Figures 2 (synchronized checkpoints halt the service for seconds) and 10 (sequential ones do not; small dips
-//! at high load). Differs: a period of places (batches) is chosen so that each replica writes three times in the measured time, by the rate
-//! of a run without checkpoints, where the paper took 200,000 requests; the disk is this machine's, which all replicas share.
+//! at high load). Differs: a period of places (batches) is chosen so that each replica writes twice in the measured time, at smaller scales
+//! three times, by the rate of a run without checkpoints, where the paper took 200,000 requests; the disk is this machine's, which all
+//! replicas share.
 
 mod judge;
 mod measure;
